@@ -1,0 +1,1 @@
+//! The channel between host and guest: frames, streams, messages.

@@ -1,0 +1,1 @@
+//! Image sources to verified, safely unpacked volumes.

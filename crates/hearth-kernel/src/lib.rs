@@ -1,0 +1,1 @@
+//! Kernel import: bzImage, ELF, modules and the initramfs.

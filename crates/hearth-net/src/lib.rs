@@ -1,0 +1,104 @@
+//! Bridges, TAPs, addresses, nftables, published ports, names.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use async_trait::async_trait;
+use hearth_types::OwnerMark;
+use hearth_types::net::RuleSet;
+use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
+use ipnet::Ipv4Net;
+
+/// The shape of an installation's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetworkConfig {
+    /// The bridge's name, 15 characters at most.
+    pub bridge: String,
+    /// The nftables table's name in family `inet`.
+    pub table: String,
+    /// Guests' addresses; the first host address is the bridge's own.
+    pub subnet: Ipv4Net,
+    /// The domain of guests' names.
+    pub domain: String,
+    /// The mark of shared objects.
+    pub mark: OwnerMark,
+    /// Folder for the name server's files.
+    pub dir: camino::Utf8PathBuf,
+}
+
+/// A TAP that should be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapSpec {
+    /// Its name.
+    pub name: String,
+    /// Whose it is.
+    pub mark: OwnerMark,
+    /// The uid that may attach to it.
+    pub uid: u32,
+}
+
+/// How a network operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// An object with our name exists and is not ours.
+    #[error("{object} exists and does not belong to this installation")]
+    Foreign {
+        /// Which object.
+        object: String,
+    },
+    /// The subnet collides with a route of the host.
+    #[error("subnet {subnet} overlaps with the host's route to {route} through {interface}")]
+    Collision {
+        /// Ours.
+        subnet: Ipv4Net,
+        /// The host's.
+        route: Ipv4Net,
+        /// Its interface.
+        interface: String,
+    },
+    /// The kernel or a tool refused.
+    #[error("cannot {operation} {object}")]
+    Failed {
+        /// What was tried.
+        operation: &'static str,
+        /// On which object.
+        object: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The network of one installation. All operations are idempotent; those that take
+/// something away prove first that it is ours.
+#[async_trait]
+pub trait Network: Send + Sync {
+    /// Checks the subnet against the host's routes.
+    async fn check(&self) -> Result<(), NetError>;
+    /// Our bridge, if it is there.
+    async fn bridge(&self) -> Result<Option<ObservedBridge>, NetError>;
+    /// Makes the bridge or puts it right (address, up, forwarding).
+    async fn ensure_bridge(&self) -> Result<(), NetError>;
+    /// Removes the bridge.
+    async fn remove_bridge(&self) -> Result<(), NetError>;
+    /// All TAPs that carry this installation's mark.
+    async fn taps(&self) -> Result<Vec<ObservedTap>, NetError>;
+    /// Makes a TAP or puts it right; up and a port of our bridge.
+    async fn ensure_tap(&self, tap: &TapSpec) -> Result<(), NetError>;
+    /// Removes a TAP if index and mark still hold; one that is gone is a success.
+    async fn remove_tap(&self, tap: &ObservedTap) -> Result<(), NetError>;
+    /// What our table says, `None` when there is none.
+    async fn rules(&self) -> Result<Option<RuleSet>, NetError>;
+    /// Makes our table say exactly this, in one transaction.
+    async fn apply_rules(&self, rules: &RuleSet) -> Result<(), NetError>;
+    /// Removes our table.
+    async fn remove_rules(&self) -> Result<(), NetError>;
+    /// Forgets all connections from and to an address.
+    async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError>;
+    /// The name server and the names it serves.
+    async fn names(&self) -> Result<ObservedNames, NetError>;
+    /// Runs the name server with exactly these names.
+    async fn ensure_names(&self, hosts: &BTreeMap<String, Ipv4Addr>) -> Result<(), NetError>;
+    /// Ends the name server.
+    async fn remove_names(&self) -> Result<(), NetError>;
+}

@@ -1,0 +1,270 @@
+//! The planner's input ([`World`]) and output ([`Plan`]) as data.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use hearth_types::event::NewEvent;
+use hearth_types::ids::{InstallationId, IntentId, VmId};
+use hearth_types::names::VmName;
+use hearth_types::net::RuleSet;
+use hearth_types::observe::{Observed, ObservedTap};
+use hearth_types::process::ProcessIdentity;
+use hearth_types::spec::VmSpec;
+use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
+use hearth_types::units::Span;
+
+/// Everything that a decision may depend on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct World {
+    /// The time of the pass.
+    pub now: Timestamp,
+    /// The boot the host is in.
+    pub boot_id: String,
+    /// Whose world it is.
+    pub installation: InstallationId,
+    /// What the user asked for.
+    pub vms: Vec<DesiredVm>,
+    /// What the survey found.
+    pub observed: Observed,
+    /// Journal entries that were begun and not finished.
+    pub intents: Vec<OpenIntent>,
+    /// The operator's choices.
+    pub policy: Policy,
+}
+
+/// One VM of the database.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredVm {
+    /// Its id.
+    pub id: VmId,
+    /// What was asked for.
+    pub spec: VmSpec,
+    /// Grows with every change of spec or goal.
+    pub generation: u64,
+    /// What the user wants now.
+    pub goal: Goal,
+    /// Skip the clean rungs when stopping (`--force`, `kill`).
+    pub force_stop: bool,
+    /// A stop timeout that overrides the spec's for the current stop.
+    pub stop_timeout: Option<Span>,
+    /// What was leased to it.
+    pub leases: Leases,
+    /// The status stored last.
+    pub status: VmStatus,
+}
+
+/// A journal entry that was begun and not finished: its effect may or may not have happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenIntent {
+    /// Which entry.
+    pub id: IntentId,
+    /// The VM it acts for; `None` for shared objects.
+    pub vm: Option<VmId>,
+    /// When it was begun.
+    pub begun_at: Timestamp,
+}
+
+/// What to do with orphans of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OrphanAction {
+    /// Remove them.
+    Remove,
+    /// Only say that they are there.
+    Report,
+}
+
+/// The operator's choices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// An orphan is left alone until it is this old.
+    pub orphan_grace: Duration,
+    /// If a pass finds more orphans to remove than this, it removes none and says so.
+    pub orphan_cap: usize,
+    /// Orphaned processes.
+    pub orphan_processes: OrphanAction,
+    /// Orphaned TAPs.
+    pub orphan_taps: OrphanAction,
+    /// Orphaned VM folders.
+    pub orphan_dirs: OrphanAction,
+    /// First wait before a restart; doubles with each failure in a row.
+    pub backoff_first: Duration,
+    /// The longest wait before a restart.
+    pub backoff_max: Duration,
+    /// A run that lasted this long clears the count of failures.
+    pub stable_after: Duration,
+    /// After the stop timeout: how long the power button may take before QMP quit.
+    pub power_button_wait: Duration,
+    /// How long the VMM may take to quit before it is killed.
+    pub quit_wait: Duration,
+    /// A pass is due at least this often.
+    pub resync: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            orphan_grace: Duration::from_secs(30),
+            orphan_cap: 20,
+            orphan_processes: OrphanAction::Remove,
+            orphan_taps: OrphanAction::Remove,
+            orphan_dirs: OrphanAction::Remove,
+            backoff_first: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(300),
+            stable_after: Duration::from_secs(600),
+            power_button_wait: Duration::from_secs(5),
+            quit_wait: Duration::from_secs(3),
+            resync: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One thing to do, with all that the executor needs to prove it again when it acts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Make our bridge, or put it right.
+    EnsureBridge,
+    /// Take our bridge away: no VM uses it.
+    RemoveBridge,
+    /// Make our nftables table say exactly this, in one transaction.
+    ApplyRules(RuleSet),
+    /// Take our nftables table away.
+    RemoveRules,
+    /// Run the name server with these names.
+    EnsureNames(BTreeMap<String, Ipv4Addr>),
+    /// End the name server.
+    RemoveNames,
+
+    /// Make the VM's folder, root disk and data volumes.
+    EnsureDisks {
+        /// For which VM.
+        vm: VmId,
+    },
+    /// Make the VM's TAP, or put it right.
+    EnsureTap {
+        /// For which VM.
+        vm: VmId,
+    },
+    /// Start the VMM. The executor writes the outcome into the status.
+    StartVmm {
+        /// For which VM.
+        vm: VmId,
+        /// By the restart policy rather than by the user's word.
+        restart: bool,
+    },
+    /// Take a living VMM, found by its mark, as this VM's.
+    Adopt {
+        /// For which VM.
+        vm: VmId,
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// Stop the vCPUs.
+    Pause {
+        /// For which VM.
+        vm: VmId,
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// Let the vCPUs run.
+    Resume {
+        /// For which VM.
+        vm: VmId,
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// Climb one rung of the clean stop. Does not wait for the end.
+    Stop {
+        /// For which VM.
+        vm: VmId,
+        /// The process.
+        identity: ProcessIdentity,
+        /// Which rung.
+        rung: StopRung,
+    },
+    /// Store a new status; nothing on the host changes.
+    SetStatus {
+        /// For which VM.
+        vm: VmId,
+        /// The new status.
+        status: Box<VmStatus>,
+        /// What to tell the world.
+        event: Option<Box<NewEvent>>,
+    },
+    /// Remove the VM's TAP.
+    RemoveTap {
+        /// For which VM.
+        vm: VmId,
+        /// The TAP as it was seen.
+        tap: ObservedTap,
+    },
+    /// Forget the connections of an address before it can be leased again.
+    FlushConntrack {
+        /// For which VM.
+        vm: VmId,
+        /// The address.
+        ip: Ipv4Addr,
+    },
+    /// Remove the VM's folder with its disks.
+    RemoveDir {
+        /// For which VM.
+        vm: VmId,
+    },
+    /// Delete the VM's record and give its leases back. Always the last step of a VM.
+    Forget {
+        /// For which VM.
+        vm: VmId,
+    },
+
+    /// Kill a process of ours that belongs to no VM, or a second VMM of one.
+    KillOrphan {
+        /// The process.
+        identity: ProcessIdentity,
+    },
+    /// Remove a TAP of ours that belongs to no VM.
+    RemoveOrphanTap {
+        /// The TAP as it was seen.
+        tap: ObservedTap,
+    },
+    /// Remove a VM folder of ours that belongs to no VM.
+    RemoveOrphanDir {
+        /// The id it is named after.
+        vm: VmId,
+    },
+}
+
+/// A step with its reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedStep {
+    /// What to do.
+    pub step: Step,
+    /// Why, in one sentence for people.
+    pub reason: String,
+}
+
+/// Something that is not acted on, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The VM it is about, if any.
+    pub vm: Option<(VmId, VmName)>,
+    /// One sentence for people.
+    pub text: String,
+}
+
+/// What the next pass does.
+///
+/// The steps of one VM are taken in order; a step that fails ends that VM's steps for this
+/// pass. Shared steps that make things come before all VM steps, those that remove come last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<PlannedStep>,
+    /// What is left alone, and why.
+    pub notes: Vec<Note>,
+    /// When the next pass is due even if nothing happens.
+    pub next_pass: Option<Timestamp>,
+}

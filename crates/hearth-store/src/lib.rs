@@ -1,0 +1,1 @@
+//! Desired state, status, journal, leases and events in SQLite.

@@ -1,0 +1,82 @@
+//! What is known of an image and of a kernel.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::ImageId;
+
+/// The part of an OCI image's configuration that Hearth honours.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct ImageConfig {
+    /// Default entrypoint.
+    pub entrypoint: Vec<String>,
+    /// Default command (arguments of the entrypoint).
+    pub cmd: Vec<String>,
+    /// `KEY=value`, in order.
+    pub env: Vec<String>,
+    /// `user[:group]`.
+    pub user: Option<String>,
+    /// Working folder.
+    pub workdir: Option<String>,
+    /// Ports the image says it serves, such as `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// The signal that asks the entrypoint to end, such as `SIGTERM`.
+    pub stop_signal: Option<String>,
+    /// The image's labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One image, ready for use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageRecord {
+    /// Content identity.
+    pub id: ImageId,
+    /// The references that lead to it, in full form (`docker.io/library/debian:12`).
+    pub references: Vec<String>,
+    /// Where it came from: `registry`, `oci-layout`, `docker-archive`, `rootfs-tar`, `disk`.
+    pub source: String,
+    /// `amd64`, `arm64` …
+    pub architecture: String,
+    /// The image's own time of making, if it says one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub created: Option<Timestamp>,
+    /// When Hearth made the volume.
+    #[schema(value_type = String, format = DateTime)]
+    pub imported_at: Timestamp,
+    /// Size of the root volume's file system, in bytes.
+    pub volume_bytes: u64,
+    /// Bytes that the root volume takes on the host's disk.
+    pub disk_bytes: u64,
+    /// Number of layers.
+    pub layers: usize,
+    /// What the image asks to be run with.
+    pub config: ImageConfig,
+}
+
+/// One kernel, ready for use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KernelRecord {
+    /// Its name, such as `6.1.0-39-cloud-amd64`.
+    pub name: String,
+    /// The kernel's own version string.
+    pub version: String,
+    /// SHA-256 of the file that was imported.
+    pub digest: String,
+    /// Whether VMs that name no kernel use it.
+    pub default: bool,
+    /// Whether a bzImage is kept (QEMU).
+    pub has_bzimage: bool,
+    /// Whether an ELF is kept (Firecracker, Cloud Hypervisor).
+    pub has_elf: bool,
+    /// The modules in its initramfs, in load order.
+    pub modules: Vec<String>,
+    /// Size of the base initramfs in bytes.
+    pub initramfs_bytes: u64,
+    /// When it was imported.
+    #[schema(value_type = String, format = DateTime)]
+    pub imported_at: Timestamp,
+}

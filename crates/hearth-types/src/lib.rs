@@ -1,0 +1,29 @@
+//! What things are called: ids, units, specs, status, events.
+//!
+//! This room holds data and its validation only. Nothing here does I/O, so every other
+//! room may depend on it.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod event;
+pub mod ids;
+pub mod image;
+pub mod manifest;
+pub mod mark;
+pub mod names;
+pub mod net;
+pub mod observe;
+pub mod problem;
+pub mod process;
+pub mod spec;
+pub mod status;
+pub mod survey;
+pub mod units;
+
+pub use ids::{EventSeq, ImageId, InstallationId, IntentId, VmId};
+pub use mark::OwnerMark;
+pub use names::{Label, VmName};
+pub use spec::{RestartPolicy, VmSpec};
+pub use survey::Survey;
+pub use units::Bytes;

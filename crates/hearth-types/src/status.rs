@@ -1,0 +1,186 @@
+//! What is true of a VM: status as stored and as shown.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::net::MacAddr;
+use crate::process::{GuestReport, ProcessExit, ProcessIdentity};
+
+/// What the user wants of a VM. The last word holds (see the generation beside it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// It should run.
+    Running,
+    /// It should run, with its vCPUs stopped.
+    Paused,
+    /// It should not run; its disk stays.
+    Stopped,
+    /// It should be gone, with all it has.
+    Absent,
+}
+
+/// Where a VM is in its life, as people see it.
+///
+/// ```text
+///            ┌──────────────────────────── restart policy ───────────────┐
+///            ▼                                                           │
+/// Created ─► Starting ─► Running ⇄ Paused                                 │
+///            │              │ stop            │ ended by itself           │
+///            │              ▼                 ▼                           │
+///            │           Stopping ────────► Exited / Failed ── Backoff ──┘
+///            └─ cannot start ───────────────► Failed
+/// any ── rm ─► Removing ─► (gone)
+/// ```
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Recorded, never started.
+    Created,
+    /// On its way up: disk, TAP, VMM.
+    Starting,
+    /// Its VMM runs.
+    Running,
+    /// Its VMM runs, its vCPUs do not.
+    Paused,
+    /// On its way down.
+    Stopping,
+    /// Ended, as wanted or with status 0.
+    Exited,
+    /// Ended by a failure, or could not start; `reason` says why.
+    Failed,
+    /// Ended, and waiting for its next start.
+    Backoff,
+    /// Being torn down.
+    Removing,
+    /// The host could not be surveyed: nothing is known, nothing is done.
+    Unknown,
+}
+
+impl Phase {
+    /// The word that tables and JSON show.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Exited => "exited",
+            Self::Failed => "failed",
+            Self::Backoff => "backoff",
+            Self::Removing => "removing",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// What was leased to a VM for its whole life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Leases {
+    /// IPv4 address in the installation's subnet; absent with network mode none.
+    #[schema(value_type = Option<String>, format = Ipv4)]
+    pub ip: Option<Ipv4Addr>,
+    /// Ethernet address; absent with network mode none.
+    pub mac: Option<MacAddr>,
+    /// vsock context id, 3 and up.
+    pub cid: u32,
+    /// The uid and gid its VMM runs as.
+    pub uid: u32,
+}
+
+/// Why the last run of a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RunEnd {
+    /// The VM's exit code, as `hearth wait` prints it: the entrypoint's, or 128 + signal;
+    /// absent when the guest did not say.
+    pub exit_code: Option<i32>,
+    /// How the VMM itself ended, when its shim saw it.
+    pub vmm: Option<ProcessExit>,
+    /// What the guest reported.
+    pub guest: Option<GuestReport>,
+    /// Whether the restart policy counts it as a failure.
+    pub failure: bool,
+    /// One sentence for people.
+    pub reason: String,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+/// A stop under way: when it began and how far the ladder was climbed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StopProgress {
+    /// When the stop began.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// The last rung that was tried, if any.
+    pub rung: Option<StopRung>,
+}
+
+/// The rungs of a clean stop, each with its deadline.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum StopRung {
+    /// The guest agent is asked to shut down.
+    Agent,
+    /// The ACPI power button is pressed.
+    PowerButton,
+    /// The VMM is asked to quit.
+    Quit,
+    /// The VMM is killed.
+    Kill,
+}
+
+/// The stored status of a VM. Nothing that matters lives only in the daemon's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Phase as of the last pass.
+    pub phase: Phase,
+    /// The VMM that was started or adopted last, until its end is recorded.
+    pub vmm: Option<ProcessIdentity>,
+    /// When that VMM was started.
+    pub started_at: Option<Timestamp>,
+    /// The goal's generation that the last pass acted on.
+    pub observed_generation: u64,
+    /// A stop under way.
+    pub stop: Option<StopProgress>,
+    /// How the last run ended.
+    pub last_end: Option<RunEnd>,
+    /// Starts by the restart policy since the user last started it.
+    pub restarts: u32,
+    /// Failures in a row, for `on-failure:N` and the back-off.
+    pub failures: u32,
+    /// Before this time the restart policy does not start it.
+    pub next_start: Option<Timestamp>,
+    /// Why it is where it is, for people; `None` when all is well.
+    pub reason: Option<String>,
+    /// The boot in which the status was written.
+    pub boot_id: Option<String>,
+}
+
+impl Default for VmStatus {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Created,
+            vmm: None,
+            started_at: None,
+            observed_generation: 0,
+            stop: None,
+            last_end: None,
+            restarts: 0,
+            failures: 0,
+            next_start: None,
+            reason: None,
+            boot_id: None,
+        }
+    }
+}

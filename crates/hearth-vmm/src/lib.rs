@@ -1,0 +1,219 @@
+//! VMM drivers behind one trait, and one contract suite for all of them.
+//!
+//! A driver knows how to launch, question and end one kind of VMM. It decides nothing:
+//! when to start or stop comes from the planner.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::OwnerMark;
+use hearth_types::ids::VmId;
+use hearth_types::net::MacAddr;
+use hearth_types::observe::RunState;
+use hearth_types::process::{ExitRecord, ProcessIdentity};
+use hearth_types::spec::Machine;
+use hearth_types::units::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream to something in or around a VM.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// All that a driver needs to launch one VMM. Files are named relative to `dir`, so that an
+/// unprivileged VMM that starts there needs no permission on the folders above.
+#[derive(Debug, Clone)]
+pub struct LaunchSpec {
+    /// The VM.
+    pub vm: VmId,
+    /// Its name, for the VMM's own process title.
+    pub name: String,
+    /// The mark its processes carry.
+    pub mark: OwnerMark,
+    /// The VM's folder: disks, sockets, logs, the exit record.
+    pub dir: Utf8PathBuf,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+    /// Guest memory.
+    pub memory: Bytes,
+    /// Machine model.
+    pub machine: Machine,
+    /// Absolute paths of the kernel.
+    pub kernel: KernelFiles,
+    /// Absolute path of the whole initramfs for this VM (base, agent and configuration).
+    pub initramfs: Utf8PathBuf,
+    /// More words for the kernel's command line.
+    pub cmdline: Vec<String>,
+    /// Disks in order; the first is the root disk.
+    pub disks: Vec<Disk>,
+    /// The network device, if any.
+    pub nic: Option<Nic>,
+    /// vsock context id, for drivers that have vsock.
+    pub cid: u32,
+    /// The uid and gid to run as; `None` keeps the daemon's.
+    pub user: Option<u32>,
+    /// Limits of the console log.
+    pub console: LogLimits,
+}
+
+/// Where a kernel's files are.
+#[derive(Debug, Clone)]
+pub struct KernelFiles {
+    /// A bzImage, for QEMU.
+    pub bzimage: Option<Utf8PathBuf>,
+    /// The ELF inside it, for Firecracker and Cloud Hypervisor.
+    pub elf: Option<Utf8PathBuf>,
+}
+
+/// One disk of a VM.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The file, relative to the VM's folder.
+    pub file: String,
+    /// virtio-blk serial, 20 characters at most: how the guest finds it.
+    pub serial: String,
+    /// The guest may not write to it.
+    pub read_only: bool,
+}
+
+/// The network device of a VM.
+#[derive(Debug, Clone)]
+pub struct Nic {
+    /// The persistent TAP to attach to.
+    pub tap: String,
+    /// The guest's address.
+    pub mac: MacAddr,
+}
+
+/// Size cap and rotation of a log that is written without the daemon.
+#[derive(Debug, Clone, Copy)]
+pub struct LogLimits {
+    /// Bytes per file.
+    pub max_bytes: u64,
+    /// Old files kept beside the current one.
+    pub keep: u32,
+}
+
+/// What a driver found out about itself and the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The VMM's version.
+    pub version: String,
+    /// `kvm` or `tcg`: what VMs will be run with.
+    pub accelerator: String,
+    /// Why it is not KVM, if it is not; what was tried and how long it took.
+    pub detail: String,
+}
+
+/// How a VMM operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VmmError {
+    /// The VMM, its shim or something they need is not installed.
+    #[error("{what} is not available: {detail}")]
+    Missing {
+        /// The program or file.
+        what: String,
+        /// Where it was looked for and what to do.
+        detail: String,
+    },
+    /// A VMM for this VM lives already: it holds the lock of the VM's folder.
+    #[error("VM {vm} already has a living VMM")]
+    AlreadyRunning {
+        /// The VM.
+        vm: VmId,
+    },
+    /// The VMM ended before it answered.
+    #[error("the VMM of VM {vm} ended while it started: {detail}")]
+    Start {
+        /// The VM.
+        vm: VmId,
+        /// What the VMM said: the last lines of its log.
+        detail: String,
+    },
+    /// The process is not the one that was meant: it is gone or its proof does not hold.
+    #[error("process {pid} is not the VMM that was meant: {detail}", pid = identity.pid)]
+    NotProven {
+        /// Who was meant.
+        identity: Box<ProcessIdentity>,
+        /// Which part of the proof failed.
+        detail: String,
+    },
+    /// The VMM does not answer in time or answers with an error.
+    #[error("the VMM of VM {vm} did not do {command}: {detail}")]
+    Control {
+        /// The VM.
+        vm: VmId,
+        /// What was asked.
+        command: String,
+        /// Why not.
+        detail: String,
+    },
+    /// A file or socket operation failed.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path.
+        path: Utf8PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// One kind of VMM.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// `qemu` …
+    fn name(&self) -> &'static str;
+
+    /// Says what will be used; cached by the driver, so it is cheap after the first call.
+    async fn probe(&self) -> Result<Probe, VmmError>;
+
+    /// Launches the VMM detached from this process and returns when its control channel
+    /// answers. Whatever fails, no process of this launch stays behind.
+    async fn launch(&self, spec: &LaunchSpec) -> Result<ProcessIdentity, VmmError>;
+
+    /// Asks a living VMM for its state, within `deadline`.
+    async fn run_state(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+        deadline: Duration,
+    ) -> Result<RunState, VmmError>;
+
+    /// Stops the vCPUs. Idempotent.
+    async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Lets the vCPUs run. Idempotent.
+    async fn resume(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Presses the power button.
+    async fn power_button(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Asks the VMM to quit.
+    async fn quit(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Proves the identity again, kills the process and returns when it is dead.
+    /// A process that is dead already is a success.
+    async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;
+
+    /// Returns when the process is dead (at once if it is dead already or somebody else).
+    async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;
+
+    /// Opens the byte stream to the guest's agent.
+    async fn agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError>;
+
+    /// Opens the console: bytes both ways. The log goes on beside it.
+    async fn console(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError>;
+
+    /// The record of the last VMM's end in this folder, if there is one.
+    async fn exit_record(&self, dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError>;
+}
+
+/// The console log of a VM, within its folder; rotated ones get `.1`, `.2` …
+pub const CONSOLE_LOG: &str = "console.log";
+/// What the VMM itself said, within the VM's folder.
+pub const VMM_LOG: &str = "vmm.log";
+/// The shim's exit record, within the VM's folder.
+pub const EXIT_RECORD: &str = "exit.json";

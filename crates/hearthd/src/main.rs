@@ -1,0 +1,3 @@
+//! The daemon: the loop's executor, the HTTP API, wiring.
+
+fn main() {}
