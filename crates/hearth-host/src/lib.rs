@@ -4,3 +4,5 @@
 //! unsafe code may stand, each block with its SAFETY note.
 
 pub mod command;
+pub mod loopdev;
+pub mod mount;

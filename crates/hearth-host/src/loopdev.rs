@@ -1,0 +1,240 @@
+//! Loop devices: a file as a block device, for as long as somebody holds it open.
+//!
+//! Every device is attached with `LO_FLAGS_AUTOCLEAR`: the kernel detaches it when the last
+//! user (our descriptor or a mount) goes away, so a daemon that is killed leaks nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use linux_raw_sys::loop_device::{
+    _bindgen_ty_1::LO_FLAGS_AUTOCLEAR, LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_SET_CAPACITY,
+    loop_config,
+};
+use rustix::ioctl::{self, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
+
+/// How often a free device is asked for before we give up: between `LOOP_CTL_GET_FREE` and
+/// `LOOP_CONFIGURE` another program may take it.
+const ATTEMPTS: u32 = 64;
+
+/// A loop device that could not be made or used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoopError {
+    /// `/dev/loop-control` cannot be used.
+    #[error("cannot use /dev/loop-control (is the loop module loaded, and is this root?)")]
+    Control(#[source] io::Error),
+    /// The device node cannot be opened.
+    #[error("cannot open {}", device.display())]
+    Open {
+        /// The device.
+        device: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused the operation.
+    #[error("cannot {action} loop device {}", device.display())]
+    Device {
+        /// What was tried.
+        action: &'static str,
+        /// The device.
+        device: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Others were always faster.
+    #[error("no free loop device after {ATTEMPTS} attempts")]
+    Busy,
+    /// Something still holds the device.
+    #[error("{} is still in use after {} s", device.display(), waited.as_secs())]
+    InUse {
+        /// The device.
+        device: PathBuf,
+        /// How long we waited.
+        waited: Duration,
+    },
+}
+
+/// A loop device; detached by the kernel when this and every mount of it are gone.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: PathBuf,
+    device: File,
+}
+
+impl LoopDevice {
+    /// Attaches a file, readable and writable, to a free loop device.
+    ///
+    /// # Errors
+    /// When there is no loop support, no permission or no free device.
+    pub fn attach(backing: BorrowedFd<'_>) -> Result<Self, LoopError> {
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")
+            .map_err(LoopError::Control)?;
+        for _ in 0..ATTEMPTS {
+            // SAFETY: the request takes no argument and returns the device's number.
+            let number = unsafe { ioctl::ioctl(&control, GetFree) }
+                .map_err(|e| LoopError::Control(e.into()))?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = open(&path, false)?;
+            match configure(&device, backing) {
+                Ok(()) => return Ok(Self { path, device }),
+                Err(rustix::io::Errno::BUSY) => {}
+                Err(error) => {
+                    return Err(LoopError::Device {
+                        action: "attach a file to",
+                        device: path,
+                        source: error.into(),
+                    });
+                }
+            }
+        }
+        Err(LoopError::Busy)
+    }
+
+    /// The device node.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the device as large as its file has become.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn refresh_capacity(&self) -> Result<(), LoopError> {
+        // SAFETY: LOOP_SET_CAPACITY takes no argument.
+        unsafe { ioctl::ioctl(&self.device, NoArg::<LOOP_SET_CAPACITY>::new()) }
+            .map_err(|e| self.failed("resize", e.into()))
+    }
+
+    /// Waits until nothing has the device mounted any more, then writes out its cache and
+    /// lets go of it.
+    ///
+    /// # Errors
+    /// When it is still in use at the deadline or its cache cannot be written.
+    pub fn release(self, deadline: Duration) -> Result<(), LoopError> {
+        let end = Instant::now() + deadline;
+        // An exclusive open fails while the kernel has the device mounted: the mount goes
+        // away with the last descriptor of it, which a child between fork and exec may hold.
+        loop {
+            match open(&self.path, true) {
+                Ok(_) => break,
+                Err(LoopError::Open { source, .. })
+                    if source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= end {
+                return Err(LoopError::InUse {
+                    device: self.path,
+                    waited: deadline,
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.device
+            .sync_all()
+            .map_err(|e| self.failed("write out", e))
+    }
+
+    fn failed(&self, action: &'static str, source: io::Error) -> LoopError {
+        LoopError::Device {
+            action,
+            device: self.path.clone(),
+            source,
+        }
+    }
+}
+
+impl AsFd for LoopDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.device.as_fd()
+    }
+}
+
+fn open(path: &Path, exclusive: bool) -> Result<File, LoopError> {
+    let flags = if exclusive {
+        rustix::fs::OFlags::EXCL.bits().cast_signed()
+    } else {
+        0
+    };
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(|source| LoopError::Open {
+            device: path.to_owned(),
+            source,
+        })
+}
+
+fn configure(device: &File, backing: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    // SAFETY: loop_config consists of integers and byte arrays, for which zero is a value.
+    let mut config: loop_config = unsafe { std::mem::zeroed() };
+    config.fd = backing.as_raw_fd().cast_unsigned();
+    config.info.lo_flags = LO_FLAGS_AUTOCLEAR as u32;
+    // SAFETY: LOOP_CONFIGURE reads a struct loop_config.
+    unsafe { ioctl::ioctl(device, Setter::<LOOP_CONFIGURE, loop_config>::new(config)) }
+}
+
+/// `LOOP_CTL_GET_FREE`: no argument; the answer is the return value.
+struct GetFree;
+
+// SAFETY: the request reads and writes no memory; the pointer is ignored by the kernel.
+unsafe impl Ioctl for GetFree {
+    type Output = i32;
+    const IS_MUTATING: bool = false;
+
+    fn opcode(&self) -> Opcode {
+        LOOP_CTL_GET_FREE
+    }
+
+    fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+        std::ptr::null_mut()
+    }
+
+    unsafe fn output_from_ptr(
+        out: IoctlOutput,
+        _: *mut std::ffi::c_void,
+    ) -> rustix::io::Result<Self::Output> {
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_is_free_again_when_nobody_holds_it() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: loop devices need root");
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let device = LoopDevice::attach(file.as_file().as_fd()).unwrap();
+        let name = device.path().file_name().unwrap().to_owned();
+        let backing = Path::new("/sys/block")
+            .join(&name)
+            .join("loop/backing_file");
+        assert_eq!(
+            std::fs::read_to_string(&backing).unwrap().trim(),
+            file.path().to_str().unwrap()
+        );
+        file.as_file().set_len(2 << 20).unwrap();
+        device.refresh_capacity().unwrap();
+        let sectors = std::fs::read_to_string(Path::new("/sys/block").join(&name).join("size"));
+        assert_eq!(sectors.unwrap().trim(), "4096");
+        device.release(Duration::from_secs(5)).unwrap();
+        let still = std::fs::read_to_string(&backing).unwrap_or_default();
+        assert_ne!(still.trim(), file.path().to_str().unwrap());
+    }
+}
