@@ -1,0 +1,298 @@
+//! Processes that carry the owner mark: who they are, proof before each signal, their end.
+//!
+//! A pid alone may be anybody's after a while. A signal therefore goes through a pidfd that
+//! was opened *before* the identity was compared: whatever happens to the pid afterwards,
+//! the pidfd still means the process that was compared.
+//!
+//! ```text
+//!   ProcessIdentity ──prove──► Proven ──signal──► Proven ──wait_dead──► dead
+//!        │                        ▲
+//!        └── NotProven: Gone │ Different │ Unreadable      (nothing was touched)
+//! ```
+//!
+//! A zombie is dead: it runs nothing and holds nothing. Its parent may take long to reap it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use hearth_types::OwnerMark;
+use hearth_types::process::ProcessIdentity;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::boot::{BootError, BootId};
+
+mod procfs;
+mod scan;
+#[cfg(test)]
+mod tests;
+
+pub use rustix::process::Signal;
+pub use scan::survey;
+
+use procfs::Proc;
+
+/// How often a process is looked at again when no pidfd can be had for it (out of file
+/// descriptors, say). The pidfd is the mechanism, this the net below it.
+const WATCH_RETRY: Duration = Duration::from_millis(500);
+
+/// A process could not be looked at. It says nothing on whether the process lives.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The boot is unknown.
+    #[error("cannot tell which boot this is")]
+    Boot(#[from] BootError),
+    /// A file of `/proc` could not be read.
+    #[error("cannot read /proc/{file}")]
+    Read {
+        /// The file below `/proc`.
+        file: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of `/proc` has a content that is not understood.
+    #[error("/proc/{file} has an unexpected content: {detail}")]
+    Malformed {
+        /// The file below `/proc`.
+        file: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The process lives but carries no owner mark.
+    #[error("process {pid} carries no owner mark in its environment")]
+    NotMarked {
+        /// Which process.
+        pid: i32,
+    },
+}
+
+/// Why a process could not be proven to be the one that is meant.
+#[derive(Debug, thiserror::Error)]
+pub enum NotProven {
+    /// It is dead: gone or a zombie.
+    #[error("it is dead")]
+    Gone,
+    /// The pid belongs to somebody else now.
+    #[error("its {what} is {found:?}, expected {expected:?}")]
+    Different {
+        /// Which part of the identity.
+        what: &'static str,
+        /// What was expected.
+        expected: String,
+        /// What was found.
+        found: String,
+    },
+    /// It could not be looked at; nothing is known.
+    #[error("it cannot be examined")]
+    Unreadable(#[source] io::Error),
+}
+
+/// The process did not end in time.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("process {pid} still lives after {} ms", deadline.as_millis())]
+    Deadline {
+        /// Which process.
+        pid: i32,
+        /// The time it was given.
+        deadline: Duration,
+    },
+    /// The pidfd could not be waited on.
+    #[error("cannot wait for the end of process {pid}")]
+    Wait {
+        /// Which process.
+        pid: i32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A living process whose identity was compared after a pidfd to it was opened.
+#[derive(Debug)]
+pub struct Proven {
+    pidfd: OwnedFd,
+    pid: i32,
+}
+
+/// Reads the identity of a process; `None` when it is gone or a zombie.
+///
+/// # Errors
+/// When the process cannot be looked at, or lives and carries no owner mark.
+pub fn identity_of(pid: i32) -> Result<Option<ProcessIdentity>, ProcessError> {
+    let boot_id = String::from(BootId::current()?);
+    let proc = Proc::open()?;
+    let mut buffer = Vec::new();
+    let Some(before) = proc.stat(pid)? else {
+        return Ok(None);
+    };
+    let Some(environ) = proc.environ(pid, &mut buffer)? else {
+        return Ok(None);
+    };
+    let mark = procfs::mark_in(environ);
+    let Some(exe) = proc.exe(pid)? else {
+        return Ok(None);
+    };
+    // Still the same process after everything was read: then all of it belongs together.
+    match proc.stat(pid)? {
+        Some(after) if after.start_time == before.start_time => {}
+        _ => return Ok(None),
+    }
+    let mark = mark.ok_or(ProcessError::NotMarked { pid })?;
+    Ok(Some(ProcessIdentity {
+        boot_id,
+        pid,
+        start_time: before.start_time,
+        exe,
+        mark,
+    }))
+}
+
+/// Opens a pidfd and then compares every part of the identity with the process behind it.
+///
+/// # Errors
+/// [`NotProven`] says whether the process is dead, somebody else, or unknown.
+pub fn prove(identity: &ProcessIdentity) -> Result<Proven, NotProven> {
+    // Zero and negative numbers mean groups of processes to the kernel.
+    let pid = Some(identity.pid)
+        .filter(|&pid| pid > 0)
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| different("pid", "a positive number", &identity.pid.to_string()))?;
+    let boot = BootId::current().map_err(|error| NotProven::Unreadable(error.source))?;
+    if boot.as_str() != identity.boot_id {
+        return Err(different("boot id", &identity.boot_id, boot.as_str()));
+    }
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::SRCH) => return Err(NotProven::Gone),
+        Err(error) => return Err(NotProven::Unreadable(error.into())),
+    };
+    let proven = Proven {
+        pidfd,
+        pid: identity.pid,
+    };
+    let found = match identity_of(identity.pid) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Err(NotProven::Gone),
+        Err(ProcessError::NotMarked { .. }) => {
+            return Err(different("mark", &identity.mark.to_string(), "none"));
+        }
+        // A process that dies while it is read gives odd errors.
+        Err(_) if proven.is_dead() => return Err(NotProven::Gone),
+        Err(error) => return Err(NotProven::Unreadable(io::Error::other(error))),
+    };
+    compare(identity, &found)?;
+    // The pidfd still lives, so the pid was not given away while `/proc` was read.
+    if proven.is_dead() {
+        return Err(NotProven::Gone);
+    }
+    Ok(proven)
+}
+
+fn compare(expected: &ProcessIdentity, found: &ProcessIdentity) -> Result<(), NotProven> {
+    let mark = |mark: &OwnerMark| mark.to_string();
+    let start = |time: u64| time.to_string();
+    for (what, expected, found) in [
+        (
+            "start time",
+            start(expected.start_time),
+            start(found.start_time),
+        ),
+        ("program", expected.exe.clone(), found.exe.clone()),
+        ("mark", mark(&expected.mark), mark(&found.mark)),
+    ] {
+        if expected != found {
+            return Err(different(what, &expected, &found));
+        }
+    }
+    Ok(())
+}
+
+fn different(what: &'static str, expected: &str, found: &str) -> NotProven {
+    NotProven::Different {
+        what,
+        expected: expected.to_owned(),
+        found: found.to_owned(),
+    }
+}
+
+impl Proven {
+    /// Sends a signal to exactly the process that was proven.
+    ///
+    /// # Errors
+    /// When the kernel refuses. A process that has died meanwhile is not an error.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the process is dead; a zombie is.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = rustix::time::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(1))
+    }
+
+    /// Returns when the process is dead.
+    ///
+    /// # Errors
+    /// When it still lives after `deadline`, or the pidfd cannot be waited on.
+    pub async fn wait_dead(&self, deadline: Duration) -> Result<(), WaitError> {
+        match tokio::time::timeout(deadline, self.dead()).await {
+            Ok(result) => result,
+            Err(_) => Err(WaitError::Deadline {
+                pid: self.pid,
+                deadline,
+            }),
+        }
+    }
+
+    /// Returns when the process is dead, however long that takes.
+    ///
+    /// # Errors
+    /// When the pidfd cannot be waited on.
+    pub async fn dead(&self) -> Result<(), WaitError> {
+        let failed = |source| WaitError::Wait {
+            pid: self.pid,
+            source,
+        };
+        let pidfd = self.pidfd.as_fd().try_clone_to_owned().map_err(failed)?;
+        // SAFETY: the descriptor is owned by the `AsyncFd` and is closed only when that is
+        // dropped, after it was taken out of the reactor.
+        let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) }
+            .map_err(|error| failed(error.into()))?;
+        // A pidfd is readable when the whole process, not only one thread, has ended.
+        pidfd.readable().await.map_err(failed)?.retain_ready();
+        Ok(())
+    }
+}
+
+/// Returns when the process is dead, or at once when it is dead already or somebody else.
+pub async fn watch(identity: ProcessIdentity) {
+    loop {
+        match prove(&identity) {
+            Ok(proven) => {
+                if proven.dead().await.is_ok() {
+                    return;
+                }
+            }
+            Err(NotProven::Gone | NotProven::Different { .. }) => return,
+            Err(NotProven::Unreadable(error)) => {
+                tracing::warn!(pid = identity.pid, %error, "cannot watch a process; looking again");
+            }
+        }
+        tokio::time::sleep(WATCH_RETRY).await;
+    }
+}
