@@ -1,0 +1,98 @@
+//! The routes about the daemon as a whole.
+
+use futures::Stream;
+use hyper::header::ACCEPT;
+
+use hearth_types::api::{
+    ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version,
+};
+use hearth_types::event::Event;
+use hearth_types::ids::EventSeq;
+
+use crate::lines::sse;
+use crate::request::Call;
+use crate::{Client, ClientError};
+
+/// After which event to begin; from the first one that is kept when absent.
+pub type SinceSeq = Option<EventSeq>;
+
+impl Client {
+    /// What the next pass of the daemon's loop would do.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn plan(&self) -> Result<PlanView, ClientError> {
+        self.fetch(Call::get(&["v1", "plan"])).await
+    }
+
+    /// Whether this host has what VMs need.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn doctor(&self) -> Result<DoctorReport, ClientError> {
+        self.fetch(Call::get(&["v1", "doctor"])).await
+    }
+
+    /// The configuration in force.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn config(&self) -> Result<ConfigView, ClientError> {
+        self.fetch(Call::get(&["v1", "config"])).await
+    }
+
+    /// The daemon's version.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.fetch(Call::get(&["v1", "version"])).await
+    }
+
+    /// Whether the daemon works.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn health(&self) -> Result<HealthView, ClientError> {
+        self.fetch(Call::get(&["health"])).await
+    }
+
+    /// Facts about the installation.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn info(&self) -> Result<InfoView, ClientError> {
+        self.fetch(Call::get(&["info"])).await
+    }
+
+    /// A page of events after `after`, oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn events(
+        &self,
+        after: SinceSeq,
+        limit: Option<u32>,
+    ) -> Result<EventList, ClientError> {
+        let call = Call::get(&["v1", "events"])
+            .query_some("after", after.map(|seq| seq.0))
+            .query_some("limit", limit);
+        self.fetch(call).await
+    }
+
+    /// Events after `after`, and those to come, until the connection ends. Continue with
+    /// the last one's `seq` after a lost connection: nothing is missed.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn follow_events(
+        &self,
+        after: SinceSeq,
+    ) -> Result<impl Stream<Item = Result<Event, ClientError>> + Send + use<>, ClientError> {
+        let call = Call::get(&["v1", "events"])
+            .query_some("after", after.map(|seq| seq.0))
+            .header(ACCEPT, "text/event-stream");
+        let name = call.name();
+        Ok(sse(name, self.fetch_bytes(call).await?))
+    }
+}
