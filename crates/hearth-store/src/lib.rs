@@ -1,1 +1,39 @@
 //! Desired state, status, journal, leases and events in SQLite.
+//!
+//! One thread owns the only connection and does every write ([`Store`] sends it requests);
+//! requests that wait while it commits share the next transaction and its fsync. A request
+//! is answered after its commit is on the disk. VMs are also kept in memory, as of the last
+//! commit, so that reading them costs no I/O.
+//!
+//! ```text
+//! Store::vms ──────────────► rows in memory (as of the last commit)
+//!                                  ▲ after each commit
+//! Store::create_vm … ─► queue ─► writer thread: BEGIN, a savepoint per request, COMMIT ─► answers
+//! ```
+//!
+//! What two VMs must not share (name, address, MAC, context id, uid, TAP, published port) is
+//! kept apart by constraints of the schema, not by this code alone.
+#![forbid(unsafe_code)]
+
+mod error;
+mod events;
+mod journal;
+mod keys;
+mod leases;
+mod model;
+mod open;
+mod session;
+mod store;
+mod vms;
+mod writer;
+
+pub use error::StoreError;
+pub use model::{
+    Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
+    VmRow,
+};
+pub use open::SCHEMA_VERSION;
+pub use store::Store;
+
+/// Results of the store.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;

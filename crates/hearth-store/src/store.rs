@@ -1,0 +1,354 @@
+//! The handle that the rest of the daemon holds.
+
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use camino::Utf8Path;
+use hearth_types::event::{Event, NewEvent};
+use hearth_types::ids::{EventSeq, InstallationId, IntentId, VmId};
+use hearth_types::status::{Goal, VmStatus};
+use hearth_types::units::Span;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::open::{self, SCHEMA_VERSION};
+use crate::session::Session;
+use crate::writer::{self, Committed, Request};
+use crate::{
+    Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
+    Result, StoreError, VmRow, events, journal, keys, vms,
+};
+
+/// The database of one installation. Clones share it; the last one to go closes it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    installation: InstallationId,
+    committed: Arc<Committed>,
+    queue: Option<Sender<Request>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    /// Waits for the thread, so that the file is closed and free when the last handle is gone.
+    fn drop(&mut self) {
+        self.queue = None;
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store's thread had panicked");
+        }
+    }
+}
+
+impl Store {
+    /// Opens the database, making it if there is none. Blocks while it is checked: a few
+    /// milliseconds per megabyte.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::NewerSchema`] (the file is not touched then),
+    /// [`StoreError::Locked`], [`StoreError::Full`], [`StoreError::Io`].
+    pub fn open(path: impl AsRef<Utf8Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let conn = open::open(path)?;
+        let installation = open::installation(path, &conn)?;
+        let fail = |error| StoreError::sqlite(path, "read the database", error);
+        let rows = vms::load(&conn)
+            .map_err(fail)?
+            .map_err(|detail| open::corrupt(path, detail))?;
+        let cursors = vms::load_cursors(&conn).map_err(fail)?;
+        let last_event = events::load_last(&conn).map_err(fail)?;
+        let session = Session::new(path.to_owned(), conn, rows, cursors, last_event);
+        let committed = Arc::new(Committed::new(&session));
+        let (queue, requests) = mpsc::channel();
+        let shared = Arc::clone(&committed);
+        let thread = std::thread::Builder::new()
+            .name("hearth-store".to_owned())
+            .spawn(move || writer::run(session, &requests, &shared))
+            .map_err(|error| StoreError::io("start a thread for", path, error))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                installation,
+                committed,
+                queue: Some(queue),
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
+    }
+
+    /// The installation's id, made when the database was.
+    #[must_use]
+    pub fn installation(&self) -> InstallationId {
+        self.inner.installation
+    }
+
+    /// The schema's version.
+    #[must_use]
+    pub fn schema_version(&self) -> u32 {
+        SCHEMA_VERSION
+    }
+
+    /// Sends a request to the writer and waits for its commit.
+    async fn request<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Session) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let request: Request = Box::new(move |session| {
+            let result = session.savepoint(f);
+            Box::new(move |committed: Result<()>| {
+                let result = result.and_then(|value| committed.map(|()| value));
+                // Nobody waits any more: the request has taken effect all the same.
+                drop(reply.send(result));
+            })
+        });
+        let queue = self.inner.queue.as_ref().ok_or(StoreError::Stopped)?;
+        queue.send(request).map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Records a VM and leases what it needs, or does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::NameTaken`], [`StoreError::PortTaken`], [`StoreError::AddressTaken`],
+    /// [`StoreError::AddressOutside`], [`StoreError::Exhausted`].
+    pub async fn create_vm(
+        &self,
+        new: NewVm,
+        ranges: LeaseRanges,
+        now: Timestamp,
+    ) -> Result<VmRow> {
+        self.request(move |session| vms::create(session, new, ranges, now))
+            .await
+    }
+
+    /// The same, once per key: the VM and its key are recorded in one transaction, and the
+    /// same request within a day yields the same VM.
+    ///
+    /// # Errors
+    /// As [`Store::create_vm`], and [`StoreError::KeyReused`].
+    pub async fn create_vm_once(
+        &self,
+        new: NewVm,
+        ranges: LeaseRanges,
+        key: IdempotencyKey,
+        now: Timestamp,
+    ) -> Result<Created> {
+        self.request(move |session| keys::create(session, new, ranges, &key, now))
+            .await
+    }
+
+    /// Every VM as of the last commit, by id, oldest first.
+    pub async fn vms(&self) -> Vec<VmRow> {
+        self.inner
+            .committed
+            .read(|rows| rows.values().map(|row| VmRow::clone(row)).collect())
+    }
+
+    /// One VM as of the last commit.
+    pub async fn vm(&self, id: VmId) -> Option<VmRow> {
+        self.inner
+            .committed
+            .read(|rows| rows.get(&id).map(|row| VmRow::clone(row)))
+    }
+
+    /// Looks for a VM by what a person typed: its name, its id, or the beginning of its id
+    /// or short id.
+    pub async fn find(&self, text: &str) -> FindResult {
+        self.inner.committed.read(|rows| find(rows, text))
+    }
+
+    /// Records what the user wants now: always a new generation, even if it is the same goal.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`]; [`StoreError::Stale`] if `expected_generation` is not the VM's.
+    pub async fn set_goal(
+        &self,
+        id: VmId,
+        goal: Goal,
+        force: bool,
+        stop_timeout: Option<Span>,
+        expected_generation: Option<u64>,
+    ) -> Result<VmRow> {
+        self.request(move |session| {
+            vms::set_goal(session, id, goal, force, stop_timeout, expected_generation)
+        })
+        .await
+    }
+
+    /// Replaces a VM's specification and adjusts its leases, or does nothing. A VM keeps its
+    /// address unless the new specification names another or wants no network.
+    ///
+    /// # Errors
+    /// As [`Store::create_vm`], [`StoreError::NotFound`], [`StoreError::Stale`].
+    pub async fn replace_spec(
+        &self,
+        id: VmId,
+        new: NewSpec,
+        ranges: LeaseRanges,
+        expected_generation: Option<u64>,
+    ) -> Result<VmRow> {
+        self.request(move |session| {
+            vms::replace_spec(session, id, new, ranges, expected_generation)
+        })
+        .await
+    }
+
+    /// Records a VM's status. Writes nothing if it is the same.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_status(&self, id: VmId, status: VmStatus) -> Result<()> {
+        self.request(move |session| vms::set_status(session, id, status))
+            .await
+    }
+
+    /// Records several VMs' statuses in one transaction, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn set_statuses(&self, statuses: Vec<(VmId, VmStatus)>) -> Result<()> {
+        self.request(move |session| {
+            statuses
+                .into_iter()
+                .try_for_each(|(id, status)| vms::set_status(session, id, status))
+        })
+        .await
+    }
+
+    /// Deletes a VM's record and gives its leases back.
+    ///
+    /// # Errors
+    /// [`StoreError::StillWanted`] unless its goal is `absent`; [`StoreError::NotFound`].
+    pub async fn forget(&self, id: VmId) -> Result<()> {
+        self.request(move |session| vms::forget(session, id)).await
+    }
+
+    /// Writes down what is about to be done to the host.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn begin(&self, vm: Option<VmId>, step: Value, now: Timestamp) -> Result<IntentId> {
+        self.request(move |session| journal::begin(session, vm, &step, now))
+            .await
+    }
+
+    /// Writes down how it went. Finishing twice keeps the first outcome.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn finish(&self, id: IntentId, outcome: &str, now: Timestamp) -> Result<()> {
+        self.close_intents(vec![id], outcome, now).await
+    }
+
+    /// Journal entries that were begun and not finished, oldest first.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn open_intents(&self) -> Result<Vec<OpenIntentRow>> {
+        self.request(|session| journal::open_entries(session)).await
+    }
+
+    /// Closes several entries with the same outcome.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn close_intents(
+        &self,
+        ids: Vec<IntentId>,
+        outcome: &str,
+        now: Timestamp,
+    ) -> Result<()> {
+        let outcome = outcome.to_owned();
+        self.request(move |session| journal::finish(session, &ids, &outcome, now))
+            .await
+    }
+
+    /// Appends to the event log.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn event(&self, event: NewEvent, now: Timestamp) -> Result<Event> {
+        self.request(move |session| events::append(session, event, now))
+            .await
+    }
+
+    /// Up to `limit` events after the given one, oldest first. The log is bounded: the first
+    /// one may be later than `after` + 1.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn events(&self, after: EventSeq, limit: usize) -> Result<Vec<Event>> {
+        self.request(move |session| events::read(session, after, limit))
+            .await
+    }
+
+    /// The newest event's position as of the last commit; 0 if there is none.
+    pub async fn last_event(&self) -> EventSeq {
+        EventSeq(self.inner.committed.last_event())
+    }
+
+    /// What was answered to an earlier request with this key.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn idempotent(&self, key: &str, request_hash: &str) -> Result<Option<IdempotentHit>> {
+        let (key, hash) = (key.to_owned(), request_hash.to_owned());
+        self.request(move |session| keys::look_up(session, &key, &hash))
+            .await
+    }
+
+    /// Remembers the answer to a request with this key for a day.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn remember(
+        &self,
+        key: &str,
+        request_hash: &str,
+        response: Value,
+        now: Timestamp,
+    ) -> Result<()> {
+        let key = IdempotencyKey {
+            key: key.to_owned(),
+            hash: request_hash.to_owned(),
+        };
+        self.request(move |session| keys::remember(session, &key, None, &response, now))
+            .await
+    }
+}
+
+fn find(rows: &crate::session::Rows, text: &str) -> FindResult {
+    let found = |row: &Arc<VmRow>| FindResult::Found(Box::new(VmRow::clone(row)));
+    if let Some(row) = rows.values().find(|row| row.spec.name.as_str() == text) {
+        return found(row);
+    }
+    if let Some(row) = text.parse::<VmId>().ok().and_then(|id| rows.get(&id)) {
+        return found(row);
+    }
+    let text = text.to_ascii_lowercase();
+    let begins = |row: &&Arc<VmRow>| {
+        !text.is_empty()
+            && (row.id.to_string().starts_with(&text) || row.id.short().starts_with(&text))
+    };
+    let matches: Vec<_> = rows.values().filter(begins).collect();
+    match matches.as_slice() {
+        [] => FindResult::NotFound,
+        [row] => found(row),
+        several => FindResult::Ambiguous {
+            matches: several
+                .iter()
+                .map(|row| (row.id, row.spec.name.clone()))
+                .collect(),
+        },
+    }
+}

@@ -1,0 +1,502 @@
+//! Each request of the store, one at a time.
+#![expect(clippy::panic, reason = "tests")]
+
+use crate::common::{dir, later, new_vm, now, open, ranges, ranges_with_prefix, with_port};
+use hearth_store::{
+    Created, FindResult, IdempotencyKey, LeaseRanges, NewSpec, Store, StoreError, VmRow,
+};
+use hearth_types::event::{NewEvent, Severity};
+use hearth_types::ids::{EventSeq, VmId};
+use hearth_types::net::MacAddr;
+use hearth_types::spec::NetworkMode;
+use hearth_types::status::{Goal, Phase, VmStatus};
+use hearth_types::units::Span;
+use serde_json::json;
+
+async fn create(store: &Store, name: &str) -> VmRow {
+    store
+        .create_vm(new_vm(name), ranges(), now())
+        .await
+        .unwrap()
+}
+
+fn respec(row: &VmRow) -> NewSpec {
+    NewSpec {
+        spec: row.spec.clone(),
+        image: row.image.clone(),
+        kernel: row.kernel.clone(),
+    }
+}
+
+#[tokio::test]
+async fn a_vm_is_recorded_whole_and_survives_a_reopen() {
+    let dir = dir();
+    let store = open(&dir);
+    let mut new = with_port("web", "127.0.0.1:8080:80/udp");
+    new.spec.volumes = vec!["data:/srv:1GiB".parse().unwrap()];
+    new.kernel = Some("6.1".to_owned());
+    let row = store.create_vm(new, ranges(), now()).await.unwrap();
+    assert_eq!(row.generation, 1);
+    assert_eq!(row.leases.mac, row.leases.ip.map(MacAddr::for_ipv4));
+    let stopped = store
+        .set_goal(row.id, Goal::Stopped, true, Some(Span::secs(3)), None)
+        .await
+        .unwrap();
+    let status = VmStatus {
+        phase: Phase::Failed,
+        restarts: 3,
+        next_start: Some(later(5)),
+        ..VmStatus::default()
+    };
+    store.set_status(row.id, status.clone()).await.unwrap();
+    let expected = VmRow { status, ..stopped };
+    assert_eq!(store.vms().await, vec![expected.clone()]);
+    let installation = store.installation();
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.vms().await, vec![expected]);
+    assert_eq!(store.installation(), installation);
+    assert_eq!(store.schema_version(), 1);
+}
+
+#[tokio::test]
+async fn names_ports_and_addresses_are_given_once() {
+    let dir = dir();
+    let store = open(&dir);
+    let web = store
+        .create_vm(with_port("web", "8080:80"), ranges(), now())
+        .await
+        .unwrap();
+    let refused = store
+        .create_vm(new_vm("web"), ranges(), now())
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, StoreError::NameTaken { by, .. } if by == web.id));
+    for port in ["8080:81", "127.0.0.1:8080:80"] {
+        let refused = store
+            .create_vm(with_port("db", port), ranges(), now())
+            .await
+            .unwrap_err();
+        assert!(matches!(&refused, StoreError::PortTaken { by, .. } if by.as_str() == "web"));
+    }
+    for (name, port) in [
+        ("a", "8080:80/udp"),
+        ("b", "127.0.0.1:81:80"),
+        ("c", "127.0.0.2:81:80"),
+    ] {
+        store
+            .create_vm(with_port(name, port), ranges(), now())
+            .await
+            .unwrap();
+    }
+    let refused = store
+        .create_vm(with_port("d", "81:80"), ranges(), now())
+        .await;
+    assert!(matches!(refused, Err(StoreError::PortTaken { .. })));
+
+    let mut fixed = new_vm("fixed");
+    fixed.spec.network.address = web.leases.ip;
+    let refused = store.create_vm(fixed.clone(), ranges(), now()).await;
+    assert!(matches!(refused, Err(StoreError::AddressTaken { by, .. }) if by.as_str() == "web"));
+    for outside in ["10.213.0.0", "10.213.0.1", "10.213.0.255", "10.214.0.7"] {
+        fixed.spec.network.address = Some(outside.parse().unwrap());
+        let refused = store.create_vm(fixed.clone(), ranges(), now()).await;
+        assert!(
+            matches!(refused, Err(StoreError::AddressOutside { .. })),
+            "{outside}"
+        );
+    }
+    // What was refused has left nothing behind.
+    assert_eq!(store.vms().await.len(), 4);
+}
+
+#[tokio::test]
+async fn an_address_is_reused_as_late_as_possible() {
+    let dir = dir();
+    let store = open(&dir);
+    let ranges = ranges_with_prefix(29); // .2 to .6
+    let mut seen = Vec::new();
+    for round in 0..7 {
+        let row = store
+            .create_vm(new_vm(&format!("vm{round}")), ranges, now())
+            .await
+            .unwrap();
+        seen.push((
+            row.leases.ip.unwrap().octets()[3],
+            row.leases.cid,
+            row.leases.uid - ranges.uid_base,
+        ));
+        store
+            .set_goal(row.id, Goal::Absent, false, None, None)
+            .await
+            .unwrap();
+        store.forget(row.id).await.unwrap();
+    }
+    let expected: Vec<_> = [2, 3, 4, 5, 6, 2, 3]
+        .into_iter()
+        .zip(0..)
+        .map(|(ip, n)| (ip, 100 + n, n))
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn running_out_is_said_by_name() {
+    let dir = dir();
+    let store = open(&dir);
+    let ranges = ranges_with_prefix(30); // .2 only
+    store.create_vm(new_vm("a"), ranges, now()).await.unwrap();
+    let refused = store
+        .create_vm(new_vm("b"), ranges, now())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "no address in 10.213.0.0/30 is left: remove VMs or widen the range in the configuration"
+    );
+    let mut detached = new_vm("c");
+    detached.spec.network.mode = NetworkMode::None;
+    let row = store
+        .create_vm(detached.clone(), ranges, now())
+        .await
+        .unwrap();
+    assert_eq!((row.leases.ip, row.leases.mac), (None, None));
+    let few = LeaseRanges {
+        uid_count: 2,
+        ..ranges
+    };
+    detached.spec.name = "d".parse().unwrap();
+    let refused = store.create_vm(detached.clone(), few, now()).await;
+    assert!(matches!(refused, Err(StoreError::Exhausted { what }) if what == "uid"));
+    let own = LeaseRanges {
+        uid_base: 0,
+        ..ranges
+    };
+    for name in ["d", "e"] {
+        detached.spec.name = name.parse().unwrap();
+        let row = store.create_vm(detached.clone(), own, now()).await.unwrap();
+        assert_eq!(row.leases.uid, 0);
+    }
+}
+
+#[tokio::test]
+async fn the_last_word_holds_and_a_stale_one_is_refused() {
+    let dir = dir();
+    let store = open(&dir);
+    let row = create(&store, "web").await;
+    let row = store
+        .set_goal(row.id, Goal::Running, false, None, Some(1))
+        .await
+        .unwrap();
+    assert_eq!(
+        row.generation, 2,
+        "the same goal is a new word all the same"
+    );
+    let stale = store
+        .set_goal(row.id, Goal::Stopped, false, None, Some(1))
+        .await;
+    assert!(matches!(
+        stale,
+        Err(StoreError::Stale {
+            expected: 1,
+            found: 2
+        })
+    ));
+    let stale = store
+        .replace_spec(row.id, respec(&row), ranges(), Some(1))
+        .await;
+    assert!(matches!(stale, Err(StoreError::Stale { .. })));
+    let nobody = VmId::new();
+    let missing = store
+        .set_goal(nobody, Goal::Stopped, false, None, None)
+        .await;
+    assert!(matches!(missing, Err(StoreError::NotFound { id }) if id == nobody));
+}
+
+#[tokio::test]
+async fn a_new_spec_changes_leases_as_a_whole() {
+    let dir = dir();
+    let store = open(&dir);
+    let web = store
+        .create_vm(with_port("web", "80:80"), ranges(), now())
+        .await
+        .unwrap();
+    let db = store
+        .create_vm(with_port("db", "81:80"), ranges(), now())
+        .await
+        .unwrap();
+    // One port free, one taken: nothing changes.
+    let mut new = respec(&db);
+    new.spec.ports = vec!["82:80".parse().unwrap(), "80:80".parse().unwrap()];
+    let refused = store.replace_spec(db.id, new, ranges(), None).await;
+    assert!(matches!(refused, Err(StoreError::PortTaken { .. })));
+    assert_eq!(store.vm(db.id).await, Some(db.clone()));
+    store
+        .create_vm(with_port("other", "82:80"), ranges(), now())
+        .await
+        .unwrap();
+    let still = store
+        .create_vm(with_port("more", "81:80"), ranges(), now())
+        .await;
+    assert!(matches!(still, Err(StoreError::PortTaken { .. })));
+    // A port let go of is free; the address stays.
+    let mut new = respec(&web);
+    new.spec.ports = Vec::new();
+    new.spec.vcpus = 4;
+    let changed = store
+        .replace_spec(web.id, new, ranges(), Some(1))
+        .await
+        .unwrap();
+    assert_eq!(
+        (changed.generation, changed.leases.clone()),
+        (2, web.leases.clone())
+    );
+    store
+        .create_vm(with_port("more", "80:80"), ranges(), now())
+        .await
+        .unwrap();
+    // Another address; then none.
+    let mut new = respec(&changed);
+    new.spec.network.address = Some("10.213.0.200".parse().unwrap());
+    let changed = store
+        .replace_spec(web.id, new, ranges(), None)
+        .await
+        .unwrap();
+    assert_eq!(changed.leases.ip, Some("10.213.0.200".parse().unwrap()));
+    let mut new = respec(&changed);
+    new.spec.network = hearth_types::spec::NetworkSpec {
+        mode: NetworkMode::None,
+        address: None,
+    };
+    let changed = store
+        .replace_spec(web.id, new, ranges(), None)
+        .await
+        .unwrap();
+    assert_eq!(changed.leases.ip, None);
+    let kept = store.vms().await;
+    drop(store);
+    assert_eq!(open(&dir).vms().await, kept);
+}
+
+#[tokio::test]
+async fn only_an_absent_vm_is_forgotten_and_its_leases_come_back() {
+    let dir = dir();
+    let store = open(&dir);
+    let row = store
+        .create_vm(with_port("web", "80:80"), ranges(), now())
+        .await
+        .unwrap();
+    assert!(matches!(
+        store.forget(row.id).await,
+        Err(StoreError::StillWanted { .. })
+    ));
+    store
+        .set_goal(row.id, Goal::Absent, false, None, None)
+        .await
+        .unwrap();
+    store.forget(row.id).await.unwrap();
+    assert!(matches!(
+        store.set_status(row.id, VmStatus::default()).await,
+        Err(StoreError::NotFound { .. })
+    ));
+    let mut again = with_port("web", "80:80");
+    again.spec.network.address = row.leases.ip;
+    store.create_vm(again, ranges(), now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn statuses_are_recorded_all_or_none() {
+    let dir = dir();
+    let store = open(&dir);
+    let row = create(&store, "web").await;
+    let status = VmStatus {
+        failures: 9,
+        ..VmStatus::default()
+    };
+    let refused = store
+        .set_statuses(vec![
+            (row.id, status.clone()),
+            (VmId::new(), VmStatus::default()),
+        ])
+        .await;
+    assert!(matches!(refused, Err(StoreError::NotFound { .. })));
+    assert_eq!(store.vm(row.id).await.unwrap().status, VmStatus::default());
+    store
+        .set_statuses(vec![(row.id, status.clone())])
+        .await
+        .unwrap();
+    assert_eq!(store.vm(row.id).await.unwrap().status, status);
+}
+
+#[tokio::test]
+async fn a_vm_is_found_by_what_people_type() {
+    let dir = dir();
+    let store = open(&dir);
+    let web = create(&store, "web").await;
+    let db = create(&store, "db").await;
+    for text in [
+        "web".to_owned(),
+        web.id.to_string(),
+        web.id.as_uuid().simple().to_string(),
+        web.id.short(),
+        web.id.short()[..8].to_owned(),
+        web.id.to_string()[..30].to_uppercase(),
+    ] {
+        let found = store.find(&text).await;
+        assert_eq!(found, FindResult::Found(Box::new(web.clone())), "{text}");
+    }
+    for text in ["", "nobody", "zz"] {
+        assert_eq!(store.find(text).await, FindResult::NotFound, "{text}");
+    }
+    // UUIDv7s made in the same hour begin alike.
+    let FindResult::Ambiguous { matches } = store.find(&web.id.to_string()[..4]).await else {
+        panic!("expected several");
+    };
+    assert_eq!(
+        matches,
+        vec![
+            (web.id, "web".parse().unwrap()),
+            (db.id, "db".parse().unwrap())
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_journal_says_what_is_open() {
+    let dir = dir();
+    let store = open(&dir);
+    let vm = VmId::new();
+    let first = store
+        .begin(Some(vm), json!({"step": "start"}), now())
+        .await
+        .unwrap();
+    let second = store
+        .begin(None, json!({"step": "bridge"}), later(1))
+        .await
+        .unwrap();
+    store.finish(second, "done", later(2)).await.unwrap();
+    drop(store);
+    let store = open(&dir);
+    let left = store.open_intents().await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        (left[0].id, left[0].vm, left[0].begun_at),
+        (first, Some(vm), now())
+    );
+    assert_eq!(left[0].step, json!({"step": "start"}));
+    store
+        .close_intents(vec![first], "interrupted", later(3))
+        .await
+        .unwrap();
+    assert!(store.open_intents().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn events_are_numbered_without_gaps_and_bounded() {
+    let dir = dir();
+    let store = open(&dir);
+    assert_eq!(store.last_event().await, EventSeq(0));
+    let vm = VmId::new();
+    let first = NewEvent::info("vm.started", "it runs")
+        .vm(vm, "web")
+        .severity(Severity::Warning)
+        .details(json!({"pid": 7}));
+    let first = store.event(first, now()).await.unwrap();
+    assert_eq!(store.events(EventSeq(0), 9).await.unwrap(), vec![first]);
+    drop(store);
+    let store = open(&dir);
+    // Unpruned there would be 10,500.
+    let appends: Vec<_> = (2..=10_500_u64)
+        .map(|n| store.event(NewEvent::info("test", n.to_string()), now()))
+        .collect();
+    for append in futures_in_order(appends).await {
+        append.unwrap();
+    }
+    assert_eq!(store.last_event().await, EventSeq(10_500));
+    let kept = store.events(EventSeq(0), usize::MAX).await.unwrap();
+    assert!((10_000..10_500).contains(&kept.len()), "{}", kept.len());
+    assert!(kept.windows(2).all(|w| w[1].seq.0 == w[0].seq.0 + 1));
+    let page = store.events(EventSeq(10_400), 5).await.unwrap();
+    assert_eq!(
+        page.iter().map(|event| event.seq.0).collect::<Vec<_>>(),
+        (10_401..=10_405).collect::<Vec<_>>()
+    );
+}
+
+/// Runs all at once, so that they share commits.
+async fn futures_in_order<T: Send + 'static>(
+    futures: Vec<impl Future<Output = T> + Send>,
+) -> Vec<T> {
+    let mut all: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = all.iter().map(|_| None).collect();
+    std::future::poll_fn(|cx| {
+        for (future, slot) in all.iter_mut().zip(&mut done) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(cx)
+            {
+                *slot = Some(value);
+            }
+        }
+        if done.iter().all(Option::is_some) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+#[tokio::test]
+async fn a_creation_with_a_key_happens_once_a_day() {
+    let dir = dir();
+    let store = open(&dir);
+    let key = |hash: &str| IdempotencyKey {
+        key: "k1".to_owned(),
+        hash: hash.to_owned(),
+    };
+    let once = |store: &Store, hash: &str, seconds| {
+        let (store, key) = (store.clone(), key(hash));
+        async move {
+            store
+                .create_vm_once(new_vm("web"), ranges(), key, later(seconds))
+                .await
+        }
+    };
+    let Created::New(row) = once(&store, "h", 0).await.unwrap() else {
+        panic!("expected a new one");
+    };
+    drop(store);
+    let store = open(&dir);
+    let again = once(&store, "h", 60).await.unwrap();
+    assert_eq!(again, Created::Replayed(row.id));
+    assert!(matches!(
+        once(&store, "other", 60).await,
+        Err(StoreError::KeyReused { .. })
+    ));
+    assert_eq!(store.vms().await.len(), 1);
+    // A day later the key is free; the name is not.
+    assert!(matches!(
+        once(&store, "h", 86_401).await,
+        Err(StoreError::NameTaken { .. })
+    ));
+}
+
+#[tokio::test]
+async fn answers_are_remembered_for_a_day() {
+    let dir = dir();
+    let store = open(&dir);
+    assert_eq!(store.idempotent("k", "h").await.unwrap(), None);
+    store
+        .remember("k", "h", json!({"id": 1}), now())
+        .await
+        .unwrap();
+    let hit = store.idempotent("k", "h").await.unwrap().unwrap();
+    assert_eq!((hit.matches, hit.response), (true, json!({"id": 1})));
+    assert!(!store.idempotent("k", "x").await.unwrap().unwrap().matches);
+    store
+        .remember("k2", "h", json!(null), later(86_401))
+        .await
+        .unwrap();
+    assert_eq!(store.idempotent("k", "h").await.unwrap(), None);
+}
