@@ -1,11 +1,130 @@
 //! The pure planner: what is wanted and what is there in, steps out.
 //!
 //! No I/O, no async, no clock of its own: `now` is part of the [`World`]. That is why it can
-//! be tested over millions of generated worlds, and why `hearth plan` can print its answer
+//! be tested over many generated worlds, and why `hearth plan` can print its answer
 //! before anything happens.
+//!
+//! # How one VM is decided
+//!
+//! ```text
+//! 1. processes unknown? ───────────────► nothing at all is done for any VM
+//! 2. two VMMs? ────────────────────────► the recorded (else the oldest) stays, the others are killed
+//! 3. lives, not recorded? ─────────────► Adopt
+//!    recorded, does not live? ─────────► SetStatus: its end, by the exit record
+//! 4. goal   Running / Paused: accepted ► Starting ► disks, TAP, StartVmm ► Running ⇄ Paused
+//!           Stopped: SetStatus(stop begun) ► Agent ► PowerButton ► Quit ► Kill ► Exited, TAP removed
+//!           Absent:  the same ladder ► TAP, folder removed ► Forget
+//! ```
+//!
+//! # Whose word holds
+//!
+//! Each word of the user (goal or spec) makes `generation` grow. While
+//! `status.observed_generation < generation` the word is *new*, and the next pass takes it up:
+//!
+//! * A new word with goal `Running` or `Paused` starts a VM that does not run, whatever its restart policy
+//!   and its past; failures, restarts and the back-off begin at 0
+//!   ([`transition::accepted`]: phase `Starting`).
+//! * Without a new word, the phase says what is due when no VMM lives: `Starting` a start (a
+//!   crash cut one off), `Backoff` a start at `next_start`, `Exited` and `Failed` nothing:
+//!   the restart policy was asked when the end was recorded, and said no.
+//! * A goal `Running` that finds a stop under way with a rung taken, or that was stored together with a
+//!   begun stop (`hearth restart`: [`transition::stop_begun`]), lets the stop finish and starts
+//!   then: a guest that is half down is of no use.
+//! * Goal `Stopped` or `Absent` never starts a VMM. One exception changes the goal first, in the open:
+//!   policy `always` in a new boot ([`Step::SetGoal`]).
+//!
+//! `Phase::Unknown` is for views only; it is never stored.
+//!
+//! # Unknown
+//!
+//! A kind of object that could not be surveyed is not acted on, and nothing that depends on it is
+//! decided; a note says so.
 
 #![forbid(unsafe_code)]
 
+mod index;
 pub mod model;
+mod orphans;
+mod shared;
+pub mod transition;
+pub mod view;
+mod vm;
 
-pub use model::{DesiredVm, Note, Plan, PlannedStep, Policy, Step, World};
+use std::collections::HashSet;
+
+use hearth_types::ids::VmId;
+use hearth_types::survey::Survey;
+
+use index::Index;
+pub use model::{
+    DesiredVm, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy, Step, World,
+};
+use transition::later;
+use vm::Pass;
+
+/// Decides the next pass over everything.
+#[must_use]
+pub fn plan(world: &World) -> Plan {
+    let index = Index::new(world);
+    let pass = Pass::new(world, &index);
+    let mut plan = Plan::default();
+    plan.due(later(world.now, world.policy.resync));
+    note_unknown(world, &mut plan);
+    shared::ensure(world, &index, &mut plan);
+    for vm in &world.vms {
+        pass.plan_vm(vm, &mut plan);
+    }
+    orphans::plan(world, &index, &mut plan);
+    shared::remove(world, &mut plan);
+    plan
+}
+
+/// Decides a quick pass for some VMs: shared things are made for them, but nothing that is
+/// shared and no orphan is removed. Ids that are not in the world are passed over.
+#[must_use]
+pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
+    let index = Index::new(world);
+    let pass = Pass::new(world, &index);
+    let ids: HashSet<VmId> = ids.iter().copied().collect();
+    let mut plan = Plan::default();
+    plan.due(later(world.now, world.policy.resync));
+    note_unknown(world, &mut plan);
+    shared::ensure(world, &index, &mut plan);
+    for vm in world.vms.iter().filter(|vm| ids.contains(&vm.id)) {
+        pass.plan_vm(vm, &mut plan);
+    }
+    plan
+}
+
+/// Decides for one VM only, without anything shared.
+#[must_use]
+pub fn plan_vm(world: &World, vm: &DesiredVm) -> Plan {
+    let index = Index::new(world);
+    let mut plan = Plan::default();
+    plan.due(later(world.now, world.policy.resync));
+    note_unknown(world, &mut plan);
+    Pass::new(world, &index).plan_vm(vm, &mut plan);
+    plan
+}
+
+fn note_unknown(world: &World, plan: &mut Plan) {
+    let observed = &world.observed;
+    if let Survey::Unknown(why) = &observed.processes {
+        plan.note(
+            None,
+            format!("processes could not be surveyed, so no VM is started, stopped or declared dead and no orphan is removed: {why}"),
+        );
+    }
+    if let Survey::Unknown(why) = &observed.taps {
+        plan.note(
+            None,
+            format!("TAPs could not be surveyed, so none is made or removed and no VM that needs one is started: {why}"),
+        );
+    }
+    if let Survey::Unknown(why) = &observed.dirs {
+        plan.note(
+            None,
+            format!("VM folders could not be surveyed, so none is made or removed and no VM is started or declared dead: {why}"),
+        );
+    }
+}

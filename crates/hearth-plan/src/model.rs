@@ -156,6 +156,16 @@ pub enum Step {
         /// By the restart policy rather than by the user's word.
         restart: bool,
     },
+    /// Change what is wanted, as the user's restart policy asks for after a reboot. The
+    /// executor does nothing if the generation is another one by then: the user's word is newer.
+    SetGoal {
+        /// For which VM.
+        vm: VmId,
+        /// The new goal.
+        goal: Goal,
+        /// The generation that the decision was taken on; it grows by one.
+        generation: u64,
+    },
     /// Take a living VMM, found by its mark, as this VM's.
     Adopt {
         /// For which VM.
@@ -177,7 +187,9 @@ pub enum Step {
         /// The process.
         identity: ProcessIdentity,
     },
-    /// Climb one rung of the clean stop. Does not wait for the end.
+    /// Climb one rung of the clean stop. Does not wait for the end. The executor stores the
+    /// rung that it took with [`crate::transition::rung_taken`]; if a rung cannot work (the guest has no
+    /// agent) it takes [`crate::transition::skip_rung`] at once.
     Stop {
         /// For which VM.
         vm: VmId,
@@ -267,4 +279,27 @@ pub struct Plan {
     pub notes: Vec<Note>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Adds a step.
+    pub(crate) fn push(&mut self, step: Step, reason: impl Into<String>) {
+        self.steps.push(PlannedStep {
+            step,
+            reason: reason.into(),
+        });
+    }
+
+    /// Adds a note.
+    pub(crate) fn note(&mut self, vm: Option<&DesiredVm>, text: impl Into<String>) {
+        self.notes.push(Note {
+            vm: vm.map(|vm| (vm.id, vm.spec.name.clone())),
+            text: text.into(),
+        });
+    }
+
+    /// A pass is due at `at` at the latest.
+    pub(crate) fn due(&mut self, at: Timestamp) {
+        self.next_pass = Some(self.next_pass.map_or(at, |next| next.min(at)));
+    }
 }

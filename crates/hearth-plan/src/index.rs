@@ -1,0 +1,95 @@
+//! What the survey found, looked up by VM: built once per pass.
+
+use std::collections::HashMap;
+
+use hearth_types::ids::VmId;
+use hearth_types::observe::{ObservedDir, ObservedProcess, ObservedTap, ProcessRole};
+use hearth_types::status::{Goal, Phase};
+
+use crate::model::{DesiredVm, World};
+
+/// All that the survey found of one VM.
+#[derive(Debug, Default)]
+pub(crate) struct Seen<'a> {
+    /// It is in the database.
+    pub(crate) desired: bool,
+    /// Its living VMMs; more than one should never be.
+    pub(crate) vmms: Vec<&'a ObservedProcess>,
+    /// Its living shims.
+    pub(crate) shims: Vec<&'a ObservedProcess>,
+    /// Its TAPs.
+    pub(crate) taps: Vec<&'a ObservedTap>,
+    /// Its folder.
+    pub(crate) dir: Option<&'a ObservedDir>,
+}
+
+/// Finds by VM.
+#[derive(Debug)]
+pub(crate) struct Index<'a> {
+    by_vm: HashMap<VmId, Seen<'a>>,
+    nothing: Seen<'a>,
+}
+
+impl<'a> Index<'a> {
+    /// Sorts the survey by VM. Whatever does not carry this installation's mark is left
+    /// out here, a second time after the survey, and so cannot be acted on.
+    pub(crate) fn new(world: &'a World) -> Self {
+        let mut by_vm: HashMap<VmId, Seen<'a>> = HashMap::with_capacity(world.vms.len());
+        for vm in &world.vms {
+            by_vm.entry(vm.id).or_default().desired = true;
+        }
+        let ours = |mark: &hearth_types::OwnerMark| {
+            mark.vm()
+                .filter(|_| mark.installation == world.installation)
+        };
+        for process in world.observed.processes.known().into_iter().flatten() {
+            // A process of another boot cannot live: such an entry proves nothing.
+            let here = process.identity.boot_id == world.boot_id;
+            if let Some(vm) = ours(&process.identity.mark).filter(|_| here) {
+                let seen = by_vm.entry(vm).or_default();
+                match process.role {
+                    ProcessRole::Vmm => seen.vmms.push(process),
+                    ProcessRole::Shim => seen.shims.push(process),
+                    ProcessRole::Names => {}
+                }
+            }
+        }
+        for tap in world.observed.taps.known().into_iter().flatten() {
+            if let Some(vm) = ours(&tap.mark) {
+                by_vm.entry(vm).or_default().taps.push(tap);
+            }
+        }
+        for dir in world.observed.dirs.known().into_iter().flatten() {
+            by_vm.entry(dir.vm).or_default().dir = Some(dir);
+        }
+        Self {
+            by_vm,
+            nothing: Seen::default(),
+        }
+    }
+
+    /// What was found of this VM.
+    pub(crate) fn of(&self, vm: VmId) -> &Seen<'a> {
+        self.by_vm.get(&vm).unwrap_or(&self.nothing)
+    }
+}
+
+/// Whether the user has said something that no pass has taken up yet.
+pub(crate) const fn word_is_new(vm: &DesiredVm) -> bool {
+    vm.status.observed_generation < vm.generation
+}
+
+/// What is wanted in effect: a VM with `auto_remove` that has ended is wanted no more.
+pub(crate) fn effective_goal(vm: &DesiredVm) -> Goal {
+    let ended = vm.status.vmm.is_none()
+        && matches!(
+            vm.status.phase,
+            Phase::Exited | Phase::Failed | Phase::Removing
+        );
+    let start_asked = matches!(vm.goal, Goal::Running | Goal::Paused) && word_is_new(vm);
+    if vm.spec.auto_remove && ended && !start_asked {
+        Goal::Absent
+    } else {
+        vm.goal
+    }
+}

@@ -1,0 +1,171 @@
+//! What is ours and belongs to nobody.
+//!
+//! An orphan is removed only if it carries our mark, no VM of the database and no open intent names it, and it
+//! is older than the grace age. Where there are suddenly many, the likelier explanation is that the
+//! database is the wrong one: then none is removed.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+
+use hearth_types::ids::VmId;
+use hearth_types::observe::{ObservedProcess, ProcessRole};
+
+use crate::index::Index;
+use crate::model::{OrphanAction, Plan, Step, World};
+use crate::transition::{elapsed, later};
+
+struct Search<'a> {
+    world: &'a World,
+    index: &'a Index<'a>,
+    /// VMs with an open intent.
+    intended: HashSet<VmId>,
+    /// What may be removed.
+    found: Vec<(Step, String)>,
+    /// Orphans within their grace age: how many, and when the first grows out of it.
+    young: (usize, Option<Timestamp>),
+}
+
+/// Adds the removal of orphans to the plan.
+pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
+    if world.observed.processes.known().is_none() {
+        // A TAP or folder may be in use by a process that was not seen.
+        return;
+    }
+    let mut search = Search {
+        world,
+        index,
+        intended: world
+            .intents
+            .iter()
+            .filter_map(|intent| intent.vm)
+            .collect(),
+        found: Vec::new(),
+        young: (0, None),
+    };
+    let policy = &world.policy;
+    search.processes();
+    search.conclude("processes", policy.orphan_processes, 0, plan);
+    let before = search.found.len();
+    search.taps();
+    search.conclude("TAPs", policy.orphan_taps, before, plan);
+    let before = search.found.len();
+    search.dirs();
+    search.conclude("VM folders", policy.orphan_dirs, before, plan);
+    if let (count, Some(at)) = search.young {
+        plan.note(
+            None,
+            format!(
+                "{count} object(s) of no VM are left alone until they are {} s old",
+                policy.orphan_grace.as_secs()
+            ),
+        );
+        plan.due(at);
+    }
+    if search.found.len() > policy.orphan_cap {
+        plan.note(None, format!(
+            "{} objects of ours belong to no VM, more than the {} that one pass may remove: none is removed. If the database is the right one, raise the limit",
+            search.found.len(), policy.orphan_cap
+        ));
+        return;
+    }
+    for (step, reason) in search.found {
+        plan.push(step, reason);
+    }
+}
+
+impl<'a> Search<'a> {
+    fn is_orphan(&self, vm: VmId) -> bool {
+        !self.index.of(vm).desired && !self.intended.contains(&vm)
+    }
+
+    /// Whether the object is older than the grace age.
+    fn is_old(&mut self, since: Timestamp) -> bool {
+        let grace = self.world.policy.orphan_grace;
+        let old = elapsed(since, self.world.now) >= grace;
+        if !old {
+            let at = later(since.min(self.world.now), grace);
+            self.young.0 += 1;
+            self.young.1 = Some(self.young.1.map_or(at, |first| first.min(at)));
+        }
+        old
+    }
+
+    fn processes(&mut self) {
+        for process in self.world.observed.processes.known().into_iter().flatten() {
+            let Some(vm) = self.owner(process) else {
+                continue;
+            };
+            let seen = self.index.of(vm);
+            let since = match process.role {
+                ProcessRole::Names => continue,
+                ProcessRole::Vmm => process.started_at,
+                // It ends by itself after its VMM, once it has written the record.
+                ProcessRole::Shim if !seen.vmms.is_empty() => continue,
+                ProcessRole::Shim => {
+                    let exit = seen.dir.and_then(|dir| dir.exit.as_ref());
+                    exit.map_or(process.started_at, |exit| {
+                        exit.ended_at.max(process.started_at)
+                    })
+                }
+            };
+            if self.is_orphan(vm) && self.is_old(since) {
+                let identity = process.identity.clone();
+                let reason = format!(
+                    "a {} of VM {vm}, which does not exist",
+                    process.role.as_str()
+                );
+                self.found.push((Step::KillOrphan { identity }, reason));
+            }
+        }
+    }
+
+    fn owner(&self, process: &ObservedProcess) -> Option<VmId> {
+        let identity = &process.identity;
+        let ours = identity.mark.installation == self.world.installation
+            && identity.boot_id == self.world.boot_id;
+        identity.mark.vm().filter(|_| ours)
+    }
+
+    /// Whether a process of an orphaned VM may still use its things.
+    fn in_use(&self, vm: VmId) -> bool {
+        let seen = self.index.of(vm);
+        !seen.vmms.is_empty() || !seen.shims.is_empty()
+    }
+
+    fn taps(&mut self) {
+        for tap in self.world.observed.taps.known().into_iter().flatten() {
+            let ours = tap.mark.installation == self.world.installation;
+            let Some(vm) = tap.mark.vm().filter(|_| ours) else {
+                continue;
+            };
+            if self.is_orphan(vm) && !self.in_use(vm) {
+                let reason = format!("a TAP of VM {vm}, which does not exist");
+                self.found
+                    .push((Step::RemoveOrphanTap { tap: tap.clone() }, reason));
+            }
+        }
+    }
+
+    fn dirs(&mut self) {
+        for dir in self.world.observed.dirs.known().into_iter().flatten() {
+            if self.is_orphan(dir.vm) && !self.in_use(dir.vm) && self.is_old(dir.changed_at) {
+                let reason = format!("the folder of VM {}, which does not exist", dir.vm);
+                self.found
+                    .push((Step::RemoveOrphanDir { vm: dir.vm }, reason));
+            }
+        }
+    }
+
+    /// Turns what was found of one kind into a note if the operator wants only to know.
+    fn conclude(&mut self, kind: &str, action: OrphanAction, from: usize, plan: &mut Plan) {
+        let count = self.found.len() - from;
+        if action == OrphanAction::Report && count > 0 {
+            self.found.truncate(from);
+            plan.note(
+                None,
+                format!("{count} {kind} belong to no VM and are only reported, as configured"),
+            );
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Status transitions: pure functions that both the planner and the executor use, so that
+//! there is one answer to "what does this mean for the VM".
+//!
+//! ```text
+//!             accepted                started                 stop_begun
+//! any ─────────────────► Starting ──────────────► Running ──────────────► Stopping
+//!                           ▲  │ start_failed        │ ended                 │ ended
+//!                           │  ▼                     ▼                       ▼
+//!             next_start  Backoff ◄── policy ── (how it ended) ── no ──► Exited / Failed
+//! ```
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use hearth_types::ids::VmId;
+use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
+use hearth_types::spec::{RestartPolicy, VmSpec};
+use hearth_types::status::{Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus};
+
+use crate::model::Policy;
+
+/// `at` and a length of time after it; the end of time if there is no such time.
+#[must_use]
+pub fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// How long ago `since` was; zero for a time that is yet to come (the clock was set back).
+#[must_use]
+pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+/// The user's newest word is taken up: a VM that should run gets a fresh start.
+///
+/// `alive` says whether a VMM of it lives; then only the counters are reset.
+#[must_use]
+pub fn accepted(status: &VmStatus, generation: u64, alive: bool, boot_id: &str) -> VmStatus {
+    VmStatus {
+        phase: if alive { status.phase } else { Phase::Starting },
+        observed_generation: generation,
+        stop: None,
+        restarts: 0,
+        failures: 0,
+        next_start: None,
+        reason: None,
+        boot_id: Some(boot_id.to_owned()),
+        ..status.clone()
+    }
+}
+
+/// A VMM was launched. `restart` says whether the restart policy asked for it.
+#[must_use]
+pub fn started(
+    status: &VmStatus,
+    identity: ProcessIdentity,
+    now: Timestamp,
+    restart: bool,
+) -> VmStatus {
+    VmStatus {
+        phase: Phase::Running,
+        boot_id: Some(identity.boot_id.clone()),
+        vmm: Some(identity),
+        started_at: Some(now),
+        stop: None,
+        restarts: status.restarts.saturating_add(u32::from(restart)),
+        next_start: None,
+        reason: None,
+        ..status.clone()
+    }
+}
+
+/// A living VMM was found by its mark and is taken as this VM's. `started_at` is the process' own.
+#[must_use]
+pub fn adopted(status: &VmStatus, identity: ProcessIdentity, started_at: Timestamp) -> VmStatus {
+    VmStatus {
+        phase: Phase::Running,
+        boot_id: Some(identity.boot_id.clone()),
+        vmm: Some(identity),
+        started_at: Some(started_at),
+        next_start: None,
+        reason: None,
+        ..status.clone()
+    }
+}
+
+/// A start failed before a VMM ran: a disk, a TAP or the VMM itself. Counts as a failure.
+#[must_use]
+pub fn start_failed(
+    status: &VmStatus,
+    vm: VmId,
+    spec: &VmSpec,
+    reason: impl Into<String>,
+    now: Timestamp,
+    policy: &Policy,
+) -> VmStatus {
+    let failures = status.failures.saturating_add(1);
+    let again = restarts(spec.restart, true, failures);
+    VmStatus {
+        phase: if again { Phase::Backoff } else { Phase::Failed },
+        vmm: None,
+        stop: None,
+        failures,
+        next_start: again.then(|| later(now, backoff(failures, policy, vm))),
+        reason: Some(reason.into()),
+        ..status.clone()
+    }
+}
+
+/// The recorded VMM has ended. Decides by goal and restart policy what comes next.
+#[must_use]
+pub fn ended(
+    status: &VmStatus,
+    vm: VmId,
+    spec: &VmSpec,
+    end: RunEnd,
+    now: Timestamp,
+    policy: &Policy,
+    goal: Goal,
+) -> VmStatus {
+    let mut next = VmStatus {
+        vmm: None,
+        stop: None,
+        next_start: None,
+        reason: end.failure.then(|| end.reason.clone()),
+        ..status.clone()
+    };
+    let stable = status
+        .started_at
+        .is_some_and(|at| elapsed(at, end.at) >= policy.stable_after);
+    if stable || !end.failure {
+        next.failures = 0;
+    }
+    if end.failure {
+        next.failures = next.failures.saturating_add(1);
+    }
+    let wanted = matches!(goal, Goal::Running | Goal::Paused);
+    next.phase = match goal {
+        Goal::Absent => Phase::Removing,
+        // A stop on the way to a new start (`hearth restart`).
+        Goal::Running | Goal::Paused if status.stop.is_some() => Phase::Starting,
+        _ if wanted && restarts(spec.restart, end.failure, next.failures) => {
+            // The shim's clock may be ahead of a clock that was set back.
+            let from = end.at.min(now);
+            next.next_start = Some(later(from, backoff(next.failures, policy, vm)));
+            Phase::Backoff
+        }
+        _ if end.failure => Phase::Failed,
+        _ => Phase::Exited,
+    };
+    next.last_end = Some(end);
+    next
+}
+
+/// The recorded VMM is of an earlier boot: whatever it was, it is gone.
+#[must_use]
+pub fn rebooted(
+    status: &VmStatus,
+    spec: &VmSpec,
+    end: RunEnd,
+    goal: Goal,
+    boot_id: &str,
+) -> VmStatus {
+    let phase = match goal {
+        Goal::Absent => Phase::Removing,
+        Goal::Stopped => Phase::Exited,
+        Goal::Running | Goal::Paused if spec.restart == RestartPolicy::No => Phase::Exited,
+        Goal::Running | Goal::Paused => Phase::Starting,
+    };
+    VmStatus {
+        phase,
+        vmm: None,
+        stop: None,
+        next_start: None,
+        reason: (phase == Phase::Exited).then(|| end.reason.clone()),
+        last_end: Some(end),
+        boot_id: Some(boot_id.to_owned()),
+        ..status.clone()
+    }
+}
+
+/// The end of a run that the reboot of the host ended.
+#[must_use]
+pub fn reboot_end(now: Timestamp) -> RunEnd {
+    RunEnd {
+        exit_code: None,
+        vmm: None,
+        guest: None,
+        failure: false,
+        reason: "host rebooted".to_owned(),
+        at: now,
+    }
+}
+
+/// A stop begins: the ladder's clock starts.
+#[must_use]
+pub fn stop_begun(status: &VmStatus, generation: u64, now: Timestamp, goal: Goal) -> VmStatus {
+    VmStatus {
+        phase: if goal == Goal::Absent {
+            Phase::Removing
+        } else {
+            Phase::Stopping
+        },
+        // A stop for the sake of a restart leaves the user's word open: it asks for a start.
+        observed_generation: match goal {
+            Goal::Stopped | Goal::Absent => generation,
+            Goal::Running | Goal::Paused => status.observed_generation,
+        },
+        stop: Some(StopProgress {
+            since: now,
+            rung: None,
+        }),
+        next_start: None,
+        reason: None,
+        ..status.clone()
+    }
+}
+
+/// A rung of the stop was taken.
+#[must_use]
+pub fn rung_taken(status: &VmStatus, rung: StopRung) -> VmStatus {
+    VmStatus {
+        stop: status.stop.clone().map(|stop| StopProgress {
+            rung: stop.rung.max(Some(rung)),
+            ..stop
+        }),
+        ..status.clone()
+    }
+}
+
+/// The rung to take at once when `rung` cannot work (no agent answers, no control channel).
+/// The deadlines of the rungs after it stay: a guest without agent has the whole stop
+/// timeout for the power button.
+#[must_use]
+pub const fn skip_rung(rung: StopRung) -> StopRung {
+    match rung {
+        StopRung::Agent => StopRung::PowerButton,
+        StopRung::PowerButton => StopRung::Quit,
+        StopRung::Quit | StopRung::Kill => StopRung::Kill,
+    }
+}
+
+/// Whether the restart policy asks for another start after a run that ended by itself.
+/// `failures` counts this one, too.
+#[must_use]
+pub const fn restarts(policy: RestartPolicy, failure: bool, failures: u32) -> bool {
+    match policy {
+        RestartPolicy::No => false,
+        RestartPolicy::OnFailure(None) => failure,
+        RestartPolicy::OnFailure(Some(times)) => failure && failures <= times,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+    }
+}
+
+/// What the end of a VMM means. `stopping` says that the user asked for it: then it is never a failure.
+#[must_use]
+pub fn classify(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> RunEnd {
+    let Some(record) = exit else {
+        return RunEnd {
+            exit_code: None,
+            vmm: None,
+            guest: None,
+            failure: !stopping,
+            reason: "VMM ended without a record".to_owned(),
+            at: now,
+        };
+    };
+    let workload = record.guest.as_ref().and_then(|guest| guest.exit);
+    let (failed, reason) = match &record.guest {
+        Some(guest) => judge_guest(guest),
+        None => judge_vmm(record.vmm),
+    };
+    RunEnd {
+        exit_code: workload.map(exit_code),
+        vmm: Some(record.vmm),
+        guest: record.guest.clone(),
+        failure: failed && !stopping,
+        reason,
+        at: record.ended_at,
+    }
+}
+
+fn exit_code(exit: ProcessExit) -> i32 {
+    match exit {
+        ProcessExit::Code(code) => code,
+        ProcessExit::Signal(signal) => signal.saturating_add(128),
+    }
+}
+
+fn judge_guest(guest: &GuestReport) -> (bool, String) {
+    let with_message = |text: String| match &guest.message {
+        Some(message) => format!("{text}: {message}"),
+        None => text,
+    };
+    match guest.exit {
+        Some(ProcessExit::Code(0)) => (false, "entrypoint exited with status 0".to_owned()),
+        Some(ProcessExit::Code(code)) => (
+            true,
+            with_message(format!("entrypoint exited with status {code}")),
+        ),
+        Some(ProcessExit::Signal(signal)) => (
+            true,
+            with_message(format!("entrypoint was ended by signal {signal}")),
+        ),
+        None if guest.reason == "shutdown" => (false, "guest was shut down".to_owned()),
+        None => (
+            true,
+            with_message(format!("guest went down ({})", guest.reason)),
+        ),
+    }
+}
+
+fn judge_vmm(vmm: ProcessExit) -> (bool, String) {
+    match vmm {
+        // The image's own init may power off without a word.
+        ProcessExit::Code(0) => (false, "guest powered off".to_owned()),
+        ProcessExit::Code(code) => (true, format!("VMM exited with status {code}")),
+        ProcessExit::Signal(signal) => (true, format!("VMM was ended by signal {signal}")),
+    }
+}
+
+/// How long to wait before the next start after so many failures in a row: `backoff_first`
+/// doubled with each failure after the first, at most `backoff_max`, spread by up to a quarter
+/// so that VMs that fell together do not rise together. The spread depends on the VM
+/// and the count only: a plan that is made again says the same time.
+#[must_use]
+pub fn backoff(failures: u32, policy: &Policy, seed: VmId) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    let raw = policy.backoff_first.saturating_mul(1 << doublings);
+    let share = spread(seed, failures);
+    if raw >= policy.backoff_max {
+        let max = policy.backoff_max;
+        (max - max / 4 * share / 256).max(policy.backoff_first.min(max))
+    } else {
+        (raw + raw / 4 * share / 256).min(policy.backoff_max)
+    }
+}
+
+/// 0 to 255, by FNV-1a (64 bit, offset basis and prime from its specification).
+fn spread(seed: VmId, failures: u32) -> u32 {
+    let bytes = seed.as_uuid().as_bytes().iter().copied();
+    let hash = bytes
+        .chain(failures.to_le_bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    // The high bits are mixed best.
+    u32::from(hash.to_be_bytes()[0])
+}

@@ -1,0 +1,316 @@
+//! The decisions for one VM. The order of the questions is drawn in the crate's header.
+
+mod down;
+mod up;
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use hearth_types::event::{NewEvent, Severity};
+use hearth_types::observe::{ObservedProcess, RunState};
+use hearth_types::process::ExitRecord;
+use hearth_types::spec::RestartPolicy;
+use hearth_types::status::{Goal, Phase, RunEnd, VmStatus};
+use hearth_types::survey::Survey;
+
+use crate::index::{Index, Seen, effective_goal, word_is_new};
+use crate::model::{DesiredVm, Plan, Step, World};
+use crate::shared::Named;
+use crate::transition::{self, elapsed, later};
+
+/// How soon to look again when something is about to end by itself (a shim that writes its record, a VMM
+/// whose guest has ended).
+const SOON: Duration = Duration::from_millis(100);
+
+/// What all VMs of a pass share.
+#[derive(Debug)]
+pub(crate) struct Pass<'a> {
+    world: &'a World,
+    index: &'a Index<'a>,
+    named: Option<Named<'a>>,
+}
+
+/// One VM in one pass. `status` is the stored one plus what this pass has decided so far.
+#[derive(Debug)]
+struct Vm<'a, 'p> {
+    pass: &'p Pass<'a>,
+    world: &'a World,
+    vm: &'a DesiredVm,
+    seen: &'p Seen<'a>,
+    goal: Goal,
+    status: Cow<'a, VmStatus>,
+    plan: &'p mut Plan,
+}
+
+impl<'a> Pass<'a> {
+    pub(crate) fn new(world: &'a World, index: &'a Index<'a>) -> Self {
+        let leaving = world
+            .vms
+            .iter()
+            .any(|vm| effective_goal(vm) == Goal::Absent);
+        Self {
+            world,
+            index,
+            named: leaving.then(|| Named::of(world)).flatten(),
+        }
+    }
+
+    pub(crate) fn plan_vm(&self, vm: &'a DesiredVm, plan: &mut Plan) {
+        if self.world.observed.processes.known().is_none() {
+            // Said once for all VMs.
+            return;
+        }
+        Vm {
+            pass: self,
+            world: self.world,
+            vm,
+            seen: self.index.of(vm.id),
+            goal: effective_goal(vm),
+            status: Cow::Borrowed(&vm.status),
+            plan,
+        }
+        .decide();
+    }
+}
+
+impl<'a> Vm<'a, '_> {
+    fn decide(mut self) {
+        let live = self.one_vmm();
+        if let Some(live) = live {
+            if self.status.vmm.as_ref() != Some(&live.identity) {
+                self.adopt(live);
+            }
+        } else if !self.record_end() {
+            return;
+        }
+        match (self.goal, live) {
+            (Goal::Running | Goal::Paused, Some(live)) => self.keep_up(live),
+            (Goal::Running | Goal::Paused, None) => self.bring_up(),
+            (Goal::Stopped | Goal::Absent, Some(live)) => self.take_down(live),
+            (Goal::Stopped, None) => self.settle(),
+            (Goal::Absent, None) => self.tear_down(),
+        }
+    }
+
+    /// The VMM that counts. Any other is a twin that must not be: two VMMs write one disk.
+    fn one_vmm(&mut self) -> Option<&'a ObservedProcess> {
+        let recorded = self.status.vmm.as_ref();
+        let keep = *self.seen.vmms.iter().min_by_key(|process| {
+            (
+                Some(&process.identity) != recorded,
+                process.started_at,
+                process.identity.start_time,
+                process.identity.pid,
+            )
+        })?;
+        for twin in self
+            .seen
+            .vmms
+            .iter()
+            .filter(|p| p.identity != keep.identity)
+        {
+            self.plan.push(
+                Step::KillOrphan {
+                    identity: twin.identity.clone(),
+                },
+                format!(
+                    "a second VMM of {}; the one with pid {} stays",
+                    self.vm.spec.name, keep.identity.pid
+                ),
+            );
+        }
+        Some(keep)
+    }
+
+    fn adopt(&mut self, live: &ObservedProcess) {
+        let reason = if self.status.vmm.is_some() {
+            "its VMM lives as another process than the recorded one"
+        } else {
+            "its VMM lives and is not recorded"
+        };
+        self.plan.push(
+            Step::Adopt {
+                vm: self.vm.id,
+                identity: live.identity.clone(),
+            },
+            reason,
+        );
+        self.status = Cow::Owned(transition::adopted(
+            &self.status,
+            live.identity.clone(),
+            live.started_at,
+        ));
+    }
+
+    /// No VMM lives: records the end of the recorded one. `false` when that has to wait.
+    fn record_end(&mut self) -> bool {
+        let boot_id = self.world.boot_id.as_str();
+        let Some(recorded) = self.status.vmm.clone() else {
+            self.take_up_boot();
+            return true;
+        };
+        let Some(dirs) = self.dirs_known() else {
+            return false;
+        };
+        let record = dirs.filter(|record| record.identity == recorded);
+        if recorded.boot_id != boot_id {
+            let end = match record {
+                Some(record) => transition::classify(Some(record), self.stopping(), self.world.now),
+                None => transition::reboot_end(self.world.now),
+            };
+            let next = transition::rebooted(&self.status, &self.vm.spec, end, self.goal, boot_id);
+            self.set(next, Some("vm.ended"), "the host has been rebooted since");
+            return true;
+        }
+        if record.is_none() && !self.seen.shims.is_empty() {
+            // The shim outlives its VMM by the time it takes to write the record.
+            self.wait("its VMM has ended; its exit record is about to be written");
+            return false;
+        }
+        let end = transition::classify(record, self.stopping(), self.world.now);
+        let next = transition::ended(
+            &self.status,
+            self.vm.id,
+            &self.vm.spec,
+            end,
+            self.world.now,
+            &self.world.policy,
+            self.goal,
+        );
+        self.set(next, Some("vm.ended"), "its VMM has ended");
+        true
+    }
+
+    /// The exit record of the VM's folder, if the folders are known.
+    #[expect(clippy::option_option, reason = "unknown and none are two answers")]
+    fn dirs_known(&self) -> Option<Option<&'a ExitRecord>> {
+        self.world.observed.dirs.known()?;
+        Some(self.seen.dir.and_then(|dir| dir.exit.as_ref()))
+    }
+
+    /// A stop is under way: the end is what the user wanted.
+    fn stopping(&self) -> bool {
+        self.status.stop.is_some() || matches!(self.goal, Goal::Stopped | Goal::Absent)
+    }
+
+    /// A VM without VMM meets a new boot: `always` starts it again, and a back-off is over.
+    fn take_up_boot(&mut self) {
+        let world = self.world;
+        let old = |boot: &String| *boot != world.boot_id;
+        if !self.status.boot_id.as_ref().is_some_and(old) {
+            return;
+        }
+        let wanted = matches!(self.goal, Goal::Running | Goal::Paused);
+        let again = match self.vm.spec.restart {
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => wanted,
+            RestartPolicy::OnFailure(_) => wanted && self.status.phase == Phase::Backoff,
+            RestartPolicy::No => false,
+        };
+        if self.goal == Goal::Stopped
+            && self.vm.spec.restart == RestartPolicy::Always
+            && !word_is_new(self.vm)
+        {
+            self.plan.push(
+                Step::SetGoal {
+                    vm: self.vm.id,
+                    goal: Goal::Running,
+                    generation: self.vm.generation,
+                },
+                "restart policy always: started again after a reboot although it was stopped",
+            );
+            // The next pass finds a new word; until it is stored the boot stays untaken.
+            self.plan.due(world.now);
+            return;
+        }
+        let phase = if again {
+            Phase::Starting
+        } else {
+            self.status.phase
+        };
+        let next = VmStatus {
+            phase,
+            next_start: None,
+            stop: None,
+            boot_id: Some(world.boot_id.clone()),
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, None, "the host has been rebooted since");
+    }
+
+    /// Stores a status, if it is another one than before.
+    fn set(&mut self, status: VmStatus, code: Option<&str>, reason: impl Into<String>) {
+        if status == *self.status {
+            return;
+        }
+        let event = code.map(|code| Box::new(self.event(code, &status)));
+        self.plan.push(
+            Step::SetStatus {
+                vm: self.vm.id,
+                status: Box::new(status.clone()),
+                event,
+            },
+            reason,
+        );
+        self.status = Cow::Owned(status);
+    }
+
+    fn event(&self, code: &str, status: &VmStatus) -> NewEvent {
+        let name = &self.vm.spec.name;
+        let end: Option<&RunEnd> = status.last_end.as_ref().filter(|_| code == "vm.ended");
+        let message = match end {
+            Some(end) => format!("{name} has ended: {}", end.reason),
+            None => format!("{name} is {}", status.phase.as_str()),
+        };
+        let severity = if end.is_some_and(|end| end.failure) {
+            Severity::Warning
+        } else {
+            Severity::Info
+        };
+        let event = NewEvent::info(code, message)
+            .severity(severity)
+            .vm(self.vm.id, name);
+        match end.and_then(|end| end.exit_code) {
+            Some(code) => event.details(serde_json::json!({ "exit_code": code })),
+            None => event,
+        }
+    }
+
+    /// Something ends by itself within moments: look again.
+    fn wait(&mut self, why: &str) {
+        self.plan.note(Some(self.vm), why);
+        self.plan.due(later(self.world.now, SOON));
+    }
+
+    fn run_state(&self) -> Option<RunState> {
+        match self.world.observed.run_states.get(&self.vm.id) {
+            Some(Survey::Known(state)) => Some(*state),
+            Some(Survey::Unknown(_)) | None => None,
+        }
+    }
+
+    /// Whether a shim is left that still holds the folder's lock. One that does not go by
+    /// itself within the grace age is wedged and killed.
+    fn shim_left(&mut self) -> bool {
+        let Some(last_end) = self.seen.shims.iter().map(|shim| shim.started_at).max() else {
+            return false;
+        };
+        let ended = self.status.last_end.as_ref().map(|end| end.at);
+        let since = ended.map_or(last_end, |at| at.max(last_end));
+        let grace = self.world.policy.orphan_grace;
+        if elapsed(since, self.world.now) < grace {
+            self.wait("a shim of an earlier run is about to end");
+            self.plan.due(later(since, grace));
+            return true;
+        }
+        for shim in &self.seen.shims {
+            self.plan.push(
+                Step::KillOrphan {
+                    identity: shim.identity.clone(),
+                },
+                "a shim of an earlier run does not end by itself",
+            );
+        }
+        self.plan.due(self.world.now);
+        true
+    }
+}

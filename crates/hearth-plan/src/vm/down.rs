@@ -1,0 +1,187 @@
+//! Goal Stopped or Absent: the ladder of a clean stop, and the tear-down after it.
+//!
+//! ```text
+//! begun ──► Agent ── stop timeout ──► PowerButton ── power_button_wait ──► Quit ── quit_wait ──► Kill
+//!   └──────────────────────────────── force ────────────────────────────────────────────────────┘
+//! ```
+//! Each rung is taken once; the last one again and again until the process is dead.
+
+use std::time::Duration;
+
+use hearth_types::observe::{ObservedProcess, RunState};
+use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
+
+use super::{SOON, Vm};
+use crate::model::Step;
+use crate::shared::bridged;
+use crate::transition::{self, elapsed, later};
+
+impl Vm<'_, '_> {
+    /// A VMM lives and should not.
+    pub(super) fn take_down(&mut self, live: &ObservedProcess) {
+        let reason = match self.goal {
+            Goal::Absent => "it is being removed",
+            _ => "the user stopped it",
+        };
+        self.climb(live, reason);
+    }
+
+    /// Takes the rung of the ladder that is due.
+    pub(super) fn climb(&mut self, live: &ObservedProcess, reason: &str) {
+        let now = self.world.now;
+        let begun = self.status.stop.as_ref();
+        let wanted = transition::stop_begun(&self.status, self.vm.generation, now, self.goal);
+        if begun.is_none_or(|stop| stop.since > now) {
+            // None, or the clock was set back: the ladder's clock starts now.
+            self.set(wanted, Some("vm.stopping"), reason);
+        } else {
+            let next = VmStatus {
+                stop: self.status.stop.clone(),
+                ..wanted
+            };
+            self.set(next, None, reason);
+        }
+        let Some(stop) = self.status.stop.clone() else {
+            return;
+        };
+        let (rung, next_at) = self.due_rung(elapsed(stop.since, now));
+        if let Some(at) = next_at {
+            self.plan.due(later(stop.since, at));
+        } else {
+            self.plan.due(later(now, self.world.policy.quit_wait));
+        }
+        if rung != StopRung::Kill && stop.rung >= Some(rung) {
+            return;
+        }
+        // A paused guest hears neither its agent nor the power button.
+        if rung < StopRung::Quit && self.run_state() == Some(RunState::Paused) {
+            self.plan.push(
+                Step::Resume {
+                    vm: self.vm.id,
+                    identity: live.identity.clone(),
+                },
+                "a paused guest cannot shut down",
+            );
+        }
+        self.plan.push(
+            Step::Stop {
+                vm: self.vm.id,
+                identity: live.identity.clone(),
+                rung,
+            },
+            reason,
+        );
+    }
+
+    /// The rung that is due so long after the stop began, and when the next one is.
+    fn due_rung(&self, elapsed: Duration) -> (StopRung, Option<Duration>) {
+        if self.vm.force_stop {
+            return (StopRung::Kill, None);
+        }
+        let policy = &self.world.policy;
+        let timeout = self.vm.stop_timeout.unwrap_or(self.vm.spec.stop_timeout);
+        let power_button = timeout.as_duration();
+        let quit = power_button.saturating_add(policy.power_button_wait);
+        let kill = quit.saturating_add(policy.quit_wait);
+        if elapsed < power_button {
+            (StopRung::Agent, Some(power_button))
+        } else if elapsed < quit {
+            (StopRung::PowerButton, Some(quit))
+        } else if elapsed < kill {
+            (StopRung::Quit, Some(kill))
+        } else {
+            (StopRung::Kill, None)
+        }
+    }
+
+    /// No VMM lives and none should; disk and record stay.
+    pub(super) fn settle(&mut self) {
+        let phase = match self.status.phase {
+            kept @ (Phase::Created | Phase::Exited | Phase::Failed) => kept,
+            _ => Phase::Exited,
+        };
+        let next = VmStatus {
+            phase,
+            observed_generation: self.vm.generation,
+            stop: None,
+            next_start: None,
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, None, "the user stopped it");
+        self.remove_taps("its VM does not run");
+    }
+
+    /// No VMM lives and all the VM has should go.
+    pub(super) fn tear_down(&mut self) {
+        let next = VmStatus {
+            phase: Phase::Removing,
+            observed_generation: self.vm.generation,
+            stop: None,
+            next_start: None,
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, Some("vm.removing"), "it is being removed");
+        if self.shim_left() {
+            return;
+        }
+        self.remove_taps("its VM is being removed");
+        if self.seen.dir.is_some() {
+            self.plan.push(
+                Step::RemoveDir { vm: self.vm.id },
+                "its VM is being removed",
+            );
+        }
+        match self.still_there() {
+            None => {
+                let reason = "nothing of it is left on the host";
+                if let Some(ip) = self.vm.leases.ip {
+                    self.plan
+                        .push(Step::FlushConntrack { vm: self.vm.id, ip }, reason);
+                }
+                self.plan.push(Step::Forget { vm: self.vm.id }, reason);
+            }
+            // It goes in this pass; the next one proves it.
+            Some("") => self.plan.due(self.world.now),
+            Some(what) => {
+                self.plan
+                    .note(Some(self.vm), format!("cannot be forgotten: {what}"));
+                self.plan.due(later(self.world.now, SOON * 10));
+            }
+        }
+    }
+
+    /// Why the VM cannot be forgotten yet: an empty text when this pass removes what is left.
+    fn still_there(&self) -> Option<&'static str> {
+        let observed = &self.world.observed;
+        if observed.dirs.known().is_none() {
+            return Some("VM folders are unknown");
+        }
+        let network = bridged(self.vm) || self.vm.leases.ip.is_some();
+        if network && observed.taps.known().is_none() {
+            return Some("TAPs are unknown");
+        }
+        let named = match &self.pass.named {
+            Some(named) => named.names(self.vm),
+            None if network => return Some("network rules are unknown"),
+            None => false,
+        };
+        let left = self.seen.dir.is_some() || !self.seen.taps.is_empty() || named;
+        left.then_some("")
+    }
+
+    pub(super) fn remove_taps(&mut self, reason: &str) {
+        self.remove_taps_but("", reason);
+    }
+
+    pub(super) fn remove_taps_but(&mut self, keep: &str, reason: &str) {
+        for tap in self.seen.taps.iter().filter(|tap| tap.name != keep) {
+            self.plan.push(
+                Step::RemoveTap {
+                    vm: self.vm.id,
+                    tap: (*tap).clone(),
+                },
+                reason,
+            );
+        }
+    }
+}

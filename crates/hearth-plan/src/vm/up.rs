@@ -1,0 +1,188 @@
+//! Goal Running or Paused.
+
+use hearth_types::names::tap_name;
+use hearth_types::observe::{ObservedProcess, RunState};
+use hearth_types::status::{Goal, Phase, VmStatus};
+
+use super::{SOON, Vm};
+use crate::index::word_is_new;
+use crate::model::Step;
+use crate::shared::bridged;
+use crate::transition::{self, later};
+
+impl Vm<'_, '_> {
+    /// A VMM lives and should.
+    pub(super) fn keep_up(&mut self, live: &ObservedProcess) {
+        if word_is_new(self.vm) && self.status.stop.is_some() {
+            self.climb(live, "it is stopped in order to be started again");
+            return;
+        }
+        if word_is_new(self.vm) || self.status.stop.is_some() {
+            let next =
+                transition::accepted(&self.status, self.vm.generation, true, &self.world.boot_id);
+            self.set(next, None, "the user's newest word is taken up");
+        }
+        self.ensure_tap(true);
+        match (self.run_state(), self.goal) {
+            (Some(RunState::Running), Goal::Paused) => {
+                self.plan.push(
+                    Step::Pause {
+                        vm: self.vm.id,
+                        identity: live.identity.clone(),
+                    },
+                    "it should be paused",
+                );
+                self.set_phase(Phase::Paused, Some("vm.paused"));
+            }
+            (Some(RunState::Paused), Goal::Running) => {
+                self.plan.push(
+                    Step::Resume {
+                        vm: self.vm.id,
+                        identity: live.identity.clone(),
+                    },
+                    "it should run and is paused",
+                );
+                self.set_phase(Phase::Running, Some("vm.resumed"));
+            }
+            (Some(RunState::Running), _) => self.set_phase(Phase::Running, None),
+            (Some(RunState::Paused), _) => self.set_phase(Phase::Paused, None),
+            (Some(RunState::Ended), _) => self.wait("its guest has ended; its VMM is about to end"),
+            // Not asked, or no answer: it lives, and that is all that is known.
+            (None, Goal::Paused) if self.status.phase != Phase::Paused => {
+                self.plan.due(later(self.world.now, SOON));
+                self.set_phase(Phase::Running, None);
+            }
+            (None, _) => {
+                if !matches!(self.status.phase, Phase::Running | Phase::Paused) {
+                    self.set_phase(Phase::Running, None);
+                }
+            }
+        }
+    }
+
+    fn set_phase(&mut self, phase: Phase, code: Option<&str>) {
+        if self.status.phase == phase {
+            return;
+        }
+        let next = VmStatus {
+            phase,
+            reason: None,
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, code, "what its VMM says");
+    }
+
+    /// No VMM lives and one should, if policy and time allow.
+    pub(super) fn bring_up(&mut self) {
+        let restart = self.status.phase == Phase::Backoff
+            || (self.vm.status.vmm.is_some()
+                && self.status.phase == Phase::Starting
+                && !word_is_new(self.vm));
+        if word_is_new(self.vm) {
+            let next =
+                transition::accepted(&self.status, self.vm.generation, false, &self.world.boot_id);
+            self.set(next, None, "the user's newest word is taken up");
+        }
+        let phase = self.status.phase;
+        match phase {
+            Phase::Exited | Phase::Failed => {
+                self.remove_taps("it has ended and is not started again");
+                if self.vm.spec.auto_remove {
+                    // The end is stored first, for those who wait for it; then it goes.
+                    self.plan.due(self.world.now);
+                }
+                return;
+            }
+            Phase::Backoff if !self.backoff_over() => return,
+            _ => {}
+        }
+        self.start(restart);
+    }
+
+    /// Whether the wait before the next start is over; else the next pass is due then.
+    fn backoff_over(&mut self) -> bool {
+        let now = self.world.now;
+        match self.status.next_start {
+            // A wait that no back-off can have made: the clock was set back. Do not wait for it.
+            Some(at) if at > later(now, self.world.policy.backoff_max) => true,
+            Some(at) if at > now => {
+                self.plan.note(
+                    Some(self.vm),
+                    format!("waits until {at} for its next start"),
+                );
+                self.plan.due(at);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn start(&mut self, restart: bool) {
+        let observed = &self.world.observed;
+        if observed.dirs.known().is_none() || (bridged(self.vm) && observed.taps.known().is_none())
+        {
+            // Why is said once for all VMs.
+            self.plan.note(
+                Some(self.vm),
+                "is not started: its folder or TAP is unknown",
+            );
+            return;
+        }
+        if bridged(self.vm) && self.vm.leases.ip.is_none() {
+            self.plan.note(
+                Some(self.vm),
+                "is not started: no address is leased to it; remove it and create it again",
+            );
+            return;
+        }
+        if self.shim_left() {
+            return;
+        }
+        if !self.seen.dir.is_some_and(|dir| dir.has_disk) {
+            self.plan.push(
+                Step::EnsureDisks { vm: self.vm.id },
+                "its folder or root disk is missing",
+            );
+        }
+        self.ensure_tap(false);
+        let reason = match (restart, &self.status.last_end) {
+            (true, Some(end)) => format!("restart policy {}: {}", self.vm.spec.restart, end.reason),
+            (true, None) => format!("restart policy {}", self.vm.spec.restart),
+            (false, _) => "it should run and no VMM of it lives".to_owned(),
+        };
+        self.plan.push(
+            Step::StartVmm {
+                vm: self.vm.id,
+                restart,
+            },
+            reason,
+        );
+        if self.goal == Goal::Paused {
+            self.plan.due(self.world.now);
+        }
+    }
+
+    fn ensure_tap(&mut self, alive: bool) {
+        if self.world.observed.taps.known().is_none() {
+            return;
+        }
+        if !bridged(self.vm) {
+            self.remove_taps("it has no network");
+            return;
+        }
+        let name = tap_name(self.vm.id);
+        self.remove_taps_but(&name, "it is not the VM's TAP of today");
+        let reason = match self.seen.taps.iter().find(|tap| tap.name == name) {
+            Some(tap) if tap.attached => return,
+            Some(_) => "its TAP is down or not a port of the bridge",
+            None => "its TAP is missing",
+        };
+        if alive && !self.seen.taps.iter().any(|tap| tap.name == name) {
+            self.plan.note(
+                Some(self.vm),
+                "lost its TAP while it ran: restart it to connect it again",
+            );
+        }
+        self.plan.push(Step::EnsureTap { vm: self.vm.id }, reason);
+    }
+}
