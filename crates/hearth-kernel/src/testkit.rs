@@ -1,0 +1,1 @@
+//! Synthetic kernels, modules and packages for the tests.
