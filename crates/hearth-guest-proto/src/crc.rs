@@ -12,7 +12,11 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut value = byte;
         let mut bit = 0;
         while bit < 8 {
-            value = if value & 1 == 1 { (value >> 1) ^ POLYNOMIAL } else { value >> 1 };
+            value = if value & 1 == 1 {
+                (value >> 1) ^ POLYNOMIAL
+            } else {
+                value >> 1
+            };
             bit += 1;
         }
         tables[0][index] = value;
@@ -58,6 +62,9 @@ mod tests {
     fn agrees_with_the_published_check_value() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
         assert_eq!(crc32(b""), 0);
-        assert_eq!(crc32(b"The quick brown fox jumps over the lazy dog"), 0x414F_A339);
+        assert_eq!(
+            crc32(b"The quick brown fox jumps over the lazy dog"),
+            0x414F_A339
+        );
     }
 }

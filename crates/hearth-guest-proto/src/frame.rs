@@ -165,7 +165,11 @@ impl Decoder {
     /// A decoder that believes in `accept`'s frames; all else is garbage to it.
     #[must_use]
     pub fn new(accept: Accept) -> Self {
-        Self { buffer: BytesMut::new(), accept, skipped: 0 }
+        Self {
+            buffer: BytesMut::new(),
+            accept,
+            skipped: 0,
+        }
     }
 
     /// Changes whose frames count from here on.
@@ -270,7 +274,14 @@ impl Decoder {
             && len <= MAX_PAYLOAD
             && crc32(checked) == header_crc
             && self.accept.admits(session, kind);
-        sound.then_some(Header { kind, channel, session, stream, len, payload_crc })
+        sound.then_some(Header {
+            kind,
+            channel,
+            session,
+            stream,
+            len,
+            payload_crc,
+        })
     }
 }
 

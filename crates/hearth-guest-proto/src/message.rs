@@ -366,8 +366,11 @@ mod tests {
     #[test]
     fn the_report_is_the_one_that_the_host_reads() {
         for exit in [Some(ExitStatus::Code(3)), Some(ExitStatus::Signal(9)), None] {
-            let report =
-                GuestReport { exit, reason: "exited".into(), message: Some("text".into()) };
+            let report = GuestReport {
+                exit,
+                reason: "exited".into(),
+                message: Some("text".into()),
+            };
             let text = serde_json::to_string(&report).unwrap();
             let read: hearth_types::process::GuestReport = serde_json::from_str(&text).unwrap();
             assert_eq!(serde_json::to_string(&read).unwrap(), text);

@@ -141,7 +141,12 @@ struct Channel {
 }
 
 impl Channel {
-    const NEW: Self = Self { credit: WINDOW, window: WINDOW, owed: 0, closed: false };
+    const NEW: Self = Self {
+        credit: WINDOW,
+        window: WINDOW,
+        owed: 0,
+        closed: false,
+    };
 }
 
 /// One side of the channel.
@@ -232,7 +237,8 @@ impl Mux {
     /// rest of somebody's half frame.
     pub fn hello(&mut self, hello: &Hello, flush: bool) -> Result<(), MuxError> {
         if flush {
-            self.output.extend_from_slice(&crate::frame::flush_padding());
+            self.output
+                .extend_from_slice(&crate::frame::flush_padding());
         }
         self.send_json(FrameKind::Hello, hello)
     }
@@ -272,7 +278,11 @@ impl Mux {
     /// How many bytes may be sent on a channel now.
     #[must_use]
     pub fn credit(&self, stream: u32, channel: u8) -> usize {
-        match self.streams.get(&stream).and_then(|all| all.get(usize::from(channel))) {
+        match self
+            .streams
+            .get(&stream)
+            .and_then(|all| all.get(usize::from(channel)))
+        {
             Some(channel) if !channel.closed => channel.credit,
             _ => 0,
         }
@@ -350,13 +360,23 @@ impl Mux {
         self.streams.get_mut(&stream)?.get_mut(usize::from(channel))
     }
 
-    fn send_json<T: serde::Serialize>(&mut self, kind: FrameKind, value: &T) -> Result<(), MuxError> {
+    fn send_json<T: serde::Serialize>(
+        &mut self,
+        kind: FrameKind,
+        value: &T,
+    ) -> Result<(), MuxError> {
         // These small messages are plain structs: they always serialise.
         let payload = serde_json::to_vec(value).unwrap_or_default();
         self.send(kind, 0, 0, &payload)
     }
 
-    fn send(&mut self, kind: FrameKind, stream: u32, channel: u8, payload: &[u8]) -> Result<(), MuxError> {
+    fn send(
+        &mut self,
+        kind: FrameKind,
+        stream: u32,
+        channel: u8,
+        payload: &[u8],
+    ) -> Result<(), MuxError> {
         let session = self.session.ok_or(MuxError::NoSession)?;
         if encode(&mut self.output, kind, (session, stream, channel), payload) {
             Ok(())
@@ -370,9 +390,9 @@ impl Mux {
             (Role::Guest, FrameKind::Hello) => self.on_hello(&frame),
             (Role::Guest, FrameKind::Open) => self.on_open(frame),
             (Role::Guest, FrameKind::Ping) => Some(MuxEvent::Ping(frame.payload)),
-            (Role::Host, FrameKind::HelloAck) => {
-                serde_json::from_slice(&frame.payload).ok().map(MuxEvent::Established)
-            }
+            (Role::Host, FrameKind::HelloAck) => serde_json::from_slice(&frame.payload)
+                .ok()
+                .map(MuxEvent::Established),
             (Role::Host, FrameKind::Pong) => Some(MuxEvent::Pong(frame.payload)),
             (Role::Host, FrameKind::Event) => Some(MuxEvent::Event(frame.payload)),
             _ => self.on_stream_frame(frame),
@@ -387,7 +407,8 @@ impl Mux {
             self.output.clear();
             self.streams.clear();
             self.session = Some(frame.session);
-            self.decoder.set_accept(Accept::SessionOrHello(frame.session));
+            self.decoder
+                .set_accept(Accept::SessionOrHello(frame.session));
         }
         Some(MuxEvent::Hello { hello, fresh })
     }
@@ -398,16 +419,29 @@ impl Mux {
             return Some(self.violation(stream, "the stream is open already"));
         }
         if self.streams.len() >= MAX_STREAMS {
-            self.send_reset(stream, ErrorCode::Busy, "too many streams are open in the guest");
+            self.send_reset(
+                stream,
+                ErrorCode::Busy,
+                "too many streams are open in the guest",
+            );
             return None;
         }
         self.streams.insert(stream, [Channel::NEW; CHANNELS]);
-        Some(MuxEvent::Opened { stream, request: frame.payload })
+        Some(MuxEvent::Opened {
+            stream,
+            request: frame.payload,
+        })
     }
 
     /// Frames of streams that are over are dropped: they were under way.
     fn on_stream_frame(&mut self, frame: Frame) -> Option<MuxEvent> {
-        let Frame { kind, channel, stream, payload, .. } = frame;
+        let Frame {
+            kind,
+            channel,
+            stream,
+            payload,
+            ..
+        } = frame;
         let state = self.streams.get_mut(&stream)?;
         let Some(state) = state.get_mut(usize::from(channel)) else {
             return Some(self.violation(stream, "no such channel"));
@@ -417,7 +451,11 @@ impl Mux {
             FrameKind::Data => match state.window.checked_sub(payload.len()) {
                 Some(left) => {
                     state.window = left;
-                    Some(MuxEvent::Data { stream, channel, data: payload })
+                    Some(MuxEvent::Data {
+                        stream,
+                        channel,
+                        data: payload,
+                    })
                 }
                 None => Some(self.violation(stream, "more data than the window allows")),
             },
@@ -428,7 +466,11 @@ impl Mux {
                     return Some(self.violation(stream, "more credit than a window"));
                 }
                 state.credit += bytes;
-                Some(MuxEvent::Credit { stream, channel, bytes })
+                Some(MuxEvent::Credit {
+                    stream,
+                    channel,
+                    bytes,
+                })
             }
             FrameKind::HalfClose => Some(MuxEvent::HalfClosed { stream, channel }),
             FrameKind::Control => Some(MuxEvent::Control { stream, payload }),
@@ -451,7 +493,13 @@ impl Mux {
     fn violation(&mut self, stream: u32, what: &str) -> MuxEvent {
         self.reset(stream, ErrorCode::Protocol, what);
         let message = format!("the peer broke the channel's rules: {what}");
-        MuxEvent::Reset { stream, error: StreamError { code: ErrorCode::Protocol, message } }
+        MuxEvent::Reset {
+            stream,
+            error: StreamError {
+                code: ErrorCode::Protocol,
+                message,
+            },
+        }
     }
 }
 

@@ -9,13 +9,20 @@ fn frame(session: u64, payload: &[u8]) -> BytesMut {
 }
 
 fn drain(decoder: &mut Decoder) -> Vec<Bytes> {
-    std::iter::from_fn(|| decoder.next_frame()).map(|frame| frame.payload).collect()
+    std::iter::from_fn(|| decoder.next_frame())
+        .map(|frame| frame.payload)
+        .collect()
 }
 
 #[test]
 fn a_payload_beyond_the_limit_is_refused() {
     let mut out = BytesMut::new();
-    let ok = encode(&mut out, FrameKind::Data, (1, 1, 0), &vec![0; MAX_PAYLOAD + 1]);
+    let ok = encode(
+        &mut out,
+        FrameKind::Data,
+        (1, 1, 0),
+        &vec![0; MAX_PAYLOAD + 1],
+    );
     assert!(!ok);
     assert!(out.is_empty());
 }
@@ -50,7 +57,11 @@ fn a_flipped_bit_anywhere_loses_that_frame_alone() {
         decoder.push(&bad);
         decoder.push(&good);
         decoder.push(&flush_padding());
-        assert_eq!(drain(&mut decoder), vec![Bytes::from_static(b"payload")], "bit {bit}");
+        assert_eq!(
+            drain(&mut decoder),
+            vec![Bytes::from_static(b"payload")],
+            "bit {bit}"
+        );
     }
 }
 

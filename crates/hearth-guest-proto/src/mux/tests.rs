@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 
 fn hello() -> Hello {
-    Hello { protocol: 1, nonce: 5 }
+    Hello {
+        protocol: 1,
+        nonce: 5,
+    }
 }
 
 fn ack() -> HelloAck {
@@ -37,7 +40,13 @@ fn pair(session: u64) -> (Mux, Mux) {
 fn connect(host: &mut Mux, guest: &mut Mux) {
     host.hello(&hello(), false).unwrap();
     pass(host, guest);
-    assert_eq!(events(guest), vec![MuxEvent::Hello { hello: hello(), fresh: true }]);
+    assert_eq!(
+        events(guest),
+        vec![MuxEvent::Hello {
+            hello: hello(),
+            fresh: true
+        }]
+    );
     guest.acknowledge(&ack()).unwrap();
     pass(guest, host);
     assert_eq!(events(host), vec![MuxEvent::Established(ack())]);
@@ -49,7 +58,10 @@ fn the_same_hello_again_keeps_the_streams_and_another_ends_them() {
     let stream = host.open(b"{}").unwrap();
     host.hello(&hello(), true).unwrap();
     pass(&mut host, &mut guest);
-    assert!(events(&mut guest).contains(&MuxEvent::Hello { hello: hello(), fresh: false }));
+    assert!(events(&mut guest).contains(&MuxEvent::Hello {
+        hello: hello(),
+        fresh: false
+    }));
     assert_eq!(guest.credit(stream, 0), WINDOW);
 
     let mut second = Mux::host(2);
@@ -57,7 +69,13 @@ fn the_same_hello_again_keeps_the_streams_and_another_ends_them() {
     host.data(stream, 0, b"late").unwrap();
     pass(&mut second, &mut guest);
     pass(&mut host, &mut guest);
-    assert_eq!(events(&mut guest), vec![MuxEvent::Hello { hello: hello(), fresh: true }]);
+    assert_eq!(
+        events(&mut guest),
+        vec![MuxEvent::Hello {
+            hello: hello(),
+            fresh: true
+        }]
+    );
     assert_eq!(guest.credit(stream, 0), 0);
 }
 
@@ -68,7 +86,11 @@ fn a_sender_without_credit_sends_nothing_and_one_that_cheats_is_cut_off() {
     let other = host.open(b"{}").unwrap();
     assert_eq!(host.data(stream, 0, &vec![1; WINDOW + 1]).unwrap(), WINDOW);
     assert_eq!(host.data(stream, 0, b"x").unwrap(), 0);
-    assert_eq!(host.data(other, 0, b"x").unwrap(), 1, "only its own stream stalls");
+    assert_eq!(
+        host.data(other, 0, b"x").unwrap(),
+        1,
+        "only its own stream stalls"
+    );
     pass(&mut host, &mut guest);
     events(&mut guest);
 
@@ -76,7 +98,9 @@ fn a_sender_without_credit_sends_nothing_and_one_that_cheats_is_cut_off() {
     host.data(stream, 0, b"cheat").unwrap();
     pass(&mut host, &mut guest);
     let told = events(&mut guest);
-    assert!(matches!(&told[..], [MuxEvent::Reset { error, .. }] if error.code == ErrorCode::Protocol));
+    assert!(
+        matches!(&told[..], [MuxEvent::Reset { error, .. }] if error.code == ErrorCode::Protocol)
+    );
     pass(&mut guest, &mut host);
     assert!(matches!(&events(&mut host)[..], [MuxEvent::Reset { .. }]));
 }
@@ -87,7 +111,9 @@ fn credit_beyond_a_window_is_refused() {
     let stream = host.open(b"{}").unwrap();
     pass(&mut host, &mut guest);
     events(&mut guest);
-    guest.send(FrameKind::Window, stream, 0, &1_u32.to_le_bytes()).unwrap();
+    guest
+        .send(FrameKind::Window, stream, 0, &1_u32.to_le_bytes())
+        .unwrap();
     pass(&mut guest, &mut host);
     assert!(matches!(&events(&mut host)[..], [MuxEvent::Reset { .. }]));
 }
@@ -133,7 +159,12 @@ struct End {
 
 impl End {
     fn new(mux: Mux, to_send: BTreeMap<(u32, u8), VecDeque<u8>>) -> Self {
-        Self { mux, to_send, unread: BTreeMap::new(), got: BTreeMap::new() }
+        Self {
+            mux,
+            to_send,
+            unread: BTreeMap::new(),
+            got: BTreeMap::new(),
+        }
     }
 
     fn feed(&mut self, most: usize) {
@@ -152,7 +183,11 @@ impl End {
         self.mux.receive(bytes);
         for event in events(&mut self.mux) {
             match event {
-                MuxEvent::Data { stream, channel, data } => {
+                MuxEvent::Data {
+                    stream,
+                    channel,
+                    data,
+                } => {
                     let unread = self.unread.entry((stream, channel)).or_default();
                     unread.extend(data);
                     assert!(unread.len() <= WINDOW, "bounded by the window");
@@ -166,7 +201,10 @@ impl End {
     fn read(&mut self, pace: &[usize]) {
         for (index, (key, unread)) in self.unread.iter_mut().enumerate() {
             let count = pace[index % pace.len()].min(unread.len());
-            self.got.entry(*key).or_default().extend(unread.drain(..count));
+            self.got
+                .entry(*key)
+                .or_default()
+                .extend(unread.drain(..count));
             self.mux.grant(key.0, key.1, count);
         }
     }
@@ -188,7 +226,9 @@ fn move_some(from: &mut End, to: &mut End, most: usize) {
 fn contents(seed: u64, stream: u32, channel: u8, len: usize) -> VecDeque<u8> {
     let mut state = seed ^ (u64::from(stream) << 8) ^ u64::from(channel);
     std::iter::repeat_with(|| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]
     })
     .take(len)
