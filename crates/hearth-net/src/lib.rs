@@ -1,4 +1,25 @@
 //! Bridges, TAPs, addresses, nftables, published ports, names.
+//!
+//! [`Network`] is what the daemon needs of a network. [`HostNetwork`] is the real one, in
+//! the network namespace that the calling thread is in; [`FakeNetwork`] is the one of the
+//! tests. Both pass the same [`contract`].
+//!
+//! ```text
+//! host.rs      HostNetwork: one function of the trait, one line
+//! host/links   netlink: bridge, TAPs, routes        host/tun    the TAP device's ioctls
+//! host/tables  nft: read, change, replace           nft         the tables as text and JSON
+//! host/names   dnsmasq: start, prove, reload, end   host/proc   whose process is this?
+//! ```
+
+mod fake;
+mod host;
+mod nft;
+
+#[doc(hidden)]
+pub mod contract;
+
+pub use fake::{FakeNetwork, Fault};
+pub use host::HostNetwork;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -67,6 +88,30 @@ pub enum NetError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl NetError {
+    /// A refusal of the kernel or a tool.
+    pub(crate) fn failed(
+        operation: &'static str,
+        object: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Failed {
+            operation,
+            object: object.into(),
+            source: source.into(),
+        }
+    }
+}
+
+impl NetworkConfig {
+    /// The bridge's own address with the subnet's prefix: the first host of the subnet.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Net {
+        let first = self.subnet.hosts().next().unwrap_or(self.subnet.network());
+        Ipv4Net::new(first, self.subnet.prefix_len()).unwrap_or(self.subnet)
+    }
 }
 
 /// The network of one installation. All operations are idempotent; those that take

@@ -1,0 +1,85 @@
+//! Whether the guests' subnet is free on this host.
+
+use std::net::Ipv4Addr;
+
+use futures::TryStreamExt as _;
+use ipnet::Ipv4Net;
+use rtnetlink::RouteMessageBuilder;
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+
+use super::links::{Link, Netlink, links, own_bridge_index};
+use crate::{NetError, NetworkConfig};
+
+/// Routes with a shorter prefix stand for "everything else": the default route, and the
+/// two halves `0.0.0.0/1` and `128.0.0.0/1` that VPNs put in front of it.
+const SHORTEST_PREFIX: u8 = 2;
+
+/// Compares the subnet with all routes of all tables except those through our own bridge.
+pub(super) async fn check(config: &NetworkConfig) -> Result<(), NetError> {
+    let netlink = Netlink::open()?;
+    let links = links().await?;
+    let own = own_bridge_index(config, &links);
+    let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let routes: Vec<_> = netlink
+        .handle
+        .route()
+        .get(request)
+        .execute()
+        .try_collect()
+        .await
+        .map_err(|error| NetError::failed("list", "the host's routes", error))?;
+    for route in &routes {
+        let Some(net) = destination(route) else {
+            continue;
+        };
+        let index = interface(route);
+        let overlaps = net.contains(&config.subnet) || config.subnet.contains(&net);
+        if overlaps && (index.is_none() || index != own) {
+            return Err(NetError::Collision {
+                subnet: config.subnet,
+                route: net,
+                interface: name_of(index, &links),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Where a route leads, if it is one that a collision can be with.
+fn destination(route: &RouteMessage) -> Option<Ipv4Net> {
+    let real = matches!(
+        route.header.kind,
+        RouteType::Unicast
+            | RouteType::Local
+            | RouteType::BlackHole
+            | RouteType::Unreachable
+            | RouteType::Prohibit
+    );
+    let prefix = route.header.destination_prefix_length;
+    if !real || prefix < SHORTEST_PREFIX {
+        return None;
+    }
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Ipv4Net::new(*ip, prefix).ok(),
+            _ => None,
+        })
+}
+
+fn interface(route: &RouteMessage) -> Option<u32> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
+            _ => None,
+        })
+}
+
+fn name_of(index: Option<u32>, links: &[Link]) -> String {
+    let named = links.iter().find(|link| Some(link.index) == index);
+    named.map_or_else(|| "no interface".to_owned(), |link| link.name.clone())
+}
