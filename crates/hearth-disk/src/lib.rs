@@ -1,6 +1,17 @@
 //! Volumes: block storage for VMs behind one trait.
 //!
-//! Today a volume is a file; thin volumes slot in behind the same trait.
+//! Today a volume is a file ([`FileVolumes`]); thin volumes slot in behind the same trait.
+//! [`contract`] is what every implementation must keep, as a function that a test calls.
+
+#![forbid(unsafe_code)]
+
+#[doc(hidden)]
+pub mod contract;
+mod copy;
+mod files;
+mod unfinished;
+
+pub use files::FileVolumes;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};

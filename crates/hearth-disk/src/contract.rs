@@ -1,0 +1,140 @@
+//! What every implementation of [`Volumes`] must keep, as one function for its tests.
+//!
+//! An implementation brings its [`Ground`]: how a test makes a source volume and looks into a
+//! volume, which for files is plain reading and for a simulated host is memory.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::units::{Bytes, MIB};
+
+use crate::{DiskError, Made, Volumes};
+
+/// The test's own access to the ground that volumes stand on.
+pub trait Ground: Sync {
+    /// A path for a volume of this name, in a folder that exists.
+    fn path(&self, name: &str) -> Utf8PathBuf;
+    /// Makes a volume of `size` that holds `data` at `offset` and zeros else.
+    fn put(&self, path: &Utf8Path, size: Bytes, offset: u64, data: &[u8]);
+    /// The size of a volume; `None` when there is none.
+    fn size(&self, path: &Utf8Path) -> Option<Bytes>;
+    /// Bytes of a volume that is there.
+    fn read(&self, path: &Utf8Path, offset: u64, length: usize) -> Vec<u8>;
+    /// Overwrites bytes of a volume that is there, as a guest does.
+    fn write(&self, path: &Utf8Path, offset: u64, data: &[u8]);
+    /// Owner and permission bits of a volume that is there.
+    fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32);
+    /// Names of everything that is there.
+    fn names(&self) -> Vec<String>;
+}
+
+const SIZE: Bytes = Bytes::mib(8);
+const GROWN: Bytes = Bytes::mib(24);
+const AT: u64 = 5 * MIB + 123;
+const DATA: &[u8] = b"what the image holds";
+
+/// Runs the whole contract. `owner` is a uid that the volumes can be given to.
+///
+/// # Panics
+/// When the implementation breaks it.
+pub async fn contract(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    clones(volumes, ground, owner).await;
+    refusals_leave_nothing(volumes, ground, owner).await;
+    empty_volumes(volumes, ground, owner).await;
+    grows(volumes, ground, owner).await;
+}
+
+async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let source = ground.path("source");
+    let copy = ground.path("copy");
+    ground.put(&source, SIZE, AT, DATA);
+    let made = volumes
+        .clone_from(&source, &copy, GROWN, owner)
+        .await
+        .expect("a clone is made");
+    assert!(matches!(made, Made::Reflink | Made::Copy), "{made:?}");
+    assert_eq!(ground.size(&copy), Some(GROWN));
+    assert_eq!(ground.read(&copy, AT, DATA.len()), DATA);
+    assert_eq!(ground.read(&copy, SIZE.0, 16), [0; 16]);
+    assert_eq!(ground.owner_and_mode(&copy), (owner, 0o600));
+
+    // The two are independent from now on.
+    ground.write(&copy, AT, b"CHANGED");
+    assert_eq!(ground.read(&source, AT, DATA.len()), DATA);
+
+    // Again: what the guest has written is not overwritten.
+    let again = volumes.clone_from(&source, &copy, GROWN, owner).await;
+    assert_eq!(again.expect("a repetition is a success"), Made::Present);
+    assert_eq!(ground.read(&copy, AT, 7), b"CHANGED");
+
+    remove_all(volumes, ground, &[copy, source]).await;
+}
+
+async fn refusals_leave_nothing(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let source = ground.path("source");
+    let copy = ground.path("copy");
+    let before = ground.names();
+    let missing = volumes.clone_from(&source, &copy, SIZE, owner).await;
+    assert!(matches!(missing, Err(DiskError::Io { .. })), "{missing:?}");
+    assert_eq!(ground.names(), before);
+
+    ground.put(&source, SIZE, AT, DATA);
+    let before = ground.names();
+    let small = volumes
+        .clone_from(&source, &copy, Bytes(SIZE.0 - 1), owner)
+        .await;
+    assert!(
+        matches!(small, Err(DiskError::TooSmall { present, .. }) if present == SIZE),
+        "{small:?}"
+    );
+    assert_eq!(ground.names(), before);
+    remove_all(volumes, ground, &[source]).await;
+}
+
+async fn empty_volumes(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let path = ground.path("data");
+    let made = volumes.create_ext4(&path, SIZE, "data", owner).await;
+    assert_eq!(made.expect("an empty volume is made"), Made::Empty);
+    assert_eq!(ground.size(&path), Some(SIZE));
+    assert_eq!(ground.owner_and_mode(&path), (owner, 0o600));
+    ground.write(&path, AT, b"KEPT");
+    let again = volumes.create_ext4(&path, SIZE, "data", owner).await;
+    assert_eq!(again.expect("a repetition is a success"), Made::Present);
+    assert_eq!(ground.read(&path, AT, 4), b"KEPT");
+    remove_all(volumes, ground, &[path]).await;
+}
+
+async fn grows(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let source = ground.path("source");
+    let path = ground.path("growing");
+    ground.put(&source, SIZE, AT, DATA);
+    volumes
+        .clone_from(&source, &path, SIZE, owner)
+        .await
+        .expect("a clone is made");
+    for _ in 0..2 {
+        volumes.grow(&path, GROWN).await.expect("a volume grows");
+        assert_eq!(ground.size(&path), Some(GROWN));
+        assert_eq!(ground.read(&path, AT, DATA.len()), DATA);
+    }
+    let smaller = volumes.grow(&path, SIZE).await;
+    assert!(
+        matches!(smaller, Err(DiskError::TooSmall { .. })),
+        "{smaller:?}"
+    );
+    assert_eq!(ground.size(&path), Some(GROWN));
+    remove_all(volumes, ground, &[path.clone(), source]).await;
+    assert!(
+        volumes.grow(&path, GROWN).await.is_err(),
+        "a volume that is gone cannot grow"
+    );
+    assert_eq!(ground.size(&path), None);
+}
+
+async fn remove_all(volumes: &dyn Volumes, ground: &dyn Ground, paths: &[Utf8PathBuf]) {
+    for path in paths {
+        // Twice: one that is gone is a success.
+        for _ in 0..2 {
+            volumes.remove(path).await.expect("a volume is removed");
+            assert_eq!(ground.size(path), None);
+        }
+    }
+}
