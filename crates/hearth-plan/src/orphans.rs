@@ -5,6 +5,7 @@
 //! database is the wrong one: then none is removed.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -15,6 +16,9 @@ use crate::index::Index;
 use crate::model::{OrphanAction, Plan, Step, World};
 use crate::transition::{elapsed, later};
 
+/// How soon to look again at what an open intent names.
+const INTENT_WAIT: Duration = Duration::from_secs(1);
+
 struct Search<'a> {
     world: &'a World,
     index: &'a Index<'a>,
@@ -24,6 +28,8 @@ struct Search<'a> {
     found: Vec<(Step, String)>,
     /// Orphans within their grace age: how many, and when the first grows out of it.
     young: (usize, Option<Timestamp>),
+    /// Orphans that an open intent names.
+    kept: usize,
 }
 
 /// Adds the removal of orphans to the plan.
@@ -42,6 +48,7 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
             .collect(),
         found: Vec::new(),
         young: (0, None),
+        kept: 0,
     };
     let policy = &world.policy;
     search.processes();
@@ -62,6 +69,17 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
         );
         plan.due(at);
     }
+    if search.kept > 0 {
+        plan.note(
+            None,
+            format!(
+                "{} object(s) of no VM are left alone: an open journal entry names them",
+                search.kept
+            ),
+        );
+        // A whole survey closes the entry; then they are looked at again.
+        plan.due(later(world.now, INTENT_WAIT));
+    }
     if search.found.len() > policy.orphan_cap {
         plan.note(None, format!(
             "{} objects of ours belong to no VM, more than the {} that one pass may remove: none is removed. If the database is the right one, raise the limit",
@@ -75,8 +93,13 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
 }
 
 impl<'a> Search<'a> {
-    fn is_orphan(&self, vm: VmId) -> bool {
-        !self.index.of(vm).desired && !self.intended.contains(&vm)
+    fn is_orphan(&mut self, vm: VmId) -> bool {
+        if self.index.of(vm).desired {
+            return false;
+        }
+        let intended = self.intended.contains(&vm);
+        self.kept += usize::from(intended);
+        !intended
     }
 
     /// Whether the object is older than the grace age.

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use hearth_types::names::tap_name;
 use hearth_types::net::{GuestRule, PublishedPort, RuleSet};
+use hearth_types::observe::ObservedTap;
 use hearth_types::spec::NetworkMode;
 use hearth_types::status::Goal;
 use hearth_types::survey::Survey;
@@ -145,7 +146,9 @@ pub(crate) fn remove(world: &World, plan: &mut Plan) {
     }
     let observed = &world.observed;
     // A TAP that is left is an orphan that may still be in use: the network waits for it.
-    let free = observed.taps.known().is_some_and(Vec::is_empty);
+    let ours = |tap: &ObservedTap| tap.mark.installation == world.installation;
+    let taps = observed.taps.known();
+    let free = taps.is_some_and(|taps| !taps.iter().any(ours));
     if !free {
         return;
     }

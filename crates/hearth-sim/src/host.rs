@@ -1,0 +1,394 @@
+//! The simulated host and what happens on it without Hearth: guests that end, shims that write their
+//! record, reboots, and neighbours whose objects look like ours.
+
+mod effects;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use hearth_plan::transition::later;
+use hearth_types::OwnerMark;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::net::RuleSet;
+use hearth_types::observe::{
+    Observed, ObservedBridge, ObservedDir, ObservedNames, ObservedProcess, ObservedTap,
+    ProcessRole, RunState,
+};
+use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
+use hearth_types::status::StopRung;
+use hearth_types::survey::Survey;
+
+pub use effects::HostError;
+
+/// How long a shim lives on after its VMM: until it has written the exit record.
+const SHIM_LAG: Duration = Duration::from_millis(5);
+/// The lowest pid that is handed out. Always the lowest free one is: pids are reused at once.
+const FIRST_PID: i32 = 100;
+
+/// A kind of object that a survey can fail on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Processes.
+    Processes,
+    /// What VMMs say of themselves.
+    RunStates,
+    /// TAPs.
+    Taps,
+    /// VM folders.
+    Dirs,
+    /// The bridge.
+    Bridge,
+    /// The nftables table.
+    Rules,
+    /// The name server.
+    Names,
+}
+
+/// What a guest does on a rung of the stop ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// It goes down after so many seconds.
+    Obeys(u8),
+    /// Nothing happens.
+    Ignores,
+    /// The rung does not exist: asking is an error.
+    Missing,
+}
+
+/// How a guest behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guest {
+    /// To the agent's shutdown.
+    pub agent: Reaction,
+    /// To the power button.
+    pub power_button: Reaction,
+    /// To QMP quit (the VMM's behaviour rather than the guest's).
+    pub quit: Reaction,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self {
+            agent: Reaction::Obeys(1),
+            power_button: Reaction::Obeys(1),
+            quit: Reaction::Obeys(0),
+        }
+    }
+}
+
+/// A process, ours or not.
+#[derive(Debug, Clone)]
+pub struct SimProcess {
+    /// Who it is; the mark may be another installation's.
+    pub identity: ProcessIdentity,
+    /// What it is for.
+    pub role: ProcessRole,
+    /// It belongs to a neighbour: touching it is a violation.
+    pub foreign: bool,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// How its guest behaves.
+    pub guest: Guest,
+    /// Its vCPUs are stopped.
+    pub paused: bool,
+    /// When and how it ends by itself, if that is decided.
+    pub ends: Option<(Timestamp, ProcessExit, Option<GuestReport>)>,
+    /// A shim's: the record it writes when it ends.
+    record: Option<ExitRecord>,
+}
+
+/// A network interface, ours or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimTap {
+    /// Interface index.
+    pub index: u32,
+    /// Its alias read as a mark; a neighbour's may be none or another installation's.
+    pub mark: Option<OwnerMark>,
+    /// It is up and a port of the bridge.
+    pub attached: bool,
+    /// It belongs to a neighbour.
+    pub foreign: bool,
+}
+
+/// A VM's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimDir {
+    /// The root disk is complete.
+    pub has_disk: bool,
+    /// The record of the last end.
+    pub exit: Option<ExitRecord>,
+    /// When it was last changed.
+    pub changed_at: Timestamp,
+}
+
+/// The host.
+#[derive(Debug, Clone)]
+pub struct SimHost {
+    /// The time.
+    pub now: Timestamp,
+    /// Whose survey it is.
+    pub installation: InstallationId,
+    boot: u32,
+    ticks: u64,
+    /// Living processes by pid.
+    pub processes: BTreeMap<i32, SimProcess>,
+    /// Interfaces by name.
+    pub taps: BTreeMap<String, SimTap>,
+    /// VM folders.
+    pub dirs: BTreeMap<VmId, SimDir>,
+    /// The bridge, and whether it is set up.
+    pub bridge: Option<bool>,
+    /// The nftables table.
+    pub rules: Option<RuleSet>,
+    /// The name server.
+    pub names: ObservedNames,
+    /// Addresses that the kernel still tracks connections of.
+    pub tracked: BTreeSet<Ipv4Addr>,
+    /// Surveys that fail.
+    pub unknown: BTreeSet<Kind>,
+    /// Steps (by kind) that fail so many times.
+    pub faults: BTreeMap<&'static str, u32>,
+    /// How the next VMMs' guests behave.
+    pub guests: BTreeMap<VmId, Guest>,
+    /// The survey lists neighbours' marked objects, too: the planner must leave them out.
+    pub leaky_survey: bool,
+    /// What must never happen and did.
+    pub violations: Vec<String>,
+}
+
+impl SimHost {
+    /// An empty host.
+    #[must_use]
+    pub fn new(installation: InstallationId, now: Timestamp) -> Self {
+        Self {
+            now,
+            installation,
+            boot: 1,
+            ticks: 1000,
+            processes: BTreeMap::new(),
+            taps: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            bridge: None,
+            rules: None,
+            names: ObservedNames::default(),
+            tracked: BTreeSet::new(),
+            unknown: BTreeSet::new(),
+            faults: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            leaky_survey: false,
+            violations: Vec::new(),
+        }
+    }
+
+    /// The boot id.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        format!("boot-{}", self.boot)
+    }
+
+    /// Starts a process with the lowest free pid. `foreign` ones belong to a neighbour.
+    pub fn spawn(&mut self, mark: OwnerMark, role: ProcessRole, foreign: bool) -> ProcessIdentity {
+        let pid = (FIRST_PID..)
+            .find(|pid| !self.processes.contains_key(pid))
+            .unwrap_or(FIRST_PID);
+        self.ticks += 1;
+        let identity = ProcessIdentity {
+            boot_id: self.boot_id(),
+            pid,
+            start_time: self.ticks,
+            exe: "/usr/bin/qemu-system-x86_64".to_owned(),
+            mark,
+        };
+        let guest = mark.vm().and_then(|vm| self.guests.get(&vm)).copied();
+        let process = SimProcess {
+            identity: identity.clone(),
+            role,
+            foreign,
+            started_at: self.now,
+            guest: guest.unwrap_or_default(),
+            paused: false,
+            ends: None,
+            record: None,
+        };
+        self.processes.insert(pid, process);
+        identity
+    }
+
+    /// The living VMMs of a VM.
+    pub fn vmms(&self, vm: VmId) -> impl Iterator<Item = &SimProcess> {
+        let mark = OwnerMark::of_vm(self.installation, vm);
+        self.processes
+            .values()
+            .filter(move |p| p.role == ProcessRole::Vmm && p.identity.mark == mark && !p.foreign)
+    }
+
+    /// Ends a process at once. A VMM's shim writes the record a moment later.
+    pub fn end(&mut self, pid: i32, vmm: ProcessExit, guest: Option<GuestReport>) {
+        let Some(ended) = self.processes.remove(&pid) else {
+            return;
+        };
+        if ended.foreign || ended.role != ProcessRole::Vmm {
+            return;
+        }
+        let now = self.now;
+        let mark = ended.identity.mark;
+        let shim = self
+            .processes
+            .values_mut()
+            .find(|p| p.role == ProcessRole::Shim && p.identity.mark == mark && p.ends.is_none());
+        if let Some(shim) = shim {
+            shim.record = Some(ExitRecord {
+                identity: ended.identity,
+                vmm,
+                guest,
+                ended_at: now,
+            });
+            shim.ends = Some((later(now, SHIM_LAG), ProcessExit::Code(0), None));
+        }
+    }
+
+    /// The next thing that happens by itself.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Timestamp> {
+        let ends = self.processes.values().filter_map(|p| p.ends.as_ref());
+        ends.map(|(at, ..)| *at).min()
+    }
+
+    /// Lets time go on until `to`, with all that happens on the way.
+    pub fn advance(&mut self, to: Timestamp) {
+        while let Some(at) = self.next_event().filter(|at| *at <= to) {
+            self.now = self.now.max(at);
+            let due = |p: &&SimProcess| p.ends.as_ref().is_some_and(|(when, ..)| *when == at);
+            let Some(process) = self.processes.values().find(due).cloned() else {
+                return;
+            };
+            let pid = process.identity.pid;
+            let (exit, guest) = process
+                .ends
+                .map_or((ProcessExit::Code(0), None), |(_, exit, guest)| {
+                    (exit, guest)
+                });
+            match (process.role, process.record, process.identity.mark.vm()) {
+                (ProcessRole::Shim, record, Some(vm)) => {
+                    self.processes.remove(&pid);
+                    if let (Some(dir), Some(record)) = (self.dirs.get_mut(&vm), record) {
+                        dir.exit = Some(record);
+                        dir.changed_at = self.now;
+                    }
+                }
+                _ => self.end(pid, exit, guest),
+            }
+        }
+        self.now = self.now.max(to);
+    }
+
+    /// The host goes down and comes up: only folders stay.
+    pub fn reboot(&mut self) {
+        self.boot += 1;
+        self.ticks = 1000;
+        self.processes.clear();
+        self.taps.clear();
+        self.bridge = None;
+        self.rules = None;
+        self.names = ObservedNames::default();
+        self.tracked.clear();
+        self.now = later(self.now, Duration::from_secs(30));
+    }
+
+    /// Looks at everything that carries our mark.
+    #[must_use]
+    pub fn survey(&self) -> Observed {
+        Observed {
+            processes: self.look(Kind::Processes, self.seen_processes()),
+            run_states: self.run_states(),
+            taps: self.look(Kind::Taps, self.seen_taps()),
+            dirs: self.look(Kind::Dirs, self.seen_dirs()),
+            bridge: self.look(
+                Kind::Bridge,
+                self.bridge.map(|ready| ObservedBridge { ready }),
+            ),
+            rules: self.look(Kind::Rules, self.rules.clone()),
+            names: self.look(Kind::Names, self.names.clone()),
+        }
+    }
+
+    fn look<T>(&self, kind: Kind, answer: T) -> Survey<T> {
+        if self.unknown.contains(&kind) {
+            Survey::Unknown(format!("simulated failure of the survey of {kind:?}"))
+        } else {
+            Survey::Known(answer)
+        }
+    }
+
+    fn listed(&self, mark: OwnerMark) -> bool {
+        self.leaky_survey || mark.installation == self.installation
+    }
+
+    fn seen_processes(&self) -> Vec<ObservedProcess> {
+        let ours = self.processes.values();
+        ours.filter(|p| self.listed(p.identity.mark))
+            .map(|p| ObservedProcess {
+                identity: p.identity.clone(),
+                role: p.role,
+                started_at: p.started_at,
+            })
+            .collect()
+    }
+
+    fn run_states(&self) -> BTreeMap<VmId, Survey<RunState>> {
+        let vmms = self.processes.values().filter(|p| {
+            p.role == ProcessRole::Vmm && p.identity.mark.installation == self.installation
+        });
+        vmms.filter_map(|p| {
+            let state = if p.paused {
+                RunState::Paused
+            } else {
+                RunState::Running
+            };
+            Some((p.identity.mark.vm()?, self.look(Kind::RunStates, state)))
+        })
+        .collect()
+    }
+
+    fn seen_taps(&self) -> Vec<ObservedTap> {
+        let all = self.taps.iter();
+        all.filter_map(|(name, tap)| {
+            let mark = tap.mark.filter(|mark| self.listed(*mark))?;
+            Some(ObservedTap {
+                name: name.clone(),
+                index: tap.index,
+                mark,
+                attached: tap.attached,
+            })
+        })
+        .collect()
+    }
+
+    fn seen_dirs(&self) -> Vec<ObservedDir> {
+        let all = self.dirs.iter();
+        all.map(|(vm, dir)| ObservedDir {
+            vm: *vm,
+            has_disk: dir.has_disk,
+            exit: dir.exit.clone(),
+            changed_at: dir.changed_at,
+        })
+        .collect()
+    }
+
+    /// Records that something happened that must never happen.
+    pub fn violation(&mut self, what: impl Into<String>) {
+        self.violations.push(what.into());
+    }
+
+    fn reaction(guest: &Guest, rung: StopRung) -> Reaction {
+        match rung {
+            StopRung::Agent => guest.agent,
+            StopRung::PowerButton => guest.power_button,
+            StopRung::Quit => guest.quit,
+            StopRung::Kill => Reaction::Obeys(0),
+        }
+    }
+}
