@@ -1,0 +1,144 @@
+//! The small parent of each VMM, and the words between it and a driver.
+//!
+//! The daemon may die at any moment, so nothing that a VM needs lives in it. A shim per VM
+//! holds what must go on: the lock that says "this VM has a living VMM", the console log,
+//! the console socket, the guest's exit report and, at the end, the exit record.
+//!
+//! ```text
+//!  driver                shim                                      VMM
+//!    │  Request (stdin)   │
+//!    ├───────────────────►│ fork, own session
+//!    │                    │ vmm.lock taken ──────── held elsewhere ─► Failed(AlreadyRunning)
+//!    │                    │ sockets bound, files opened, disks handed to the uid
+//!    │                    ├─ fork, drop uid, exec ─────────────────► starts
+//!    │  Started (stdout)  │                                           │
+//!    │◄───────────────────┤ pumps: stdout → console.log + clients     │
+//!    │                    │        stderr → vmm.log                   │
+//!    │  (may die now)     │        report pipe → last JSON line       │
+//!    │                    │◄──────────────── pidfd readable ──────────┘ ends
+//!    │                    │ exit.json (fsync, rename), sockets removed, lock released
+//! ```
+//!
+//! If the shim is killed the VMM lives on: it ignores SIGPIPE, and it inherited the lock.
+//! Only the exit record and the console log's rest are lost then.
+
+use camino::Utf8PathBuf;
+use hearth_types::OwnerMark;
+use hearth_types::ids::VmId;
+use hearth_types::process::ProcessIdentity;
+use serde::{Deserialize, Serialize};
+
+pub mod identity;
+mod log;
+mod outside;
+mod pump;
+mod record;
+mod report;
+mod run;
+mod setup;
+
+pub use run::run;
+
+/// The lock of a VM's folder, held by the shim and the VMM for as long as either lives.
+pub const LOCK: &str = "vmm.lock";
+/// The console's socket within the VM's folder: bytes both ways, no past.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// The console's log within the VM's folder; older ones get `.1`, `.2` …
+pub const CONSOLE_LOG: &str = "console.log";
+/// What the VMM said on its standard error; the previous one gets `.1`.
+pub const VMM_LOG: &str = "vmm.log";
+/// The exit record within the VM's folder.
+pub const EXIT_RECORD: &str = "exit.json";
+/// The name under which a VMM's arguments may use the guest's report pipe: `{fd:report}`.
+pub const REPORT: &str = "report";
+
+/// What the shim shall start. Arrives as JSON on its standard input.
+///
+/// In `args`, `{fd:NAME}` stands for the number under which the VMM inherits the file or
+/// socket of that name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The VM.
+    pub vm: VmId,
+    /// The mark of both processes.
+    pub mark: OwnerMark,
+    /// The VM's folder, absolute: working folder of both processes.
+    pub dir: Utf8PathBuf,
+    /// The VMM's program, absolute.
+    pub program: Utf8PathBuf,
+    /// Its arguments, with `{fd:NAME}` where a number is to be filled in.
+    pub args: Vec<String>,
+    /// Files that are opened before privileges are dropped, for reading.
+    pub files: Vec<PassedFile>,
+    /// Listening sockets that the shim binds and the VMM inherits.
+    pub sockets: Vec<PassedSocket>,
+    /// Files within the folder that the VMM's uid must be able to open: they get that uid.
+    pub owned: Vec<String>,
+    /// The uid and gid of the VMM; `None` keeps the shim's.
+    pub user: Option<u32>,
+    /// Bytes per console log file.
+    pub console_bytes: u64,
+    /// Old console logs kept.
+    pub console_keep: u32,
+    /// The VMM is killed after this time, in milliseconds. For probes.
+    pub max_millis: Option<u64>,
+}
+
+/// A file that the VMM inherits open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedFile {
+    /// Its name in the arguments.
+    pub name: String,
+    /// Its path, absolute or relative to the folder.
+    pub path: Utf8PathBuf,
+}
+
+/// A listening unix socket that the VMM inherits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedSocket {
+    /// Its name in the arguments.
+    pub name: String,
+    /// Its file name within the folder.
+    pub file: String,
+}
+
+/// The shim's one line on standard output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The VMM was executed. The shim goes on without the caller.
+    Started(ProcessIdentity),
+    /// Nothing was started and nothing was left behind.
+    Failed {
+        /// What kind of failure.
+        reason: Reason,
+        /// On which object and why.
+        detail: String,
+    },
+}
+
+/// Kinds of failure before the VMM runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// A living VMM holds the lock.
+    AlreadyRunning,
+    /// A program or file is not there.
+    Missing,
+    /// The request cannot be understood.
+    Request,
+    /// The kernel refused something.
+    System,
+}
+
+/// What stands in the lock file, for people and for whoever waits for the lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// The shim.
+    pub shim: identity::Instance,
+    /// The VMM, once it runs.
+    pub vmm: Option<identity::Instance>,
+    /// When the lock was taken.
+    pub since: jiff::Timestamp,
+}

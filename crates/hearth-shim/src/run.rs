@@ -1,0 +1,207 @@
+//! The shim from its first to its last instruction.
+
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ExitCode, ExitStatus};
+use std::time::{Duration, Instant};
+
+use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::FdFlags;
+
+use crate::identity::Instance;
+use crate::log::Log;
+use crate::pump::Pump;
+use crate::setup::{self, Failure, Started};
+use crate::{Answer, CONSOLE_LOG, Reason, Request, VMM_LOG};
+
+/// Longest request that is read, in bytes.
+const REQUEST_MAX: u64 = 1 << 20;
+/// Size cap of the VMM's own log, in bytes; one old file is kept.
+const VMM_LOG_MAX: u64 = 128 << 10;
+
+/// Runs the shim: returns in the caller's child at once, in the shim when the VMM is dead.
+#[must_use]
+pub fn run() -> ExitCode {
+    // SAFETY: the process has one thread, so the child may use everything that the parent
+    // could; no lock can be held by a thread that does not exist there.
+    match unsafe { libc::fork() } {
+        -1 => {
+            answer(&Answer::Failed {
+                reason: Reason::System,
+                detail: format!("cannot fork: {}", io::Error::last_os_error()),
+            });
+            ExitCode::FAILURE
+        }
+        0 => detached(),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn detached() -> ExitCode {
+    // The child of a fork leads no process group, so this cannot fail.
+    rustix::process::setsid().ok();
+    ignore_signals();
+    close_on_exec();
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let (request, started) = match read_request().and_then(|request| {
+        let started = setup::start(&request)?;
+        Ok((request, started))
+    }) {
+        Ok(both) => both,
+        Err(Failure { reason, detail }) => {
+            answer(&Answer::Failed { reason, detail });
+            return ExitCode::FAILURE;
+        }
+    };
+    attend(&request, started)
+}
+
+/// From the VMM's exec to its exit record.
+fn attend(request: &Request, started: Started) -> ExitCode {
+    let Started {
+        mut child,
+        console,
+        report,
+        draft,
+        lock,
+        made,
+    } = started;
+    let ready = identify(request, &child).and_then(|(instance, identity)| {
+        setup::sign(&lock, Some(instance)).map_err(|failure| failure.detail)?;
+        let deadline = request
+            .max_millis
+            .map(|millis| Instant::now() + Duration::from_millis(millis));
+        let pump = Pump::new(&mut child, console, report, open_logs(request), deadline)
+            .map_err(|error| format!("cannot attend to the VMM: {error}"))?;
+        Ok((identity, pump))
+    });
+    let (identity, pump) = match ready {
+        Ok(ready) => ready,
+        Err(detail) => {
+            // It is our own child and not reaped: its pid cannot be anybody else's.
+            drop(child.kill());
+            drop(child.wait());
+            draft.discard();
+            drop(made);
+            answer(&Answer::Failed {
+                reason: Reason::System,
+                detail,
+            });
+            return ExitCode::FAILURE;
+        }
+    };
+    answer(&Answer::Started(identity.clone()));
+    leave_caller();
+    let guest = pump.run();
+    let status = child.wait();
+    let published = status.and_then(|status| draft.publish(&record(identity, status, guest)));
+    drop(made);
+    // The lock goes with the process, after everything else.
+    drop(lock);
+    match published {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn identify(request: &Request, child: &Child) -> Result<(Instance, ProcessIdentity), String> {
+    let pid = i32::try_from(child.id()).map_err(|_| "the VMM has no pid".to_owned())?;
+    // A VMM that is dead already still has a stat line: it is not reaped. Its program has
+    // gone, though, and then there is nothing to identify.
+    let read = |error: io::Error| format!("cannot identify the VMM: {error}");
+    let instance = Instance::of(pid)
+        .map_err(read)?
+        .ok_or("the VMM ended at once")?;
+    let identity = instance.clone().identify(request.mark).map_err(read)?;
+    Ok((instance, identity))
+}
+
+fn record(identity: ProcessIdentity, status: ExitStatus, guest: Option<GuestReport>) -> ExitRecord {
+    let vmm = match (status.code(), status.signal()) {
+        (Some(code), _) => ProcessExit::Code(code),
+        (None, signal) => ProcessExit::Signal(signal.unwrap_or(0)),
+    };
+    ExitRecord {
+        identity,
+        vmm,
+        guest,
+        ended_at: jiff::Timestamp::now(),
+    }
+}
+
+fn open_logs(request: &Request) -> (Log, Log) {
+    let console = Log::open(CONSOLE_LOG, request.console_bytes, request.console_keep);
+    let mut vmm = Log::open(VMM_LOG, VMM_LOG_MAX, 1);
+    if !vmm.is_empty() {
+        vmm.rotate();
+    }
+    (console, vmm)
+}
+
+fn read_request() -> Result<Request, Failure> {
+    let mut text = Vec::new();
+    io::stdin()
+        .lock()
+        .take(REQUEST_MAX)
+        .read_to_end(&mut text)
+        .map_err(|error| Failure::io("read the request", &error))?;
+    serde_json::from_slice(&text).map_err(|error| Failure {
+        reason: Reason::Request,
+        detail: format!("the request is not understood: {error}"),
+    })
+}
+
+/// Says the one line. A caller that is gone does not need it.
+fn answer(answer: &Answer) {
+    if let Ok(mut text) = serde_json::to_vec(answer) {
+        text.push(b'\n');
+        let mut out = io::stdout().lock();
+        drop(out.write_all(&text).and_then(|()| out.flush()));
+    }
+}
+
+/// Lets go of the caller's pipes: it waits for their end.
+fn leave_caller() {
+    if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        rustix::stdio::dup2_stdin(&null).ok();
+        rustix::stdio::dup2_stdout(&null).ok();
+        rustix::stdio::dup2_stderr(&null).ok();
+    }
+}
+
+/// The shim ends when its VMM ends and not before; a killed session must not take it.
+fn ignore_signals() {
+    for signal in [
+        libc::SIGTERM,
+        libc::SIGHUP,
+        libc::SIGINT,
+        libc::SIGQUIT,
+        libc::SIGUSR1,
+        libc::SIGUSR2,
+        libc::SIGPIPE,
+    ] {
+        // SAFETY: no handler is installed, only the kernel's own way to ignore a signal.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Whatever the caller left open is not passed on to the VMM.
+fn close_on_exec() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if let Some(number) = number.filter(|&number: &i32| number > 2) {
+            // SAFETY: the descriptor was just listed, and this one thread closes none
+            // while it is borrowed.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).ok();
+        }
+    }
+}
