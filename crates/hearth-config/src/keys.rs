@@ -1,0 +1,151 @@
+//! The table of keys. The [`Config`] struct, the flags, the checks, `config show` and
+//! `docs/configuration.md` are all made from it.
+
+use std::net::IpAddr;
+
+use camino::Utf8PathBuf;
+use hearth_types::units::{Bytes, Span};
+use ipnet::Ipv4Net;
+
+use crate::kinds::{self, AccelMode, Kind, LogFormat, OrphanMode, Secret};
+use crate::resolve::Values;
+
+/// One key of the configuration, as data.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// Its value when nobody sets it; empty if it has none. `<RUN_DIR>` stands for that key's value.
+    pub default: &'static str,
+    /// What it does; sentences joined by newlines.
+    pub doc: &'static str,
+    /// Its type in a word or two.
+    pub kind: &'static str,
+    /// The accepted form.
+    pub form: &'static str,
+    /// Never shown, and no flag: command lines are for everyone to read.
+    pub secret: bool,
+}
+
+impl Key {
+    /// The environment variable of the same meaning: `HEARTH_DATA_DIR`.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("HEARTH_{}", self.name)
+    }
+
+    /// The flag of the same meaning, without the dashes: `data-dir`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.name.to_ascii_lowercase().replace('_', "-")
+    }
+}
+
+macro_rules! keys {
+    ($( $(#[doc = $doc:literal])+ $name:ident $field:ident: $type:ty = $default:literal, $kind:ident; )*) => {
+        /// The daemon's configuration, each value checked.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $field: $type, )*
+        }
+
+        /// Every key, in the order of the documentation.
+        pub static KEYS: &[Key] = &[
+            $( Key {
+                name: stringify!($name),
+                default: $default,
+                doc: concat!($($doc, "\n"),+),
+                kind: kinds::$kind.name,
+                form: kinds::$kind.form,
+                secret: kinds::$kind.secret,
+            }, )*
+        ];
+
+        /// Reads every value; `None` if any of them was refused (the errors are in `values`).
+        pub(crate) fn build(values: &mut Values) -> Option<Config> {
+            $( let $field: Option<$type> = {
+                let kind: &Kind<$type> = &kinds::$kind;
+                values.read(stringify!($name), kind)
+            }; )*
+            Some(Config { $( $field: $field?, )* })
+        }
+    };
+}
+
+keys! {
+    /// Where the database, images, kernels and the VMs' disks live.
+    DATA_DIR data_dir: Utf8PathBuf = "/var/lib/hearth", PATH;
+    /// Where sockets and other things live that need not survive a reboot.
+    RUN_DIR run_dir: Utf8PathBuf = "/run/hearth", PATH;
+    /// The unix socket of the API.
+    SOCKET socket: Utf8PathBuf = "<RUN_DIR>/hearthd.sock", SOCKET_PATH;
+    /// Permissions of the socket. Whoever may write to it may do anything that root may.
+    SOCKET_MODE socket_mode: u32 = "0660", MODE;
+    /// Group that owns the socket; the daemon's own when unset.
+    SOCKET_GROUP socket_group: Option<String> = "", GROUP;
+    /// TCP port of the API. Unset: no TCP at all.
+    API_PORT api_port: Option<u16> = "", PORT;
+    /// Address that the TCP port listens on. Anything but loopback is reached by others:
+    /// the token then crosses the network unencrypted.
+    API_ADDRESS api_address: IpAddr = "127.0.0.1", ADDRESS;
+    /// Token that clients on TCP must show. With `API_PORT`, this or `API_TOKEN_FILE` is required.
+    API_TOKEN api_token: Option<Secret> = "", TOKEN;
+    /// A file with the token as its only line.
+    API_TOKEN_FILE api_token_file: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// A kernel (vmlinuz, vmlinux or Debian package) that is imported when the daemon starts and has none.
+    KERNEL_PATH kernel_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// The domain that the guests' names end in.
+    BASE_DOMAIN base_domain: String = "hearth.internal", DOMAIN;
+    /// The bridge that VMs are connected to. Made by the daemon; one that others made is refused.
+    BRIDGE bridge: String = "hearth0", INTERFACE;
+    /// The guests' IPv4 subnet. Its first address is the host's on the bridge.
+    SUBNET subnet: Ipv4Net = "10.213.0.0/16", SUBNET;
+    /// The nftables table (family `inet`) that is the daemon's alone.
+    NFT_TABLE nft_table: String = "hearth", IDENTIFIER;
+    /// First of the user ids that VMMs run as, one for each VM. 0: they run as the daemon's user.
+    /// The default lies above the ranges of subordinate ids, systemd's containers and
+    /// directory services, and below systemd's foreign range.
+    UID_BASE uid_base: u32 = "2100000000", UID;
+    /// How many user ids there are, and so how many VMs.
+    UID_COUNT uid_count: u32 = "65536", UID_COUNT;
+    /// The QEMU program; `qemu-system-x86_64` on the search path when unset.
+    QEMU_PATH qemu_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// The `hearth-shim` program; the one beside `hearthd` when unset.
+    SHIM_PATH shim_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// The `hearth-guest` program; the one beside `hearthd` when unset.
+    GUEST_PATH guest_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// `auto`: KVM if a guest really boots with it, else TCG. `off`: always TCG.
+    KVM kvm: AccelMode = "auto", ACCEL;
+    /// Size at which a VM's console log is rotated.
+    CONSOLE_LOG_MAX console_log_max: Bytes = "8MiB", LOG_SIZE;
+    /// How many rotated console logs are kept beside the current one.
+    CONSOLE_LOG_KEEP console_log_keep: u32 = "2", LOG_KEEP;
+    /// How old something of ours that belongs to no VM must be before it is removed.
+    ORPHAN_GRACE orphan_grace: Span = "30s", DURATION;
+    /// If more orphans than this are found at once, none is removed: something is wrong then.
+    ORPHAN_CAP orphan_cap: u32 = "20", COUNT;
+    /// What happens to processes of ours that belong to no VM.
+    ORPHAN_PROCESSES orphan_processes: OrphanMode = "remove", ORPHANS;
+    /// What happens to TAPs of ours that belong to no VM.
+    ORPHAN_TAPS orphan_taps: OrphanMode = "remove", ORPHANS;
+    /// What happens to VM folders of ours that belong to no VM.
+    ORPHAN_DIRS orphan_dirs: OrphanMode = "remove", ORPHANS;
+    /// The loop looks at the host at least this often.
+    RESYNC_INTERVAL resync_interval: Span = "60s", POSITIVE_DURATION;
+    /// First wait before a VM is restarted by its policy; it doubles with each failure in a row.
+    BACKOFF_FIRST backoff_first: Span = "1s", POSITIVE_DURATION;
+    /// The longest wait before a restart.
+    BACKOFF_MAX backoff_max: Span = "5m", POSITIVE_DURATION;
+    /// A run that lasted this long clears the count of failures.
+    STABLE_AFTER stable_after: Span = "10m", POSITIVE_DURATION;
+    /// The most bytes that an image may unpack to.
+    IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
+    /// The most files and folders that an image may hold.
+    IMAGE_MAX_ENTRIES image_max_entries: u32 = "2000000", POSITIVE_COUNT;
+    /// How many layers are downloaded at once.
+    PULL_CONCURRENCY pull_concurrency: u32 = "4", CONCURRENCY;
+    /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,hearth_net=debug`.
+    LOG log: String = "info", LOG_FILTER;
+    /// How log lines are written.
+    LOG_FORMAT log_format: LogFormat = "text", LOG_FORMAT;
+}
