@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod command;
+pub mod lock;
 pub mod loopdev;
 pub mod mount;
 pub mod process;
