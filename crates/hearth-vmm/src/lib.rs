@@ -3,6 +3,8 @@
 //! A driver knows how to launch, question and end one kind of VMM. It decides nothing:
 //! when to start or stop comes from the planner.
 
+#![forbid(unsafe_code)]
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,6 +17,13 @@ use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+mod companion;
+pub mod qemu;
+mod record;
+
+pub use companion::find_companion;
+pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, VMM_LOG};
 
 /// A byte stream to something in or around a VM.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -168,7 +177,10 @@ pub trait Vmm: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Says what will be used; cached by the driver, so it is cheap after the first call.
-    async fn probe(&self) -> Result<Probe, VmmError>;
+    ///
+    /// `kernel` is the kernel that a probe may boot to see whether KVM really works. Without
+    /// one, a driver that depends on it answers with what works in any case.
+    async fn probe(&self, kernel: Option<&KernelFiles>) -> Result<Probe, VmmError>;
 
     /// Launches the VMM detached from this process and returns when its control channel
     /// answers. Whatever fails, no process of this launch stays behind.
@@ -210,10 +222,3 @@ pub trait Vmm: Send + Sync {
     /// The record of the last VMM's end in this folder, if there is one.
     async fn exit_record(&self, dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError>;
 }
-
-/// The console log of a VM, within its folder; rotated ones get `.1`, `.2` …
-pub const CONSOLE_LOG: &str = "console.log";
-/// What the VMM itself said, within the VM's folder.
-pub const VMM_LOG: &str = "vmm.log";
-/// The shim's exit record, within the VM's folder.
-pub const EXIT_RECORD: &str = "exit.json";

@@ -1,0 +1,148 @@
+//! Starting a VMM through its shim.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use camino::Utf8Path;
+use hearth_host::process::{NotProven, Signal};
+use hearth_shim::{Answer, Reason, Request};
+use hearth_types::ids::VmId;
+use hearth_types::mark::OWNER_ENV;
+use hearth_types::observe::{ProcessRole, ROLE_ENV};
+use hearth_types::process::ProcessIdentity;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+use super::qmp::{Client, QmpError};
+use crate::{VmmError, record};
+
+/// How long the shim may take to execute the VMM. It waits up to 5 s for the lock.
+const SHIM_DEADLINE: Duration = Duration::from_secs(20);
+/// How long QEMU may take to its first answer: 50 ms alone, more on a busy host.
+const GREETING_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a killed VMM may take to be dead: freeing a large guest's memory takes seconds.
+const KILL_DEADLINE: Duration = Duration::from_secs(60);
+/// Longest answer of the shim, in bytes.
+const ANSWER_MAX: u64 = 64 << 10;
+
+/// Has the shim execute the VMM.
+pub(super) async fn through_shim(
+    shim: &Utf8Path,
+    request: &Request,
+) -> Result<ProcessIdentity, VmmError> {
+    let vm = request.vm;
+    let talk = talk(shim, request);
+    let text = tokio::time::timeout(SHIM_DEADLINE, talk)
+        .await
+        .map_err(|_| VmmError::Start {
+            vm,
+            detail: format!(
+                "its shim did not answer within {} s",
+                SHIM_DEADLINE.as_secs()
+            ),
+        })?
+        .map_err(|source| VmmError::Io {
+            operation: "run",
+            path: shim.to_owned(),
+            source,
+        })?;
+    match serde_json::from_slice(&text) {
+        Ok(Answer::Started(identity)) => Ok(identity),
+        Ok(Answer::Failed { reason, detail }) => Err(match reason {
+            Reason::AlreadyRunning => VmmError::AlreadyRunning { vm },
+            Reason::Missing => VmmError::Missing {
+                what: format!("something that VM {vm} needs"),
+                detail,
+            },
+            Reason::Request | Reason::System => VmmError::Start { vm, detail },
+        }),
+        Err(_) => Err(VmmError::Start {
+            vm,
+            detail: "its shim ended without an answer".to_owned(),
+        }),
+    }
+}
+
+async fn talk(shim: &Utf8Path, request: &Request) -> std::io::Result<Vec<u8>> {
+    let request_text = serde_json::to_vec(request)?;
+    let mut child = Command::new(shim)
+        .arg("--id")
+        .arg(request.vm.to_string())
+        .env_clear()
+        .env(OWNER_ENV, request.mark.to_string())
+        .env(ROLE_ENV, ProcessRole::Shim.as_str())
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A shim that ends early says why, or its silence does.
+        drop(stdin.write_all(&request_text).await);
+    }
+    let mut answer = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        stdout.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+    }
+    // The child forked and ended at once; this only reaps it.
+    child.wait().await?;
+    Ok(answer)
+}
+
+/// Returns when the VMM answers on its control channel, or has ended.
+pub(super) async fn greeted(
+    vm: VmId,
+    dir: &Utf8Path,
+    identity: &ProcessIdentity,
+) -> Result<(), VmmError> {
+    let answer = async {
+        let mut client = Client::connect(dir).await?;
+        client.command("query-status").await
+    };
+    let dead = hearth_host::process::watch(identity.clone());
+    let detail = tokio::select! {
+        answer = tokio::time::timeout(GREETING_DEADLINE, answer) => match answer {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) if error.is_disconnect() => None,
+            Ok(Err(error)) => Some(hearth_types::survey::chain(&error)),
+            Err(_) => Some(hearth_types::survey::chain(&QmpError::Deadline(GREETING_DEADLINE))),
+        },
+        () = dead => None,
+    };
+    clean_up(dir, identity).await?;
+    Err(VmmError::Start {
+        vm,
+        detail: detail.unwrap_or_else(|| record::vmm_log_tail(dir)),
+    })
+}
+
+/// Ends a VMM whose launch failed, and waits for its shim to have cleaned up. A launch
+/// that failed is no run: it leaves no exit record.
+async fn clean_up(dir: &Utf8Path, identity: &ProcessIdentity) -> Result<(), VmmError> {
+    kill(identity).await?;
+    let ended = record::exit_record(dir).await?;
+    if ended.is_some_and(|record| record.identity == *identity) {
+        drop(std::fs::remove_file(dir.join(hearth_shim::EXIT_RECORD)));
+    }
+    Ok(())
+}
+
+/// Proves, kills and waits.
+pub(super) async fn kill(identity: &ProcessIdentity) -> Result<(), VmmError> {
+    let not_proven = |detail: String| VmmError::NotProven {
+        identity: Box::new(identity.clone()),
+        detail,
+    };
+    let proven = match hearth_host::process::prove(identity) {
+        Ok(proven) => proven,
+        Err(NotProven::Gone) => return Ok(()),
+        Err(error) => return Err(not_proven(hearth_types::survey::chain(&error))),
+    };
+    proven
+        .signal(Signal::KILL)
+        .map_err(|error| not_proven(format!("it cannot be signalled: {error}")))?;
+    proven
+        .wait_dead(KILL_DEADLINE)
+        .await
+        .map_err(|error| not_proven(hearth_types::survey::chain(&error)))
+}
