@@ -1,0 +1,139 @@
+//! `hearth create`, and what `run` and `apply` share with it: the image and the new VM.
+
+use clap::Args;
+use uuid::Uuid;
+
+use hearth_client::{ClientError, Wait};
+use hearth_types::api::{CreateVm, PullImage, Vm};
+use hearth_types::problem::Code;
+
+use crate::cli::Context;
+use crate::exit_codes;
+use crate::failure::{Failure, Outcome};
+use crate::progress::{self, Product};
+use crate::spec_args::SpecArgs;
+use crate::{docker_auth, friendly_names};
+
+/// How often a clash of a made-up name is tried again with another one.
+const NAME_TRIES: u32 = 5;
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Pull {
+    /// Each time
+    Always,
+    /// Only when the image is not there
+    Missing,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// When to pull the image
+    #[arg(long, value_enum, default_value = "missing", value_name = "WHEN")]
+    pub(crate) pull: Pull,
+}
+
+/// Creates a VM without starting it
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pull: PullArgs,
+    #[command(flatten)]
+    spec: SpecArgs,
+}
+
+pub(crate) async fn run(context: &Context, args: CreateArgs) -> Outcome {
+    let vm = create(context, &args.spec, args.pull.pull, false, None).await?;
+    print_created(context, &vm)?;
+    Ok(exit_codes::OK)
+}
+
+/// The new VM's id (docker's habit), or the VM itself as JSON.
+pub(crate) fn print_created(context: &Context, vm: &Vm) -> Result<(), Failure> {
+    if context.out.is_json() {
+        context.out.json(vm)
+    } else {
+        context.out.line(vm.id)
+    }
+}
+
+/// Gets the image if it has to, and creates the VM.
+pub(crate) async fn create(
+    context: &Context,
+    args: &SpecArgs,
+    pull: Pull,
+    start: bool,
+    wait: Option<Wait>,
+) -> Result<Vm, Failure> {
+    let mut tries = 0;
+    let mut ensured = false;
+    loop {
+        let seed = Uuid::now_v7();
+        let name = args.name.clone();
+        let name = name.unwrap_or_else(|| friendly_names::pick(seed.as_u128()));
+        let spec = args.to_spec(name)?;
+        if !ensured {
+            ensure_image(context, &spec.image, pull).await?;
+            ensured = true;
+        }
+        let body = CreateVm { spec, start };
+        match context
+            .client
+            .create_vm(&body, &seed.to_string(), wait)
+            .await
+        {
+            Ok(vm) => return Ok(vm),
+            Err(error) if args.name.is_none() && is_clash(&error) && tries < NAME_TRIES => {
+                // Another VM has the made-up name, unless the clash is about something else.
+                match context.client.vm(body.spec.name.as_str()).await {
+                    Ok(_) => tries += 1,
+                    Err(_) => return Err(error.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn is_clash(error: &ClientError) -> bool {
+    error.problem().is_some_and(|p| p.code == Code::Conflict)
+}
+
+/// Makes sure that the daemon has the image.
+pub(crate) async fn ensure_image(
+    context: &Context,
+    reference: &str,
+    pull: Pull,
+) -> Result<(), Failure> {
+    if pull != Pull::Always {
+        match context.client.image(reference).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_not_found() && pull == Pull::Missing => {
+                context
+                    .out
+                    .note(format!("Image {reference} is not here: pulling it"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    pull_image(context, reference, false, None).await.map(drop)
+}
+
+/// Pulls an image with the person's own credentials, showing how far it is.
+pub(crate) async fn pull_image(
+    context: &Context,
+    reference: &str,
+    plain_http: bool,
+    platform: Option<String>,
+) -> Result<Product, Failure> {
+    let body = PullImage {
+        reference: reference.to_owned(),
+        plain_http,
+        auth: docker_auth::lookup(reference, &context.out),
+        platform,
+    };
+    let stream = context.client.pull_image(&body).await?;
+    progress::follow(&context.out, stream).await
+}

@@ -1,0 +1,203 @@
+//! `hearth image …`.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Subcommand};
+
+use hearth_types::api::{ImageView, ImportImage, ImportKind};
+use hearth_types::units::Bytes;
+
+use super::create::pull_image;
+use super::each;
+use crate::ages::ago;
+use crate::cli::Context;
+use crate::exit_codes;
+use crate::failure::{Failure, Outcome};
+use crate::progress::{self, Product};
+use crate::table::{Cell, Table};
+use crate::values;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    Pull(PullArgs),
+    Import(ImportArgs),
+    /// Lists images
+    #[command(visible_alias = "list")]
+    Ls,
+    Inspect(InspectArgs),
+    Rm(RmArgs),
+}
+
+/// Pulls an image from a registry
+///
+/// Credentials come from the Docker config file ($DOCKER_CONFIG/config.json or
+/// ~/.docker/config.json).
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Allow plain HTTP for a registry that is not on loopback
+    #[arg(long)]
+    plain_http: bool,
+
+    /// OS/ARCH; the host's when absent
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+
+    /// Reference, such as debian:12 or localhost:5000/demo:1
+    reference: String,
+}
+
+/// Imports an image from a file on the daemon's host
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// Kind of file; guessed from its content when absent
+    #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(&["oci-layout", "docker-archive", "rootfs-tar", "disk"]))]
+    kind: Option<ImportKind>,
+
+    /// OCI layout, output of `docker save`, root filesystem tar or raw disk image
+    file: Utf8PathBuf,
+
+    /// Reference to give it, such as demo:1
+    reference: String,
+}
+
+/// Shows all that is known of images, as JSON
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// References or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+/// Removes images
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// References or ids
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+pub(crate) async fn run(context: &Context, command: ImageCommand) -> Outcome {
+    match command {
+        ImageCommand::Pull(args) => {
+            let product =
+                pull_image(context, &args.reference, args.plain_http, args.platform).await?;
+            print(context, &args.reference, &product)
+        }
+        ImageCommand::Import(args) => import(context, args).await,
+        ImageCommand::Ls => list(context).await,
+        ImageCommand::Inspect(args) => inspect(context, args).await,
+        ImageCommand::Rm(args) => {
+            let remove =
+                |image: String| async move { Ok(context.client.delete_image(&image).await?) };
+            each(&args.images, remove, |image, ()| context.out.line(image)).await
+        }
+    }
+}
+
+/// The reference that can be used from now on, as docker prints it.
+fn print(context: &Context, reference: &str, product: &Product) -> Outcome {
+    match product {
+        Product::Image(image) if context.out.is_json() => context.out.json(image)?,
+        Product::Image(image) if context.out.quiet => context.out.line(&image.id)?,
+        _ => context.out.line(reference)?,
+    }
+    Ok(exit_codes::OK)
+}
+
+async fn import(context: &Context, args: ImportArgs) -> Outcome {
+    let body = ImportImage {
+        path: absolute(&args.file)?,
+        reference: args.reference.clone(),
+        kind: args.kind,
+    };
+    let stream = context.client.import_image(&body).await?;
+    let product = progress::follow(&context.out, stream).await?;
+    print(context, &args.reference, &product)
+}
+
+/// The daemon has another working folder than we have.
+pub(crate) fn absolute(path: &Utf8PathBuf) -> Result<String, Failure> {
+    let absolute = std::path::absolute(path).map_err(|e| {
+        Failure::because(
+            exit_codes::USAGE,
+            format!("Cannot use the path {path:?}"),
+            &e,
+        )
+    })?;
+    let text = absolute.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage("The working folder's name is not valid UTF-8"))
+}
+
+async fn list(context: &Context) -> Outcome {
+    let list = context.client.images().await?;
+    let out = &context.out;
+    if out.is_json() {
+        out.json(&list.items)?;
+        return Ok(exit_codes::OK);
+    }
+    if out.quiet {
+        for view in &list.items {
+            out.line(view.image.id.short())?;
+        }
+        return Ok(exit_codes::OK);
+    }
+    let mut header = vec!["REFERENCE", "ID", "SIZE", "CREATED", "USED BY"];
+    if out.is_wide() {
+        header.extend(["ON DISK", "LAYERS", "ARCH", "SOURCE", "IMPORTED"]);
+    }
+    let mut table = Table::new(&header);
+    for view in &list.items {
+        if view.image.references.is_empty() {
+            table.row(row(context, view, "<none>"));
+        }
+        for reference in &view.image.references {
+            table.row(row(context, view, reference));
+        }
+    }
+    out.table(&table)?;
+    Ok(exit_codes::OK)
+}
+
+fn row(context: &Context, view: &ImageView, reference: &str) -> Vec<Cell> {
+    let (out, image) = (&context.out, &view.image);
+    let id = if out.is_wide() {
+        image.id.as_str()
+    } else {
+        image.id.short()
+    };
+    let created = image.created.unwrap_or(image.imported_at);
+    let used = match view.used_by.len() {
+        0 => String::new(),
+        1 => view.used_by.join(""),
+        _ if out.is_wide() => view.used_by.join(","),
+        n => format!("{n} VMs"),
+    };
+    let mut cells = vec![
+        reference.into(),
+        id.into(),
+        Bytes(image.volume_bytes).human().into(),
+        ago(created, out.now).into(),
+        used.into(),
+    ];
+    if out.is_wide() {
+        cells.extend([
+            Cell::from(Bytes(image.disk_bytes).human()),
+            image.layers.into(),
+            (&image.architecture).into(),
+            (&image.source).into(),
+            ago(image.imported_at, out.now).into(),
+        ]);
+    }
+    cells
+}
+
+async fn inspect(context: &Context, args: InspectArgs) -> Outcome {
+    let mut found = Vec::new();
+    let look = |image: String| async move { Ok(context.client.image(&image).await?) };
+    let code = each(&args.images, look, |_, view| {
+        found.push(view);
+        Ok(())
+    })
+    .await?;
+    context.out.json(&found)?;
+    Ok(code)
+}

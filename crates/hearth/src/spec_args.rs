@@ -1,0 +1,188 @@
+//! The flags that describe a VM: shared by `run` and `create`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use camino::Utf8PathBuf;
+use clap::Args;
+
+use hearth_types::spec::{
+    InitMode, Machine, NetworkMode, NetworkSpec, PortSpec, RestartPolicy, VmSpec, VolumeSpec,
+};
+use hearth_types::units::{Bytes, Span};
+use hearth_types::{Label, VmName};
+
+use crate::exit_codes;
+use crate::failure::Failure;
+use crate::values;
+
+#[derive(Debug, Args)]
+pub(crate) struct SpecArgs {
+    /// Name of the VM and host name of the guest; made up when absent
+    #[arg(long)]
+    pub(crate) name: Option<VmName>,
+
+    /// Guest memory, such as 512MiB or 2g
+    #[arg(short, long, value_name = "SIZE", default_value = "256MiB")]
+    memory: Bytes,
+
+    /// Number of virtual CPUs
+    #[arg(long, visible_alias = "cpus", value_name = "N", default_value_t = 1)]
+    vcpus: u32,
+
+    /// Size of the root disk; at least the image's
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<Bytes>,
+
+    /// Data volume of the VM: NAME:MOUNT:SIZE[:ro] (several times)
+    #[arg(short, long = "volume", value_name = "VOLUME")]
+    volumes: Vec<VolumeSpec>,
+
+    /// Publish a port: [HOST_IP:]HOST_PORT:GUEST_PORT[/tcp|udp] (several times)
+    #[arg(short, long = "publish", value_name = "PORT")]
+    publish: Vec<PortSpec>,
+
+    /// Environment variable: KEY=VALUE, or KEY to pass on one's own (several times)
+    #[arg(short, long = "env", value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+
+    /// File with one KEY=VALUE in a line (several times)
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<Utf8PathBuf>,
+
+    /// Label: KEY=VALUE (several times)
+    #[arg(short, long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<Label>,
+
+    /// When it ends by itself: no, on-failure[:N], always or unless-stopped
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    restart: RestartPolicy,
+
+    /// How long a clean stop may take: seconds, or with a unit
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::span)]
+    stop_timeout: Span,
+
+    /// Program to run instead of the image's entrypoint; "" for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
+
+    /// User in the guest: USER[:GROUP]
+    #[arg(short, long)]
+    user: Option<String>,
+
+    /// Working folder in the guest
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+
+    /// How it is connected
+    #[arg(long, value_name = "MODE", default_value = "bridge", value_parser = values::word::<NetworkMode>(&["bridge", "none"]))]
+    network: NetworkMode,
+
+    /// Fixed address in the installation's subnet
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<Ipv4Addr>,
+
+    /// Kernel as `hearth kernel ls` names it; the default one when absent
+    #[arg(long, value_name = "NAME")]
+    kernel: Option<String>,
+
+    /// Machine model
+    #[arg(long, value_name = "MODEL", default_value = "microvm", value_parser = values::word::<Machine>(&["microvm", "q35"]))]
+    machine: Machine,
+
+    /// Who is PID 1: hearth's agent, or the image's own init (systemd)
+    #[arg(long, value_name = "WHO", default_value = "hearth", value_parser = values::word::<InitMode>(&["hearth", "image"]))]
+    init: InitMode,
+
+    /// Remove the VM when it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Image: a reference (debian:12, localhost:5000/demo:1) or an id
+    pub(crate) image: String,
+
+    /// Command and arguments instead of the image's
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+}
+
+impl SpecArgs {
+    /// The specification for a VM of this name, with every value checked.
+    pub(crate) fn to_spec(&self, name: VmName) -> Result<VmSpec, Failure> {
+        let labels = self.labels.iter().cloned().map(|l| (l.key, l.value));
+        let command = (!self.command.is_empty()).then(|| self.command.clone());
+        let spec = VmSpec {
+            kernel: self.kernel.clone(),
+            vcpus: self.vcpus,
+            memory: self.memory,
+            disk: self.disk,
+            env: self.environment()?,
+            entrypoint: self.entrypoint.as_deref().map(entrypoint),
+            command,
+            user: self.user.clone(),
+            workdir: self.workdir.clone(),
+            init: self.init,
+            network: NetworkSpec {
+                mode: self.network,
+                address: self.ip,
+            },
+            ports: self.publish.clone(),
+            volumes: self.volumes.clone(),
+            labels: labels.collect(),
+            restart: self.restart,
+            stop_timeout: self.stop_timeout,
+            machine: self.machine,
+            auto_remove: self.rm,
+            ..VmSpec::new(name, self.image.clone())
+        };
+        let errors = spec.check();
+        if errors.is_empty() {
+            Ok(spec)
+        } else {
+            Err(Failure::fields("These values cannot be used", errors))
+        }
+    }
+
+    fn environment(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let mut env = BTreeMap::new();
+        for path in &self.env_file {
+            let text = std::fs::read_to_string(path).map_err(|e| {
+                Failure::because(
+                    exit_codes::USAGE,
+                    format!("Cannot read the environment file {path}"),
+                    &e,
+                )
+            })?;
+            for line in text.lines().map(str::trim_start) {
+                if !line.is_empty() && !line.starts_with('#') {
+                    add_variable(line, &mut env);
+                }
+            }
+        }
+        for entry in &self.env {
+            add_variable(entry, &mut env);
+        }
+        Ok(env)
+    }
+}
+
+fn entrypoint(text: &str) -> Vec<String> {
+    if text.is_empty() {
+        Vec::new()
+    } else {
+        vec![text.to_owned()]
+    }
+}
+
+/// `KEY=VALUE`, or `KEY` for a variable of our own environment that is passed on if it is set.
+pub(crate) fn add_variable(entry: &str, env: &mut BTreeMap<String, String>) {
+    if let Some((key, value)) = entry.split_once('=') {
+        env.insert(key.to_owned(), value.to_owned());
+    } else if let Ok(value) = std::env::var(entry) {
+        env.insert(entry.to_owned(), value);
+    }
+}
