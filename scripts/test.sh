@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Runs every test, those with real guests included, and closes with the counts.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+./scripts/deps.sh build run test
+if ! command -v cargo-nextest >/dev/null; then
+  echo "installing cargo-nextest (runs the tests)" >&2
+  cargo install --locked --quiet cargo-nextest
+fi
+
+# Tests find the guest agent and the shim beside the daemon, as an installation has them.
+cargo xtask guest
+cargo build --workspace --all-features --bins
+
+# Real guests need a kernel: Debian's cloud kernel, downloaded once.
+export HEARTH_TEST_CACHE=${HEARTH_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth-test}
+./scripts/kernel.sh "$HEARTH_TEST_CACHE"
+
+log=target/test-output.log
+status=0
+cargo nextest run --workspace --all-features --no-fail-fast --success-output final "$@" 2>&1 | tee "$log" | grep -vE '^\s*(PASS|Compiling|Finished)' || status=${PIPESTATUS[0]}
+cargo test --workspace --doc --all-features --quiet >>"$log" 2>&1 || { status=1; tail -n 30 "$log"; }
+
+# A skipped check is said and counted: it must not look like a passed one.
+skipped=$(grep -c '^ *SKIP: ' "$log" || true)
+grep '^ *SKIP: ' "$log" | sort | uniq -c || true
+summary=$(grep -E '^ *Summary' "$log" | tail -n 1 || true)
+passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | grep -oE '[0-9]+' || echo 0)
+failed=$(grep -oE '[0-9]+ (failed|timed out)' <<<"$summary" | awk '{n += $1} END {print n + 0}')
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$passed" -gt 0 ] || status=1
+exit "$status"
