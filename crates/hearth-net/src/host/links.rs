@@ -19,7 +19,7 @@ use hearth_types::OwnerMark;
 use hearth_types::observe::{ObservedBridge, ObservedTap};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, LinkFlags};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
 use super::tun::Tap;
 use crate::{NetError, NetworkConfig, TapSpec};
@@ -297,12 +297,19 @@ pub(super) async fn ensure_tap(config: &NetworkConfig, tap: &TapSpec) -> Result<
         Some(link) => return Err(foreign(&link.name)),
         None => make_tap(config, &netlink, tap).await?,
     };
-    let settings = LinkUnspec::new_with_index(index)
+    let port = LinkUnspec::new_with_index(index)
         .link_group(tap_group(config))
         .controller(bridge)
-        .up()
         .build();
-    set(&netlink, settings).await.map_err(|e| failed(e.into()))
+    // Where br_netfilter is loaded, a guest that asks for its own published port gets the
+    // translated frame back through the port that it came from.
+    let hairpin = LinkBridgePort::new(index).hairpin(true).build();
+    // Last: a TAP that is up has everything.
+    let up = LinkUnspec::new_with_index(index).up().build();
+    for message in [port, hairpin, up] {
+        set(&netlink, message).await.map_err(|e| failed(e.into()))?;
+    }
+    Ok(())
 }
 
 async fn make_tap(

@@ -3,3 +3,8 @@
 mod support;
 
 mod contract;
+mod filter;
+mod foreign;
+mod names;
+mod ports;
+mod rules;

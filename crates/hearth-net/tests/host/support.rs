@@ -1,12 +1,18 @@
 //! A fresh network namespace per test, and hosts ("guests", "outside") in others.
 
+mod peer;
+
+pub(crate) use peer::{Peer, connect, receive, udp};
+
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::Ipv4Addr;
 use std::process::{Command, Output};
 
-use hearth_net::{HostNetwork, NetworkConfig};
+use hearth_net::{HostNetwork, Network as _, NetworkConfig, TapSpec};
 use hearth_types::OwnerMark;
-use hearth_types::ids::InstallationId;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::net::{GuestRule, MacAddr, Protocol, PublishedPort, RuleSet};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// Runs a test in a namespace of its own; prints why not when that cannot be.
@@ -71,19 +77,108 @@ pub(crate) fn attempt(words: &str) -> Output {
         .expect("it can be run")
 }
 
-/// What others could see of us: links, rules, addresses, routes.
+/// What others could see of us: links, rules, addresses, routes, without what the kernel
+/// changes by itself (carrier, timers).
 pub(crate) fn snapshot() -> Vec<String> {
-    [
-        "ip -j -d link",
-        "nft list ruleset",
-        "ip -j addr",
-        "ip -j route show table all",
-    ]
-    .map(run)
-    .to_vec()
+    let mut all = vec![run("nft list ruleset")];
+    for command in ["ip -j link", "ip -j addr", "ip -j route show table all"] {
+        let mut items: Vec<serde_json::Value> = serde_json::from_str(&run(command)).unwrap();
+        for item in items.iter_mut().filter_map(|item| item.as_object_mut()) {
+            let up = |flags: &serde_json::Value| flags.to_string().contains("\"UP\"");
+            let up = item.get("flags").is_some_and(up);
+            item.insert("flags".to_owned(), up.into());
+            item.remove("operstate");
+            all.push(serde_json::to_string(item).unwrap());
+        }
+    }
+    all
 }
 
 /// An address of the test subnet.
 pub(crate) fn guest_ip(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 213, 0, last)
+}
+
+/// The bridge's address.
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
+/// The host's address on the side of [`World::outside`], which has the next one.
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(172, 30, 9, 1);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(172, 30, 9, 2);
+
+/// A host with two guests on its bridge and a neighbour outside.
+pub(crate) struct World {
+    pub(crate) net: HostNetwork,
+    pub(crate) one: Peer,
+    pub(crate) two: Peer,
+    pub(crate) outside: Peer,
+    pub(crate) rules: RuleSet,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    /// Everything up, with the guests' filters and these ports.
+    pub(crate) async fn new(ports: &[(Protocol, Ipv4Addr, u16, u16)]) -> Self {
+        let (config, dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        let group = group_of_taps(&net, &config).await;
+        let guest = |name: &str, last: u8| {
+            let ip = guest_ip(last);
+            let mac = MacAddr::for_ipv4(ip).to_string();
+            let peer = Peer::new(name, &mac, ip, Some(GATEWAY));
+            run(&format!("ip link set {name} group {group} master hearth0"));
+            run(&format!("ip link set {name} type bridge_slave hairpin on"));
+            peer
+        };
+        let (one, two) = (guest("htone", 2), guest("httwo", 3));
+        let outside = Peer::new("out0", "02:00:00:00:00:02", OUTSIDE, None);
+        run(&format!("ip addr add {HOST}/24 dev out0"));
+        let rules = RuleSet {
+            guests: BTreeSet::from([guest_rule("htone", 2), guest_rule("httwo", 3)]),
+            ports: ports
+                .iter()
+                .map(
+                    |&(protocol, host_ip, host_port, guest_port)| PublishedPort {
+                        protocol,
+                        host_ip,
+                        host_port,
+                        guest_ip: guest_ip(2),
+                        guest_port,
+                    },
+                )
+                .collect(),
+        };
+        net.apply_rules(&rules).await.unwrap();
+        Self {
+            net,
+            one,
+            two,
+            outside,
+            rules,
+            _dir: dir,
+        }
+    }
+}
+
+pub(crate) fn guest_rule(tap: &str, last: u8) -> GuestRule {
+    GuestRule {
+        tap: tap.to_owned(),
+        mac: MacAddr::for_ipv4(guest_ip(last)),
+        ip: guest_ip(last),
+    }
+}
+
+/// The interface group that TAPs get: the guests of these tests are veths and need it too.
+async fn group_of_taps(net: &HostNetwork, config: &NetworkConfig) -> u64 {
+    let mark = OwnerMark::of_vm(config.mark.installation, VmId::new());
+    let name = "htprobe".to_owned();
+    net.ensure_tap(&TapSpec { name, mark, uid: 0 })
+        .await
+        .unwrap();
+    let links: serde_json::Value = serde_json::from_str(&run("ip -j link show htprobe")).unwrap();
+    let group = links[0]["group"].as_str().unwrap().parse().unwrap();
+    for tap in net.taps().await.unwrap() {
+        net.remove_tap(&tap).await.unwrap();
+    }
+    group
 }

@@ -1,0 +1,150 @@
+//! The name server: guests ask it, it needs nobody, it is found again.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
+
+use hearth_host::process::{Signal, prove, survey};
+use hearth_net::Network as _;
+use hearth_types::observe::{ObservedNames, ProcessRole};
+use hearth_types::process::ProcessIdentity;
+
+use crate::support::{GATEWAY, World, config, guest_ip, in_namespace, network, run, udp};
+
+const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+/// A query for the address of a name (RFC 1035, section 4).
+fn query(name: &str) -> Vec<u8> {
+    let mut packet = vec![0x48, 0x48, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        packet.push(u8::try_from(label.len()).unwrap());
+        packet.extend(label.as_bytes());
+    }
+    packet.extend([0, 0, 1, 0, 1]);
+    packet
+}
+
+/// The response code and the address that ends an answer with one record.
+fn ask(socket: &UdpSocket, name: &str) -> (u8, Option<Ipv4Addr>) {
+    let mut answer = [0; 512];
+    socket.send_to(&query(name), (GATEWAY, 53)).unwrap();
+    let (length, _) = socket.recv_from(&mut answer).expect("an answer in time");
+    let records = u16::from_be_bytes([answer[6], answer[7]]);
+    let address = <[u8; 4]>::try_from(&answer[length - 4..length]).unwrap();
+    (answer[3] & 15, (records == 1).then(|| address.into()))
+}
+
+fn hosts(names: &[(&str, u8)]) -> BTreeMap<String, Ipv4Addr> {
+    let entry = |(name, last): &(&str, u8)| ((*name).to_owned(), guest_ip(*last));
+    names.iter().map(entry).collect()
+}
+
+fn server(config: &hearth_net::NetworkConfig) -> ProcessIdentity {
+    let found = survey(config.mark.installation).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].role, ProcessRole::Names);
+    found[0].identity.clone()
+}
+
+#[test]
+fn guests_resolve_each_other() {
+    in_namespace(|| async {
+        let world = World::new(&[]).await;
+        world
+            .net
+            .ensure_names(&hosts(&[("one", 2), ("two", 3)]))
+            .await
+            .unwrap();
+        let socket = world.one.udp((ANY, 0));
+        assert_eq!(ask(&socket, "two"), (0, Some(guest_ip(3))));
+        assert_eq!(ask(&socket, "two.hearth.internal"), (0, Some(guest_ip(3))));
+        const NXDOMAIN: u8 = 3;
+        assert_eq!(ask(&socket, "three.hearth.internal"), (NXDOMAIN, None));
+
+        // A change is served without a new process; the old name is forgotten.
+        world
+            .net
+            .ensure_names(&hosts(&[("one", 2), ("three", 9)]))
+            .await
+            .unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while ask(&socket, "three") != (0, Some(guest_ip(9))) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the change is not served"
+            );
+        }
+        assert_eq!(ask(&socket, "two.hearth.internal"), (NXDOMAIN, None));
+        world.net.remove_names().await.unwrap();
+    });
+}
+
+#[test]
+fn the_server_is_nobodys_child_and_found_again() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        network(&config).ensure_bridge().await.unwrap();
+        let names = hosts(&[("one", 2)]);
+        network(&config).ensure_names(&names).await.unwrap();
+        let first = server(&config);
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", first.pid)).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        assert_ne!(
+            fields[1],
+            std::process::id().to_string(),
+            "our child: {stat}"
+        );
+        let session = rustix::process::getsid(None)
+            .unwrap()
+            .as_raw_nonzero()
+            .to_string();
+        assert_ne!(fields[3], session, "our session: {stat}");
+        let uid = run(&format!("stat -c %U /proc/{}", first.pid));
+        let status = std::fs::read_to_string(format!("/proc/{}/status", first.pid)).unwrap();
+        assert!(!status.contains("Uid:\t0\t"), "{uid} {status}");
+
+        // Another daemon of the same installation finds it and leaves it.
+        let again = network(&config);
+        assert_eq!(again.names().await.unwrap().hosts, names);
+        again.ensure_names(&names).await.unwrap();
+        assert_eq!(server(&config), first);
+
+        let proven = prove(&first).unwrap();
+        proven.signal(Signal::KILL).unwrap();
+        proven
+            .wait_dead(std::time::Duration::from_secs(10))
+            .await
+            .unwrap();
+        assert_eq!(again.names().await.unwrap(), ObservedNames::default());
+        again.ensure_names(&names).await.unwrap();
+        assert_ne!(server(&config), first);
+
+        // Another domain is another command line.
+        let renamed = hearth_net::NetworkConfig {
+            domain: "other.internal".to_owned(),
+            ..config.clone()
+        };
+        let second = server(&config);
+        network(&renamed).ensure_names(&names).await.unwrap();
+        assert_ne!(server(&config), second);
+        network(&renamed).remove_names().await.unwrap();
+        assert_eq!(survey(config.mark.installation).unwrap(), []);
+    });
+}
+
+#[test]
+fn other_resolvers_and_bad_names_are_refused_clearly() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        for bad in ["", "a b", "UPPER", "a\n10.0.0.1 evil", "-a", "a..b"] {
+            net.ensure_names(&hosts(&[(bad, 2)])).await.unwrap_err();
+        }
+        // Somebody has the port already: the reason is told, and nothing of ours stays.
+        let _taken = udp((GATEWAY, 53));
+        let error = net.ensure_names(&hosts(&[("one", 2)])).await.unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("in use"), "{why}");
+        assert_eq!(survey(config.mark.installation).unwrap(), []);
+    });
+}
