@@ -34,7 +34,7 @@ mod tests;
 pub use rustix::process::Signal;
 pub use scan::survey;
 
-use procfs::Proc;
+use procfs::{Environ, Proc};
 
 /// How often a process is looked at again when no pidfd can be had for it (out of file
 /// descriptors, say). The pidfd is the mechanism, this the net below it.
@@ -121,40 +121,68 @@ pub struct Proven {
     pid: i32,
 }
 
-/// Reads the identity of a process; `None` when it is gone or a zombie.
+/// What a look at a pid finds.
+enum Look {
+    /// Nothing, or a zombie.
+    Gone,
+    /// A process that has given up its memory, and with it environment and program, on its
+    /// way to being a zombie. It may take seconds to free a large guest's memory first.
+    Exiting { start_time: u64 },
+    /// A living process without a mark.
+    Unmarked,
+    /// A living process with a mark.
+    Marked(ProcessIdentity),
+}
+
+/// Reads the identity of a process; `None` when it is gone, a zombie, or about to be one.
 ///
 /// # Errors
 /// When the process cannot be looked at, or lives and carries no owner mark.
 pub fn identity_of(pid: i32) -> Result<Option<ProcessIdentity>, ProcessError> {
+    match look(pid)? {
+        Look::Gone | Look::Exiting { .. } => Ok(None),
+        Look::Unmarked => Err(ProcessError::NotMarked { pid }),
+        Look::Marked(identity) => Ok(Some(identity)),
+    }
+}
+
+fn look(pid: i32) -> Result<Look, ProcessError> {
     let boot_id = String::from(BootId::current()?);
     let proc = Proc::open()?;
     let mut buffer = Vec::new();
     let Some(before) = proc.stat(pid)? else {
-        return Ok(None);
+        return Ok(Look::Gone);
     };
-    let Some(environ) = proc.environ(pid, &mut buffer)? else {
-        return Ok(None);
+    let mark = match proc.environ(pid, &mut buffer)? {
+        Environ::Gone => return Ok(Look::Gone),
+        Environ::NoProgram => None,
+        Environ::Is(environ) => procfs::mark_in(environ),
     };
-    let mark = procfs::mark_in(environ);
-    let Some(exe) = proc.exe(pid)? else {
-        return Ok(None);
-    };
+    let exe = proc.exe(pid)?;
     // Still the same process after everything was read: then all of it belongs together.
     match proc.stat(pid)? {
         Some(after) if after.start_time == before.start_time => {}
-        _ => return Ok(None),
+        _ => return Ok(Look::Gone),
     }
-    let mark = mark.ok_or(ProcessError::NotMarked { pid })?;
-    Ok(Some(ProcessIdentity {
-        boot_id,
-        pid,
-        start_time: before.start_time,
-        exe,
-        mark,
-    }))
+    Ok(match (exe, mark) {
+        (None, _) => Look::Exiting {
+            start_time: before.start_time,
+        },
+        (Some(_), None) => Look::Unmarked,
+        (Some(exe), Some(mark)) => Look::Marked(ProcessIdentity {
+            boot_id,
+            pid,
+            start_time: before.start_time,
+            exe,
+            mark,
+        }),
+    })
 }
 
 /// Opens a pidfd and then compares every part of the identity with the process behind it.
+///
+/// A process that is exiting has neither environment nor program any more; its pid and its
+/// start time, which no other process of this boot has, must do.
 ///
 /// # Errors
 /// [`NotProven`] says whether the process is dead, somebody else, or unknown.
@@ -177,22 +205,21 @@ pub fn prove(identity: &ProcessIdentity) -> Result<Proven, NotProven> {
         pidfd,
         pid: identity.pid,
     };
-    let found = match identity_of(identity.pid) {
-        Ok(Some(found)) => found,
-        Ok(None) => return Err(NotProven::Gone),
-        Err(ProcessError::NotMarked { .. }) => {
-            return Err(different("mark", &identity.mark.to_string(), "none"));
+    let compared = match look(identity.pid) {
+        Ok(Look::Marked(found)) => compare(identity, &found),
+        Ok(Look::Exiting { start_time }) if start_time == identity.start_time => Ok(()),
+        Ok(Look::Exiting { .. } | Look::Unmarked) => {
+            Err(different("mark", &identity.mark.to_string(), "none"))
         }
-        // A process that dies while it is read gives odd errors.
-        Err(_) if proven.is_dead() => return Err(NotProven::Gone),
-        Err(error) => return Err(NotProven::Unreadable(io::Error::other(error))),
+        Ok(Look::Gone) => Err(NotProven::Gone),
+        Err(error) => Err(NotProven::Unreadable(io::Error::other(error))),
     };
-    compare(identity, &found)?;
-    // The pidfd still lives, so the pid was not given away while `/proc` was read.
+    // The pidfd still lives, so the pid was not given away while `/proc` was read; and a
+    // process that died meanwhile is dead, whatever was read of it.
     if proven.is_dead() {
         return Err(NotProven::Gone);
     }
-    Ok(proven)
+    compared.map(|()| proven)
 }
 
 fn compare(expected: &ProcessIdentity, found: &ProcessIdentity) -> Result<(), NotProven> {

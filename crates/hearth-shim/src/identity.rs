@@ -43,6 +43,14 @@ impl Instance {
         Self::of(self.pid).map_or(true, |found| found.as_ref() == Some(self))
     }
 
+    /// Whether this process is dead or has given up its program on the way there. Freeing
+    /// a large guest's memory comes in between and may take seconds.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid));
+        exe.is_err_and(|error| is_gone(&error)) || !self.lives()
+    }
+
     /// The whole proof material of a child that was just executed.
     ///
     /// # Errors

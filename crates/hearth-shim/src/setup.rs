@@ -21,9 +21,9 @@ use crate::identity::Instance;
 use crate::record::Draft;
 use crate::{CONSOLE_SOCKET, LOCK, LockHolder, REPORT, Reason, Request};
 
-/// How long to wait for the shim of a VMM that is dead already: it is writing the exit
+/// How long to wait for the shim of a VMM that is dying or dead: it is writing the exit
 /// record and lets go of the lock then.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_WAIT: Duration = Duration::from_secs(15);
 /// How often the lock is tried meanwhile.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
 
@@ -164,7 +164,7 @@ fn take_lock() -> Result<File, Failure> {
         let ending = holder
             .as_ref()
             .and_then(|holder| holder.vmm.as_ref())
-            .is_some_and(|vmm| !vmm.lives());
+            .is_some_and(Instance::is_ending);
         if !ending || Instant::now() >= give_up {
             return Err(Failure {
                 reason: Reason::AlreadyRunning,

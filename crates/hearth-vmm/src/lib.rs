@@ -19,6 +19,8 @@ use hearth_types::units::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod companion;
+#[doc(hidden)]
+pub mod contract;
 pub mod qemu;
 mod record;
 

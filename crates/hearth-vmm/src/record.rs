@@ -38,7 +38,8 @@ fn is_ending(dir: &Utf8Path) -> bool {
     let holder: Option<LockHolder> = std::fs::read(dir.join(LOCK))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
-    holder.is_some_and(|holder| holder.vmm.is_some_and(|vmm| !vmm.lives()) && holder.shim.lives())
+    holder
+        .is_some_and(|holder| holder.vmm.is_some_and(|vmm| vmm.is_ending()) && holder.shim.lives())
 }
 
 fn read(dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use hearth_types::OwnerMark;
 use hearth_types::mark::OWNER_ENV;
@@ -19,7 +20,26 @@ const ENVIRON_MAX: usize = 8 << 20;
 pub(super) struct Stat {
     /// Field 22: clock ticks after boot.
     pub(super) start_time: u64,
+    /// Field 51 is zero: the process is within an exec and has no environment yet.
+    in_exec: bool,
 }
+
+/// What is known of a process' environment.
+#[derive(Debug)]
+pub(super) enum Environ<'b> {
+    /// The process is gone.
+    Gone,
+    /// It has no program: a kernel thread, or a process that is exiting.
+    NoProgram,
+    /// The environment, as it was at its exec.
+    Is(&'b [u8]),
+}
+
+/// How long a process may take to get from losing its old environment to having its new
+/// one, in an exec. Microseconds, if the host is not out of memory.
+const EXEC_WAIT: Duration = Duration::from_secs(2);
+/// How often it is looked at meanwhile.
+const EXEC_RETRY: Duration = Duration::from_micros(100);
 
 /// The mounted `/proc`.
 #[derive(Debug)]
@@ -52,13 +72,40 @@ impl Proc {
         parse_stat(text).map_err(|detail| ProcessError::Malformed { file, detail })
     }
 
-    /// The environment of a process, as it was at its exec; `None` when it is gone.
+    /// The environment of a process, as it was at its exec.
+    ///
+    /// A process within an exec has none for a moment. It may be a VMM that was just
+    /// started, so the answer waits until the exec is over.
     pub(super) fn environ<'b>(
         &self,
         pid: i32,
         buffer: &'b mut Vec<u8>,
-    ) -> Result<Option<&'b [u8]>, ProcessError> {
-        self.read(&format!("{pid}/environ"), buffer, ENVIRON_MAX)
+    ) -> Result<Environ<'b>, ProcessError> {
+        let file = format!("{pid}/environ");
+        let give_up = Instant::now() + EXEC_WAIT;
+        loop {
+            let length = match self.read(&file, buffer, ENVIRON_MAX)? {
+                None => return Ok(Environ::Gone),
+                Some(environ) => environ.len(),
+            };
+            if length > 0 {
+                return Ok(Environ::Is(&buffer[..length]));
+            }
+            if self.exe(pid)?.is_none() {
+                return Ok(Environ::NoProgram);
+            }
+            match self.stat(pid)? {
+                None => return Ok(Environ::Gone),
+                Some(stat) if !stat.in_exec => return Ok(Environ::Is(&[])),
+                Some(_) if Instant::now() >= give_up => {
+                    return Err(ProcessError::Malformed {
+                        file,
+                        detail: "the process does not get through its exec".to_owned(),
+                    });
+                }
+                Some(_) => std::thread::sleep(EXEC_RETRY),
+            }
+        }
     }
 
     /// The program of a process; `None` when it is gone.
@@ -163,7 +210,12 @@ fn parse_stat(text: &[u8]) -> Result<Option<Stat>, String> {
     let start_time = start
         .parse()
         .map_err(|_| format!("start time {start:?} is no number"))?;
-    Ok(Some(Stat { start_time }))
+    // The end of the environment is field 51.
+    let in_exec = fields.nth(28) == Some("0");
+    Ok(Some(Stat {
+        start_time,
+        in_exec,
+    }))
 }
 
 /// The value of a variable in an environment block.

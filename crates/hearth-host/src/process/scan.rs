@@ -9,7 +9,7 @@ use hearth_types::process::ProcessIdentity;
 use rustix::fs::RawDir;
 
 use super::ProcessError;
-use super::procfs::{Proc, mark_in, variable};
+use super::procfs::{Environ, Proc, mark_in, variable};
 use crate::boot::{BootId, boot_time, ticks_to_time};
 
 /// Finds every living process that carries the mark of `installation`.
@@ -29,8 +29,8 @@ pub fn survey(installation: InstallationId) -> Result<Vec<ObservedProcess>, Proc
     let mut found = Vec::new();
     for pid in pids(&proc)? {
         let environ = match proc.environ(pid, &mut environ_buffer) {
-            Ok(Some(environ)) => environ,
-            Ok(None) => continue,
+            Ok(Environ::Is(environ)) => environ,
+            Ok(Environ::Gone | Environ::NoProgram) => continue,
             Err(_) if is_foreign(&proc, pid)? => continue,
             Err(error) => return Err(error),
         };

@@ -230,8 +230,9 @@ fn channels(args: &mut Args, bus: &str) {
     // Output only: with a chardev that also reads, QEMU would read back what it wrote.
     args.flag("-add-fd")
         .value(format!("fd={{fd:{REPORT}}},set=1"));
+    // append: QEMU truncates the file otherwise, which a pipe refuses.
     args.flag("-chardev")
-        .value("file,id=report,path=/dev/fdset/1");
+        .value("file,id=report,path=/dev/fdset/1,append=on");
     args.flag("-device").value(format!(
         "virtserialport,bus=serial0.0,nr=2,chardev=report,name={REPORT_PORT}"
     ));

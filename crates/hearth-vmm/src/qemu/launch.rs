@@ -16,7 +16,7 @@ use tokio::process::Command;
 use super::qmp::{Client, QmpError};
 use crate::{VmmError, record};
 
-/// How long the shim may take to execute the VMM. It waits up to 5 s for the lock.
+/// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
 /// How long QEMU may take to its first answer: 50 ms alone, more on a busy host.
 const GREETING_DEADLINE: Duration = Duration::from_secs(60);
