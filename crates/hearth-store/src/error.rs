@@ -160,6 +160,17 @@ impl StoreError {
     pub(crate) fn sqlite(path: &Utf8Path, what: &'static str, error: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode as Code;
         let path = path.to_owned();
+        let unreadable = matches!(
+            error,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::Utf8Error(..)
+        );
+        if unreadable {
+            let detail = format!("cannot {what}: {error}");
+            return Self::Corrupt { path, detail };
+        }
         match error.sqlite_error_code() {
             Some(Code::DiskFull) => Self::Full { path },
             Some(Code::DatabaseBusy | Code::DatabaseLocked) => Self::Locked { path },

@@ -1,7 +1,7 @@
 //! Opening the database: what it is, whether it is whole, which version it has.
 //!
-//! A file that exists is first read without the right to write. Only when it is a whole
-//! database of ours, of a version this build knows, is it opened for writing.
+//! A file that exists is first looked through without changing it. Only when it is a whole
+//! database of ours, of a version this build knows, is anything written.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::ids::InstallationId;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::{Result, StoreError};
@@ -38,6 +39,7 @@ pub(crate) fn open(path: &Utf8Path) -> Result<Connection> {
         create_file(path)?;
     }
     let mut conn = connect(path)?;
+    prepare(path, &conn)?;
     migrate(path, &mut conn)?;
     Ok(conn)
 }
@@ -112,7 +114,7 @@ fn create_file(path: &Utf8Path) -> Result<()> {
 
 /// Looks at the file without writing to it: is it whole, is it ours, do we know its version?
 fn verify(path: &Utf8Path) -> Result<()> {
-    let conn = read_only(path)?;
+    let conn = to_look(path)?;
     let fail = |error| StoreError::sqlite(path, "check the database", error);
     let application: i32 = pragma(&conn, "application_id").map_err(fail)?;
     let version: u32 = pragma(&conn, "user_version").map_err(fail)?;
@@ -137,20 +139,26 @@ fn verify(path: &Utf8Path) -> Result<()> {
     Ok(())
 }
 
-/// `immutable` keeps SQLite from making its side files next to a database that we may
-/// refuse. With commits in the write-ahead log it would not see them, so then it is plain
-/// reading, which makes side files but does not write to the database.
-fn read_only(path: &Utf8Path) -> Result<Connection> {
+/// A connection to look through, that leaves the database as it is.
+///
+/// Without a write-ahead log: read-only, and `immutable`, which keeps SQLite from making its
+/// side files next to a database that we may refuse. That would not see commits that are
+/// only in a log, as after a crash; then it is an exclusive connection that does not write
+/// the log back when it closes. (Plain reading would need a shared-memory file, which a
+/// full disk has no room for.)
+fn to_look(path: &Utf8Path) -> Result<Connection> {
+    let fail = |error| StoreError::sqlite(path, "open the database", error);
+    if wal_has_content(path) {
+        let conn = connect(path)?;
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .map_err(fail)?;
+        return Ok(conn);
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let immutable = if wal_has_content(path) { 0 } else { 1 };
-    let uri = format!("file:{}?immutable={immutable}", uri_escape(path.as_str()));
-    let conn = Connection::open_with_flags(uri, flags)
-        .map_err(|error| StoreError::sqlite(path, "open the database", error))?;
-    conn.busy_timeout(BUSY_TIMEOUT)
-        .map_err(|error| StoreError::sqlite(path, "set the timeout", error))?;
-    Ok(conn)
+    let uri = format!("file:{}?immutable=1", uri_escape(path.as_str()));
+    Connection::open_with_flags(uri, flags).map_err(fail)
 }
 
 /// Escapes what has a meaning in SQLite's URI file names.
@@ -164,24 +172,32 @@ fn pragma<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> rusqlit
     conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
 }
 
-/// Opens for writing. The exclusive locking mode keeps the lock until the connection closes,
-/// so a second daemon on the same folder is refused even if it got past the lock file.
+/// Opens with the right to write. The exclusive locking mode keeps the lock until the
+/// connection closes, so a second daemon on the same folder is refused even if it got past
+/// the lock file.
 fn connect(path: &Utf8Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let fail = |error| StoreError::sqlite(path, "open the database", error);
     let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
+    conn.execute_batch("PRAGMA locking_mode = EXCLUSIVE")
+        .map_err(fail)?;
+    Ok(conn)
+}
+
+/// Takes the lock and sets how it is written.
+fn prepare(path: &Utf8Path, conn: &Connection) -> Result<()> {
     conn.execute_batch(
-        "PRAGMA locking_mode = EXCLUSIVE;
-         PRAGMA journal_mode = WAL;
+        "PRAGMA journal_mode = WAL;
          PRAGMA synchronous = FULL;
          PRAGMA foreign_keys = ON;
          PRAGMA trusted_schema = OFF;
          BEGIN IMMEDIATE; COMMIT;",
     )
-    .map_err(fail)?;
+    .map_err(|error| StoreError::sqlite(path, "open the database", error))?;
+    // Every statement of this crate, with some to spare.
     conn.set_prepared_statement_cache_capacity(64);
-    Ok(conn)
+    Ok(())
 }
 
 /// Runs the scripts that the file lacks, each in a transaction of its own.

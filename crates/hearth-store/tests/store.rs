@@ -3,5 +3,13 @@
 
 #[path = "store/common.rs"]
 mod common;
+#[path = "store/crash.rs"]
+mod crash;
+#[path = "store/damage.rs"]
+mod damage;
+#[path = "store/model.rs"]
+mod model;
 #[path = "store/requests.rs"]
 mod requests;
+#[path = "store/threads.rs"]
+mod threads;

@@ -11,14 +11,15 @@ use ipnet::Ipv4Net;
 use jiff::Timestamp;
 
 pub(crate) struct Dir {
-    pub(crate) root: tempfile::TempDir,
+    /// Removes the folder at the end.
+    _root: tempfile::TempDir,
     pub(crate) db: Utf8PathBuf,
 }
 
 pub(crate) fn dir() -> Dir {
     let root = tempfile::tempdir().unwrap();
     let db = Utf8PathBuf::try_from(root.path().join("hearth.db")).unwrap();
-    Dir { root, db }
+    Dir { _root: root, db }
 }
 
 pub(crate) fn open(dir: &Dir) -> Store {

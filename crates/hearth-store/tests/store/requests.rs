@@ -1,5 +1,4 @@
 //! Each request of the store, one at a time.
-#![expect(clippy::panic, reason = "tests")]
 
 use crate::common::{dir, later, new_vm, now, open, ranges, ranges_with_prefix, with_port};
 use hearth_store::{
