@@ -1,3 +1,51 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask guest`, `cargo xtask bench`.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "bench")]
+mod bench;
+mod guest;
+#[cfg(not(feature = "bench"))]
+mod rerun;
+mod workspace;
+
+use clap::{Parser, Subcommand};
+
+/// Development tasks.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the static guest agent and print its path.
+    Guest,
+    /// Measure, beside the programs that people use instead.
+    Bench(Benches),
+}
+
+/// Which benches to run, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Benches {
+    /// The benches to run; all without a name.
+    names: Vec<String>,
+    /// List the benches and end.
+    #[arg(long)]
+    list: bool,
+    /// Samples per case; the median is shown.
+    #[arg(long, short, default_value_t = 5)]
+    runs: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Guest => guest::run(),
+        #[cfg(feature = "bench")]
+        Task::Bench(benches) => bench::run(&benches),
+        #[cfg(not(feature = "bench"))]
+        Task::Bench(benches) => rerun::with_benches(&benches),
+    }
+}
