@@ -44,13 +44,14 @@ impl Vm<'_, '_> {
         let Some(stop) = self.status.stop.clone() else {
             return;
         };
-        let (rung, next_at) = self.due_rung(elapsed(stop.since, now));
-        if let Some(at) = next_at {
-            self.plan.due(later(stop.since, at));
-        } else {
-            self.plan.due(later(now, self.world.policy.quit_wait));
-        }
-        if rung != StopRung::Kill && stop.rung >= Some(rung) {
+        let rung = self.due_rung(elapsed(stop.since, now));
+        let taken = stop.rung >= Some(rung);
+        let next = match self.rung_ends(stop.rung.unwrap_or(rung).max(rung)) {
+            Some(after) => later(stop.since, after),
+            None => later(now, self.world.policy.quit_wait),
+        };
+        self.plan.due(next);
+        if taken && rung != StopRung::Kill {
             return;
         }
         // A paused guest hears neither its agent nor the power button.
@@ -73,25 +74,29 @@ impl Vm<'_, '_> {
         );
     }
 
-    /// The rung that is due so long after the stop began, and when the next one is.
-    fn due_rung(&self, elapsed: Duration) -> (StopRung, Option<Duration>) {
-        if self.vm.force_stop {
-            return (StopRung::Kill, None);
-        }
+    /// How long after the stop began a rung gives way to the next one; the last one never does.
+    fn rung_ends(&self, rung: StopRung) -> Option<Duration> {
         let policy = &self.world.policy;
         let timeout = self.vm.stop_timeout.unwrap_or(self.vm.spec.stop_timeout);
-        let power_button = timeout.as_duration();
-        let quit = power_button.saturating_add(policy.power_button_wait);
-        let kill = quit.saturating_add(policy.quit_wait);
-        if elapsed < power_button {
-            (StopRung::Agent, Some(power_button))
-        } else if elapsed < quit {
-            (StopRung::PowerButton, Some(quit))
-        } else if elapsed < kill {
-            (StopRung::Quit, Some(kill))
-        } else {
-            (StopRung::Kill, None)
+        let agent = timeout.as_duration();
+        let power_button = agent.saturating_add(policy.power_button_wait);
+        match rung {
+            StopRung::Agent => Some(agent),
+            StopRung::PowerButton => Some(power_button),
+            StopRung::Quit => Some(power_button.saturating_add(policy.quit_wait)),
+            StopRung::Kill => None,
         }
+    }
+
+    /// The rung that is due so long after the stop began.
+    fn due_rung(&self, elapsed: Duration) -> StopRung {
+        if self.vm.force_stop {
+            return StopRung::Kill;
+        }
+        [StopRung::Agent, StopRung::PowerButton, StopRung::Quit]
+            .into_iter()
+            .find(|rung| self.rung_ends(*rung).is_some_and(|end| elapsed < end))
+            .unwrap_or(StopRung::Kill)
     }
 
     /// No VMM lives and none should; disk and record stay.

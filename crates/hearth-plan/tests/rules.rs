@@ -1,0 +1,11 @@
+//! One test per rule of the planner.
+
+mod rules {
+    mod ends;
+    mod orphans;
+    mod shared;
+    mod start;
+    mod stop;
+    mod unknown;
+    mod world;
+}

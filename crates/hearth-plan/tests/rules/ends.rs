@@ -1,0 +1,306 @@
+//! How a run ended and what comes next; reboots.
+
+use hearth_plan::transition::{backoff, classify, restarts, start_failed};
+use hearth_plan::{Policy, Step};
+use hearth_types::observe::ProcessRole;
+use hearth_types::process::{GuestReport, ProcessExit};
+use hearth_types::spec::RestartPolicy;
+use hearth_types::status::{Goal, Phase, StopRung};
+
+use super::world::*;
+
+const EXIT_0: Option<ProcessExit> = Some(ProcessExit::Code(0));
+const EXIT_3: Option<ProcessExit> = Some(ProcessExit::Code(3));
+
+#[test]
+fn an_end_by_itself_is_recorded_with_the_entrypoints_code() {
+    for (guest, code, phase) in [
+        (ProcessExit::Code(0), 0, Phase::Exited),
+        (ProcessExit::Code(3), 3, Phase::Failed),
+        (ProcessExit::Signal(15), 143, Phase::Failed),
+    ] {
+        let plan = assert_steps(
+            &dead(ProcessExit::Code(0), Some(guest)),
+            &["set_status", "remove_tap"],
+        );
+        let status = stored(&plan);
+        let end = status.last_end.as_ref().unwrap();
+        assert_eq!((status.phase, end.exit_code), (phase, Some(code)));
+        assert_eq!(status.vmm, None);
+    }
+}
+
+#[test]
+fn a_vmm_that_was_killed_is_a_failure_and_restarts_by_policy() {
+    for (policy, phase) in [
+        (RestartPolicy::No, Phase::Failed),
+        (RestartPolicy::OnFailure(None), Phase::Backoff),
+        (RestartPolicy::OnFailure(Some(1)), Phase::Backoff),
+        (RestartPolicy::Always, Phase::Backoff),
+        (RestartPolicy::UnlessStopped, Phase::Backoff),
+    ] {
+        let mut world = dead(ProcessExit::Signal(9), None);
+        world.vms[0].spec.restart = policy;
+        let status = stored(&hearth_plan::plan(&world)).clone();
+        assert_eq!(status.phase, phase, "{policy}");
+        assert_eq!(status.failures, 1);
+    }
+}
+
+#[test]
+fn a_record_of_another_process_is_not_this_ones() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    dirs(&mut world)[0]
+        .exit
+        .as_mut()
+        .unwrap()
+        .identity
+        .start_time += 1;
+    let plan = hearth_plan::plan(&world);
+    let end = stored(&plan).last_end.clone().unwrap();
+    assert_eq!(end.reason, "VMM ended without a record");
+    assert!(end.failure);
+}
+
+#[test]
+fn the_record_is_waited_for_while_the_shim_lives() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    dirs(&mut world)[0].exit = None;
+    processes(&mut world).push(process(web(), 9, ProcessRole::Shim, -3600));
+    let plan = assert_steps(&world, &[]);
+    assert!(plan.next_pass < Some(at(1)));
+}
+
+#[test]
+fn always_restarts_after_status_0_and_waits_for_the_first_back_off() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    world.now = at(-1);
+    let plan = assert_steps(&world, &["set_status"]);
+    let status = stored(&plan);
+    assert_eq!((status.phase, status.failures), (Phase::Backoff, 0));
+    assert!(status.next_start >= Some(at(0)), "{status:?}");
+    assert_eq!(plan.next_pass, status.next_start);
+}
+
+#[test]
+fn on_failure_does_not_restart_after_status_0() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    world.vms[0].spec.restart = RestartPolicy::OnFailure(None);
+    assert_eq!(stored(&hearth_plan::plan(&world)).phase, Phase::Exited);
+}
+
+#[test]
+fn on_failure_n_starts_again_n_times_in_a_row() {
+    let policy = RestartPolicy::OnFailure(Some(2));
+    assert!(restarts(policy, true, 1));
+    assert!(restarts(policy, true, 2));
+    assert!(!restarts(policy, true, 3));
+}
+
+#[test]
+fn a_long_run_clears_the_failures_before_it() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_3);
+    world.vms[0].spec.restart = RestartPolicy::OnFailure(Some(3));
+    world.vms[0].status.failures = 3;
+    assert_eq!(stored(&hearth_plan::plan(&world)).failures, 1);
+    world.vms[0].status.started_at = Some(at(-500));
+    let short = hearth_plan::plan(&world);
+    assert_eq!(stored(&short).failures, 4);
+    assert_eq!(stored(&short).phase, Phase::Failed);
+}
+
+#[test]
+fn an_end_during_a_stop_is_never_a_failure() {
+    let mut world = dead(ProcessExit::Signal(9), None);
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    world.vms[0].status.stop = stopping(2, Some(StopRung::Kill)).vms[0].status.stop.clone();
+    say(&mut world, Goal::Stopped);
+    let plan = assert_steps(&world, &["set_status", "set_status", "remove_tap"]);
+    let status = stored(&plan);
+    assert_eq!(status.phase, Phase::Exited);
+    assert!(!status.last_end.as_ref().unwrap().failure);
+    assert_eq!((status.failures, status.stop.clone()), (0, None));
+}
+
+#[test]
+fn how_ends_are_classified() {
+    let report = |exit, reason: &str| {
+        Some(GuestReport {
+            exit,
+            reason: reason.to_owned(),
+            message: None,
+        })
+    };
+    let world = dead(ProcessExit::Code(0), None);
+    let dirs = world.observed.dirs.known().unwrap();
+    let record = dirs[0].exit.clone().unwrap();
+    for (vmm, guest, code, failure) in [
+        (
+            ProcessExit::Code(0),
+            report(EXIT_0, "exited"),
+            Some(0),
+            false,
+        ),
+        (
+            ProcessExit::Code(0),
+            report(EXIT_3, "exited"),
+            Some(3),
+            true,
+        ),
+        // The workload had ended well before its VMM was killed.
+        (
+            ProcessExit::Signal(9),
+            report(EXIT_0, "exited"),
+            Some(0),
+            false,
+        ),
+        (ProcessExit::Code(0), report(None, "shutdown"), None, false),
+        (ProcessExit::Code(0), report(None, "failed"), None, true),
+        (ProcessExit::Code(0), None, None, false),
+        (ProcessExit::Code(1), None, None, true),
+        (ProcessExit::Signal(11), None, None, true),
+    ] {
+        let record = hearth_types::process::ExitRecord {
+            vmm,
+            guest,
+            ..record.clone()
+        };
+        let end = classify(Some(&record), false, at(0));
+        assert_eq!((end.exit_code, end.failure), (code, failure), "{record:?}");
+        assert!(!classify(Some(&record), true, at(0)).failure, "{record:?}");
+    }
+    assert!(classify(None, false, at(0)).failure);
+    assert!(!classify(None, true, at(0)).failure);
+}
+
+#[test]
+fn the_back_off_doubles_is_spread_by_a_quarter_and_capped() {
+    let policy = Policy::default();
+    for (failures, base) in [(0, 1), (1, 1), (2, 2), (3, 4), (8, 128)] {
+        let wait = backoff(failures, &policy, web());
+        assert!(
+            wait >= seconds(base) && wait <= seconds(base) * 5 / 4,
+            "{failures}: {wait:?}"
+        );
+        assert_eq!(wait, backoff(failures, &policy, web()));
+    }
+    for failures in [9, 10, 32, 33, u32::MAX] {
+        let wait = backoff(failures, &policy, web());
+        assert!(
+            wait <= seconds(300) && wait >= seconds(225),
+            "{failures}: {wait:?}"
+        );
+    }
+    let waits: std::collections::BTreeSet<_> =
+        (0..20).map(|n| backoff(5, &policy, vm_id(n))).collect();
+    assert!(waits.len() > 10, "spread: {waits:?}");
+}
+
+#[test]
+fn a_failed_start_counts_and_backs_off() {
+    let mut world = down(Phase::Starting);
+    let policy = Policy::default();
+    let vm = &mut world.vms[0];
+    let failed = start_failed(&vm.status, vm.id, &vm.spec, "no kernel", at(0), &policy);
+    assert_eq!((failed.phase, failed.failures), (Phase::Failed, 1));
+    assert_eq!(failed.reason.as_deref(), Some("no kernel"));
+    vm.spec.restart = RestartPolicy::OnFailure(None);
+    let failed = start_failed(&failed, vm.id, &vm.spec, "no kernel", at(0), &policy);
+    assert_eq!((failed.phase, failed.failures), (Phase::Backoff, 2));
+    assert!(failed.next_start >= Some(at(2)));
+}
+
+fn rebooted() -> hearth_plan::World {
+    let mut world = down(Phase::Running);
+    world.vms[0].status.vmm = Some(identity(web(), 10));
+    world.boot_id = "boot-2".to_owned();
+    world
+}
+
+#[test]
+fn after_a_reboot_policy_no_stays_down() {
+    let plan = assert_steps(&rebooted(), &["set_status"]);
+    let status = stored(&plan);
+    assert_eq!(status.phase, Phase::Exited);
+    assert_eq!(status.last_end.as_ref().unwrap().reason, "host rebooted");
+    assert_eq!(status.boot_id.as_deref(), Some("boot-2"));
+}
+
+#[test]
+fn after_a_reboot_all_other_policies_start_again() {
+    for policy in [
+        RestartPolicy::OnFailure(None),
+        RestartPolicy::OnFailure(Some(1)),
+        RestartPolicy::Always,
+        RestartPolicy::UnlessStopped,
+    ] {
+        let mut world = rebooted();
+        world.vms[0].spec.restart = policy;
+        let plan = assert_steps(&world, &["set_status", "ensure_tap", "start_vmm"]);
+        assert_eq!(stored(&plan).failures, 0);
+        assert!(matches!(
+            plan.steps[2].step,
+            Step::StartVmm { restart: true, .. }
+        ));
+    }
+}
+
+#[test]
+fn an_end_that_was_recorded_before_the_reboot_is_not_lost() {
+    let mut world = rebooted();
+    let record = dirs(&mut dead(ProcessExit::Code(0), EXIT_3))[0]
+        .exit
+        .clone();
+    dirs(&mut world)[0].exit = record;
+    let plan = hearth_plan::plan(&world);
+    assert_eq!(stored(&plan).last_end.as_ref().unwrap().exit_code, Some(3));
+}
+
+#[test]
+fn a_back_off_ends_with_the_boot() {
+    let mut world = down(Phase::Backoff);
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    world.vms[0].status.next_start = Some(at(100));
+    world.boot_id = "boot-2".to_owned();
+    assert_steps(&world, &["set_status", "ensure_tap", "start_vmm"]);
+}
+
+#[test]
+fn stopped_vms_stay_stopped_after_a_reboot_except_with_policy_always() {
+    for policy in [
+        RestartPolicy::No,
+        RestartPolicy::OnFailure(None),
+        RestartPolicy::UnlessStopped,
+    ] {
+        let mut world = down(Phase::Exited);
+        world.vms[0].goal = Goal::Stopped;
+        world.vms[0].spec.restart = policy;
+        world.boot_id = "boot-2".to_owned();
+        let plan = assert_steps(&world, &["set_status"]);
+        assert_eq!(stored(&plan).phase, Phase::Exited, "{policy}");
+    }
+    let mut world = down(Phase::Exited);
+    world.vms[0].goal = Goal::Stopped;
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    assert_steps(&world, &[]);
+    world.boot_id = "boot-2".to_owned();
+    let plan = assert_steps(&world, &["set_goal"]);
+    let wanted = Step::SetGoal {
+        vm: web(),
+        goal: Goal::Running,
+        generation: 1,
+    };
+    assert_eq!(plan.steps[0].step, wanted);
+    assert_eq!(plan.next_pass, Some(world.now));
+}
+
+#[test]
+fn a_stop_that_was_said_after_the_reboot_holds_even_with_policy_always() {
+    let mut world = down(Phase::Exited);
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    world.boot_id = "boot-2".to_owned();
+    say(&mut world, Goal::Stopped);
+    let plan = hearth_plan::plan(&world);
+    assert!(!kinds(&plan).contains(&"set_goal"), "{plan:#?}");
+}

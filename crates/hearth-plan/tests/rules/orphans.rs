@@ -1,0 +1,108 @@
+//! What is ours and belongs to nobody.
+
+use hearth_plan::{OpenIntent, OrphanAction, World};
+use hearth_types::InstallationId;
+use hearth_types::ids::IntentId;
+use hearth_types::observe::ProcessRole;
+
+use super::world::*;
+
+fn with_orphans() -> World {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -31));
+    taps(&mut world).push(tap(vm_id(8)));
+    dirs(&mut world).push(dir(vm_id(9)));
+    world
+}
+
+#[test]
+fn old_orphans_of_each_kind_are_removed() {
+    let steps = ["kill_orphan", "remove_orphan_tap", "remove_orphan_dir"];
+    assert_steps(&with_orphans(), &steps);
+}
+
+#[test]
+fn young_orphans_are_left_until_the_grace_age() {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -29));
+    let mut young = dir(vm_id(9));
+    young.changed_at = at(-5);
+    dirs(&mut world).push(young);
+    let plan = assert_steps(&world, &[]);
+    assert_eq!(plan.next_pass, Some(at(1)));
+    assert!(notes(&plan).contains("2 object(s)"));
+}
+
+#[test]
+fn an_open_intent_protects() {
+    let mut world = with_orphans();
+    for n in 7..10 {
+        world.intents.push(OpenIntent {
+            id: IntentId::new(),
+            vm: Some(vm_id(n)),
+            begun_at: at(-9999),
+        });
+    }
+    let plan = assert_steps(&world, &[]);
+    assert!(notes(&plan).contains("open journal entry"));
+    assert_eq!(plan.next_pass, Some(at(1)));
+}
+
+#[test]
+fn more_than_the_cap_are_left_and_the_operator_is_asked() {
+    let mut world = with_orphans();
+    world.policy.orphan_cap = 2;
+    let plan = assert_steps(&world, &[]);
+    assert!(notes(&plan).contains("3 objects of ours belong to no VM"));
+}
+
+#[test]
+fn a_kind_that_is_only_reported_is_left_and_does_not_count_for_the_cap() {
+    let mut world = with_orphans();
+    world.policy.orphan_dirs = OrphanAction::Report;
+    world.policy.orphan_cap = 2;
+    let plan = assert_steps(&world, &["kill_orphan", "remove_orphan_tap"]);
+    assert!(notes(&plan).contains("1 VM folders"));
+}
+
+#[test]
+fn what_an_orphaned_process_may_use_stays_until_it_is_gone() {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -31));
+    taps(&mut world).push(tap(vm_id(7)));
+    dirs(&mut world).push(dir(vm_id(7)));
+    assert_steps(&world, &["kill_orphan"]);
+}
+
+#[test]
+fn a_shim_goes_by_itself_after_its_vmm() {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(7), 69, ProcessRole::Shim, -99));
+    processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -99));
+    let plan = assert_steps(&world, &["kill_orphan"]);
+    assert!(plan.steps[0].reason.contains("vmm"), "{plan:#?}");
+}
+
+#[test]
+fn other_installations_and_the_name_server_are_no_orphans() {
+    let mut world = with_orphans();
+    let other = InstallationId::new();
+    dirs(&mut world).truncate(1);
+    for process in processes(&mut world).iter_mut().skip(2) {
+        process.identity.mark.installation = other;
+    }
+    for tap in taps(&mut world).iter_mut().skip(1) {
+        tap.mark.installation = other;
+    }
+    let mut names = process(vm_id(7), 71, ProcessRole::Names, -99);
+    names.identity.mark = hearth_types::OwnerMark::shared(ours());
+    processes(&mut world).push(names);
+    assert_steps(&world, &[]);
+}
+
+#[test]
+fn without_processes_no_orphan_is_removed() {
+    let mut world = with_orphans();
+    world.observed.processes = unknown();
+    assert_steps(&world, &[]);
+}
