@@ -7,6 +7,8 @@ mod common;
 mod crash;
 #[path = "store/damage.rs"]
 mod damage;
+#[path = "store/leases.rs"]
+mod leases;
 #[path = "store/model.rs"]
 mod model;
 #[path = "store/requests.rs"]

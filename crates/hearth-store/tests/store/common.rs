@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use camino::Utf8PathBuf;
-use hearth_store::{LeaseRanges, NewVm, Store};
+use hearth_store::{LeaseRanges, NewSpec, NewVm, Store, VmRow};
 use hearth_types::ids::ImageId;
 use hearth_types::spec::VmSpec;
 use hearth_types::status::Goal;
@@ -64,4 +64,12 @@ pub(crate) fn now() -> Timestamp {
 
 pub(crate) fn later(seconds: i64) -> Timestamp {
     Timestamp::from_second(now().as_second() + seconds).unwrap()
+}
+
+pub(crate) fn respec(row: &VmRow) -> NewSpec {
+    NewSpec {
+        spec: row.spec.clone(),
+        image: row.image.clone(),
+        kernel: row.kernel.clone(),
+    }
 }
