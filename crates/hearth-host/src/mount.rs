@@ -41,20 +41,17 @@ impl DetachedExt4 {
     /// # Errors
     /// When the kernel refuses; the error holds what ext4 said.
     pub fn mount(device: &Path, options: &[(&str, &str)]) -> Result<Self, MountError> {
-        let mut context: Option<OwnedFd> = None;
-        let failed = |action: String, context: Option<&OwnedFd>, source: rustix::io::Errno| {
-            MountError {
+        let failed =
+            |action: String, context: Option<&OwnedFd>, source: rustix::io::Errno| MountError {
                 action,
                 filesystem: "ext4",
                 device: device.to_owned(),
                 said: context.map(messages).unwrap_or_default(),
                 source: source.into(),
-            }
-        };
-        let fs = &*context.insert(
-            fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)
-                .map_err(|e| failed("prepare a mount of".into(), None, e))?,
-        );
+            };
+        let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)
+            .map_err(|e| failed("prepare a mount of".into(), None, e))?;
+        let fs = &context;
         fsconfig_set_string(fs, "source", device)
             .map_err(|e| failed("name the device of".into(), Some(fs), e))?;
         for (key, value) in options {

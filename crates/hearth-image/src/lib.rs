@@ -1,1 +1,38 @@
 //! Image sources to verified, safely unpacked volumes.
+//!
+//! The room has one door, [`ImageStore`]. Behind it a registry, an OCI layout, a
+//! `docker save` archive, a root filesystem tar or a raw disk becomes a sealed folder with an
+//! ext4 volume and a description. See the README for the picture and the decisions.
+
+#![forbid(unsafe_code)]
+
+mod archive;
+pub mod auth;
+mod blob;
+mod build;
+mod bundle;
+mod config;
+mod decompress;
+mod digest;
+mod disk;
+mod error;
+mod import;
+mod layout;
+mod limits;
+mod manifest;
+mod progress;
+mod pull;
+mod reference;
+mod registry;
+mod remove;
+mod store;
+mod tarstream;
+pub mod unpack;
+mod volume;
+
+pub use error::ImageError;
+pub use limits::Limits;
+pub use progress::{NoProgress, ProgressSink};
+pub use pull::PullRequest;
+pub use reference::Reference;
+pub use store::ImageStore;

@@ -1,0 +1,159 @@
+//! From layers to a sealed image: the part that all layered sources share.
+//!
+//! The layers arrive over a channel in their order, the lowest first, while later ones may
+//! still be on their way. One blocking thread unpacks them, finishes the volume and seals the
+//! image. It owns everything it needs, so when the asker's future is dropped it sees the flag,
+//! throws its temporary folder away and ends.
+
+use std::io::Read;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use camino::Utf8PathBuf;
+use hearth_types::ids::ImageId;
+use hearth_types::image::ImageRecord;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::config::Details;
+use crate::progress::Reporter;
+use crate::store::{Inner, Sealed, Turn, VOLUME, disk_bytes};
+use crate::unpack::{Layer, Unpacker};
+use crate::volume::Volume;
+use crate::{ImageError, ImageStore};
+
+/// A layer that is ready to be unpacked.
+pub(crate) struct Ready {
+    pub(crate) name: String,
+    pub(crate) source: Box<dyn Read + Send>,
+    pub(crate) total: Option<u64>,
+    pub(crate) packed_digest: Option<String>,
+    pub(crate) unpacked_digest: Option<String>,
+}
+
+/// What the image will be.
+pub(crate) struct Recipe {
+    /// None: the digest of the only layer's packed bytes.
+    pub(crate) id: Option<ImageId>,
+    pub(crate) source: &'static str,
+    pub(crate) details: Details,
+    pub(crate) blobs: Vec<String>,
+    pub(crate) layers: usize,
+    /// A guess at the bytes of the content.
+    pub(crate) expected: u64,
+}
+
+/// Tells the blocking thread when the asker's future is gone.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Builds and seals the image. `turns` are held until the thread is done.
+pub(crate) async fn run(
+    store: &ImageStore,
+    recipe: Recipe,
+    layers: mpsc::Receiver<Ready>,
+    turns: Vec<Turn>,
+    reporter: Reporter,
+) -> Result<ImageRecord, ImageError> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let _cancel = CancelOnDrop(Arc::clone(&cancelled));
+    let folder = store.inner.temporary()?;
+    let path = Utf8PathBuf::try_from(folder.path().join(VOLUME))
+        .map_err(|e| ImageError::Volume(Box::new(e)))?;
+    let volume = Volume::create(path, recipe.expected, store.inner.limits.bytes).await?;
+    store
+        .blocking(move |inner| {
+            let _turns = turns;
+            let work = Work {
+                inner,
+                recipe,
+                cancelled: &cancelled,
+                reporter,
+            };
+            work.run(folder, volume, layers)
+        })
+        .await
+}
+
+struct Work<'a> {
+    inner: &'a Inner,
+    recipe: Recipe,
+    cancelled: &'a AtomicBool,
+    reporter: Reporter,
+}
+
+impl Work<'_> {
+    fn run(
+        self,
+        folder: tempfile::TempDir,
+        mut volume: Volume,
+        layers: mpsc::Receiver<Ready>,
+    ) -> Result<ImageRecord, ImageError> {
+        let digest = self.unpack(&mut volume, layers)?;
+        let id = match (self.recipe.id.clone(), digest) {
+            (Some(id), _) => id,
+            (None, Some(digest)) => digest
+                .parse()
+                .map_err(|e| ImageError::Volume(Box::new(e)))?,
+            (None, None) => return Err(ImageError::Cancelled),
+        };
+        self.reporter.stage("Writing the volume to disk");
+        let volume_bytes = volume.finish()?;
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(ImageError::Cancelled);
+        }
+        let path = Utf8PathBuf::try_from(folder.path().join(VOLUME))
+            .map_err(|e| ImageError::Volume(Box::new(e)))?;
+        let details = self.recipe.details;
+        let sealed = Sealed {
+            record: ImageRecord {
+                id,
+                references: Vec::new(),
+                source: self.recipe.source.to_owned(),
+                architecture: details.architecture,
+                created: details.created,
+                imported_at: Timestamp::now(),
+                volume_bytes,
+                disk_bytes: disk_bytes(&path)?,
+                layers: self.recipe.layers,
+                config: details.config,
+            },
+            blobs: self.recipe.blobs,
+        };
+        self.inner.seal(folder, &sealed)?;
+        Ok(sealed.record)
+    }
+
+    fn unpack(
+        &self,
+        volume: &mut Volume,
+        mut layers: mpsc::Receiver<Ready>,
+    ) -> Result<Option<String>, ImageError> {
+        let root = volume
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| ImageError::Volume(Box::new(e)))?;
+        let mut unpacker = Unpacker::new(root.as_fd(), &self.inner.limits, volume, self.cancelled)?
+            .report_to(self.reporter.clone());
+        let mut digest = None;
+        for _ in 0..self.recipe.layers {
+            // The sender is gone before all layers came: the asker has failed or left.
+            let ready = layers.blocking_recv().ok_or(ImageError::Cancelled)?;
+            digest = unpacker.layer(Layer {
+                name: &ready.name,
+                source: ready.source,
+                total: ready.total,
+                packed_digest: ready.packed_digest.as_deref(),
+                unpacked_digest: ready.unpacked_digest.as_deref(),
+                hash: self.recipe.id.is_none(),
+            })?;
+        }
+        Ok(digest)
+    }
+}

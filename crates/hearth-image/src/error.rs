@@ -1,0 +1,217 @@
+//! What can go wrong with an image.
+
+use std::io;
+
+use camino::Utf8PathBuf;
+use hearth_host::loopdev::LoopError;
+use hearth_host::mount::MountError;
+use hearth_types::problem::Code;
+
+/// An image that could not be pulled, imported, found, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The text is not an image reference.
+    #[error(
+        "{reference:?} is not an image reference ({why}); expected forms: debian, debian:12, localhost:5000/app:1, name@sha256:…"
+    )]
+    Reference {
+        /// The text.
+        reference: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No such image here.
+    #[error("there is no image {0:?} here")]
+    NotFound(String),
+    /// A prefix of an id fits several images.
+    #[error("{prefix:?} fits {count} images; give more digits")]
+    Ambiguous {
+        /// The prefix.
+        prefix: String,
+        /// How many fit.
+        count: usize,
+    },
+    /// The registry could not be reached or refused.
+    #[error("cannot {action} {what}")]
+    Registry {
+        /// What was tried.
+        action: &'static str,
+        /// On what: a reference or a digest.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<oci_client::errors::OciDistributionError>,
+    },
+    /// A download kept breaking off.
+    #[error("download of {digest} broke off {attempts} times without progress at byte {offset}")]
+    Download {
+        /// The blob.
+        digest: String,
+        /// Attempts in a row that brought nothing.
+        attempts: u32,
+        /// How far it came.
+        offset: u64,
+        /// The last failure.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is not what its digest says.
+    #[error("{what} has digest {actual}, expected {expected}")]
+    Digest {
+        /// What was read.
+        what: String,
+        /// The digest asked for.
+        expected: String,
+        /// The digest of what came.
+        actual: String,
+    },
+    /// A manifest, index, configuration or archive that Hearth does not accept.
+    #[error("{what} is not usable: {why}")]
+    Unsupported {
+        /// What was read.
+        what: String,
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The index has nothing for the platform.
+    #[error("{what} has no image for {platform}; it has: {available}")]
+    Platform {
+        /// The reference or file.
+        what: String,
+        /// What was asked for.
+        platform: String,
+        /// What there is.
+        available: String,
+    },
+    /// An entry of an archive is refused, and the whole archive with it.
+    #[error("{archive}: entry {entry:?} is refused: {why}")]
+    Entry {
+        /// The layer or file.
+        archive: String,
+        /// The entry's path as the archive has it.
+        entry: String,
+        /// Why.
+        why: String,
+    },
+    /// An entry of an archive could not be written.
+    #[error("{archive}: cannot write entry {entry:?}")]
+    Write {
+        /// The layer or file.
+        archive: String,
+        /// The entry's path as the archive has it.
+        entry: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An archive cannot be read.
+    #[error("cannot read {archive}")]
+    Archive {
+        /// The layer or file.
+        archive: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A limit is exceeded.
+    #[error("{what} exceeds the limit of {limit} {unit}")]
+    Limit {
+        /// What is too large.
+        what: String,
+        /// The limit.
+        limit: u64,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// A file of the store or of the user.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A document of the store cannot be read back.
+    #[error("{path} is damaged; remove the image and pull it again")]
+    Damaged {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The volume could not be made.
+    #[error("cannot make the volume")]
+    Volume(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Credentials could not be read.
+    #[error("{0}")]
+    Auth(String),
+    /// The asker went away.
+    #[error("the operation was cancelled")]
+    Cancelled,
+}
+
+impl ImageError {
+    /// The stable code for the API.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Reference { .. }
+            | Self::Unsupported { .. }
+            | Self::Platform { .. }
+            | Self::Entry { .. }
+            | Self::Archive { .. }
+            | Self::Limit { .. }
+            | Self::Ambiguous { .. }
+            | Self::Auth(_) => Code::Invalid,
+            Self::NotFound(_) => Code::NotFound,
+            Self::Registry { .. } | Self::Download { .. } | Self::Digest { .. } => Code::Upstream,
+            Self::Write { source, .. } | Self::File { source, .. } => io_code(source),
+            Self::Damaged { .. } | Self::Volume(_) => Code::Internal,
+            Self::Cancelled => Code::Unavailable,
+        }
+    }
+
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<Utf8PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Unsupported {
+            what: what.into(),
+            why: why.into(),
+        }
+    }
+}
+
+fn io_code(source: &io::Error) -> Code {
+    match source.kind() {
+        io::ErrorKind::StorageFull => Code::Exhausted,
+        io::ErrorKind::NotFound => Code::NotFound,
+        io::ErrorKind::PermissionDenied => Code::Invalid,
+        _ => Code::Internal,
+    }
+}
+
+impl From<LoopError> for ImageError {
+    fn from(error: LoopError) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}
+
+impl From<MountError> for ImageError {
+    fn from(error: MountError) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}

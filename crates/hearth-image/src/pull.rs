@@ -1,0 +1,168 @@
+//! A pull: manifest, configuration, and layers that download in parallel while the lower ones
+//! are being unpacked.
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use hearth_types::api::RegistryAuth;
+use hearth_types::ids::ImageId;
+use hearth_types::image::ImageRecord;
+use tokio::sync::mpsc;
+
+use crate::build::{self, Ready, Recipe};
+use crate::config::Details;
+use crate::manifest::{Document, Manifest, Wanted};
+use crate::progress::Reporter;
+use crate::registry::Registry;
+use crate::{ImageError, ImageStore, Reference, blob};
+
+/// Layers that download at the same time, as docker does it.
+const PARALLEL: usize = 3;
+
+/// What to pull and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullRequest {
+    /// The reference, by docker.io's conventions.
+    pub reference: String,
+    /// `os/architecture[/variant]`; the host's when absent.
+    pub platform: Option<String>,
+    /// Allow plain HTTP for a registry that is not on loopback.
+    pub plain_http: bool,
+    /// Credentials; they are not kept.
+    pub auth: Option<RegistryAuth>,
+}
+
+pub(crate) async fn run(
+    store: &ImageStore,
+    request: PullRequest,
+    reporter: Reporter,
+) -> Result<ImageRecord, ImageError> {
+    let reference: Reference = request.reference.parse()?;
+    let wanted = Wanted::parse(request.platform.as_deref())?;
+    reporter.stage(format!("Resolving {reference}"));
+    let registry = Registry::new(&request, reference.clone())?;
+    let (id, manifest) = resolve(store, &registry, &reference, &wanted).await?;
+    let turn = store.turn(id.as_str()).await;
+    let record = match store.inner.find(&id)? {
+        Some(record) => record,
+        None => {
+            let puller = Puller {
+                store,
+                registry: &registry,
+                reporter: &reporter,
+            };
+            puller.image(&reference, id, &manifest, turn).await?
+        }
+    };
+    let id = record.id.clone();
+    store
+        .blocking(move |inner| {
+            inner.set_reference(&reference, &id)?;
+            Ok(inner.named(record))
+        })
+        .await
+}
+
+/// The manifest for the platform, and its digest, which is the image's id.
+async fn resolve(
+    store: &ImageStore,
+    registry: &Registry,
+    reference: &Reference,
+    wanted: &Wanted,
+) -> Result<(ImageId, Manifest), ImageError> {
+    let limits = &store.inner.limits;
+    let what = reference.to_string();
+    let (bytes, mut digest) = registry.manifest(None, limits.document).await?;
+    let manifest = match Document::parse(&what, &bytes, limits)? {
+        Document::Image(manifest) => manifest,
+        Document::Index(manifests) => {
+            let chosen = wanted.choose(&what, &manifests)?;
+            crate::digest::hex(&chosen.digest)?;
+            let (bytes, chosen) = registry
+                .manifest(Some(&chosen.digest), limits.document)
+                .await?;
+            digest = chosen;
+            match Document::parse(&what, &bytes, limits)? {
+                Document::Image(manifest) => manifest,
+                Document::Index(_) => {
+                    return Err(ImageError::unsupported(what, "its index leads to an index"));
+                }
+            }
+        }
+    };
+    let id = digest
+        .parse()
+        .map_err(|e| ImageError::Volume(Box::new(e)))?;
+    Ok((id, manifest))
+}
+
+struct Puller<'a> {
+    store: &'a ImageStore,
+    registry: &'a Registry,
+    reporter: &'a Reporter,
+}
+
+impl Puller<'_> {
+    async fn image(
+        &self,
+        reference: &Reference,
+        id: ImageId,
+        manifest: &Manifest,
+        turn: crate::store::Turn,
+    ) -> Result<ImageRecord, ImageError> {
+        let what = reference.to_string();
+        let config = blob::document(self.store, self.registry, &manifest.config).await?;
+        let details = Details::parse(&what, &config, manifest.layers.len())?;
+        self.reporter.stage(format!(
+            "Pulling {} layers of {what}",
+            manifest.layers.len()
+        ));
+        let recipe = Recipe {
+            id: Some(id),
+            source: "registry",
+            details,
+            blobs: std::iter::once(&manifest.config)
+                .chain(&manifest.layers)
+                .map(|blob| blob.digest.clone())
+                .collect(),
+            layers: manifest.layers.len(),
+            expected: manifest.expected_size(),
+        };
+        let (sender, layers) = mpsc::channel(PARALLEL);
+        let build = build::run(
+            self.store,
+            recipe,
+            layers,
+            vec![turn],
+            self.reporter.clone(),
+        );
+        // When one of them fails, the other's failure is only a consequence. A build that
+        // fails hangs up, which ends the downloads; downloads that fail drop the sender.
+        let (downloaded, built) = tokio::join!(self.download(manifest, sender), build);
+        match (downloaded, built) {
+            (Err(error), Err(ImageError::Cancelled)) => Err(error),
+            (_, built) => built,
+        }
+    }
+
+    async fn download(
+        &self,
+        manifest: &Manifest,
+        sender: mpsc::Sender<Ready>,
+    ) -> Result<(), ImageError> {
+        futures::stream::iter(&manifest.layers)
+            .map(|layer| async move {
+                let blob = blob::ensure(self.store, self.registry, layer, self.reporter).await?;
+                Ok(Ready {
+                    name: blob::short(&layer.digest),
+                    source: Box::new(blob.file),
+                    total: Some(layer.size),
+                    packed_digest: (!blob.verified).then(|| layer.digest.clone()),
+                    unpacked_digest: None,
+                })
+            })
+            .buffered(PARALLEL)
+            .try_for_each(|ready| async {
+                sender.send(ready).await.map_err(|_| ImageError::Cancelled)
+            })
+            .await
+    }
+}

@@ -1,0 +1,489 @@
+//! Layers of an image, written into a root folder without ever leaving it.
+//!
+//! Owns: the descriptor of the root and a cache of descriptors of folders below it. Called
+//! by one thread that is the only writer below the root.
+//!
+//! Per layer: for each entry its path is normalised, its parent folder is opened with
+//! `openat2(RESOLVE_IN_ROOT)`, and the entry is made by name in that descriptor, never through
+//! a link. Folders' times are set when the layer is done, because writing into a folder
+//! changes them. An entry that cannot be taken as it is fails the whole image; the caller
+//! throws the volume away.
+
+mod meta;
+mod parents;
+mod path;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io::{self, BufRead, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::decompress::{HashOf, Inflated};
+use crate::progress::Reporter;
+use crate::tarstream::{Entry, Kind, TarError, TarStream, shown};
+use crate::{ImageError, Limits, digest};
+use parents::{Parent, Parents};
+use path::Place;
+
+/// Bytes after the end-of-archive mark that are still taken for padding.
+const TRAILER: u64 = 64 << 20;
+/// Bytes of room that each entry may need besides its data: a block of its folder and one
+/// for attributes.
+const ENTRY_ROOM: u64 = 8 << 10;
+
+/// The file system under the root, which can be asked to make room.
+pub trait Room {
+    /// Makes sure that `bytes` more bytes and one more file fit.
+    ///
+    /// # Errors
+    /// When they do not and the file system cannot grow.
+    fn reserve(&mut self, bytes: u64) -> Result<(), ImageError>;
+}
+
+/// Room that somebody else has taken care of.
+#[derive(Debug, Clone, Copy)]
+pub struct EnoughRoom;
+
+impl Room for EnoughRoom {
+    fn reserve(&mut self, _: u64) -> Result<(), ImageError> {
+        Ok(())
+    }
+}
+
+/// One layer to unpack.
+pub struct Layer<'a> {
+    /// What to call it in messages and progress, such as a digest.
+    pub name: &'a str,
+    /// Its bytes: a tar, plain or packed with gzip, xz or zstd.
+    pub source: Box<dyn Read + Send>,
+    /// Size of the packed layer, for progress.
+    pub total: Option<u64>,
+    /// The digest that the packed bytes must have, unless they are known to have it.
+    pub packed_digest: Option<&'a str>,
+    /// The digest that the tar must have.
+    pub unpacked_digest: Option<&'a str>,
+    /// Take the packed bytes' digest even if none is expected.
+    pub hash: bool,
+}
+
+impl std::fmt::Debug for Layer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Layer")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why an entry was not written.
+#[derive(Debug)]
+enum Problem {
+    Refused(String),
+    Io(io::Error),
+    /// An error that already says everything.
+    Whole(ImageError),
+}
+
+impl From<Errno> for Problem {
+    fn from(error: Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn refuse<T>(why: impl Into<String>) -> Result<T, Problem> {
+    Err(Problem::Refused(why.into()))
+}
+
+/// Names made by the layer that is being unpacked: inode of the folder, and the name in it.
+type Made = HashSet<(u64, Box<[u8]>)>;
+
+/// Writes layers into a root folder.
+pub struct Unpacker<'a> {
+    root: OwnedFd,
+    limits: Limits,
+    room: &'a mut dyn Room,
+    cancelled: &'a AtomicBool,
+    reporter: Reporter,
+    parents: Parents,
+    /// None for the first layer, over which no whiteout can have an effect.
+    made: Option<Made>,
+    folder_times: Vec<(Vec<u8>, (i64, u32))>,
+    layers: usize,
+    entries: u64,
+    bytes: u64,
+}
+
+impl std::fmt::Debug for Unpacker<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unpacker")
+            .field("layers", &self.layers)
+            .field("entries", &self.entries)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> Unpacker<'a> {
+    /// An unpacker below `root`, which nobody else may write to meanwhile. It stops soon
+    /// after `cancelled` becomes true.
+    ///
+    /// # Errors
+    /// When the root cannot be opened.
+    pub fn new(
+        root: BorrowedFd<'_>,
+        limits: &Limits,
+        room: &'a mut dyn Room,
+        cancelled: &'a AtomicBool,
+    ) -> Result<Self, ImageError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(root, ".", flags, Mode::empty())
+            .map_err(|e| ImageError::Volume(Box::new(io::Error::from(e))))?;
+        Ok(Self {
+            root,
+            limits: limits.clone(),
+            room,
+            cancelled,
+            reporter: Reporter::silent(),
+            parents: Parents::default(),
+            made: None,
+            folder_times: Vec::new(),
+            layers: 0,
+            entries: 0,
+            bytes: 0,
+        })
+    }
+
+    pub(crate) fn report_to(mut self, reporter: Reporter) -> Self {
+        self.reporter = reporter;
+        self
+    }
+
+    /// Unpacks one layer over what is there and returns the digest if one was taken.
+    ///
+    /// # Errors
+    /// When the layer cannot be read, is refused, has another digest than promised, or cannot
+    /// be written. What is below the root is then of no use.
+    pub fn layer(&mut self, layer: Layer<'_>) -> Result<Option<String>, ImageError> {
+        let hash = match (layer.packed_digest, layer.unpacked_digest, layer.hash) {
+            (None, Some(_), false) => HashOf::Unpacked,
+            (None, None, false) => HashOf::Nothing,
+            _ => HashOf::Packed,
+        };
+        self.made = (self.layers > 0).then(HashSet::new);
+        self.layers += 1;
+        let inflated = Inflated::start(layer.source, hash)?;
+        let mut tar = TarStream::new(inflated, self.limits.metadata);
+        let entries = self.entries;
+        while let Some(entry) = tar.next().map_err(|e| unreadable(layer.name, e))? {
+            if self.cancelled.load(Ordering::Relaxed) {
+                return Err(ImageError::Cancelled);
+            }
+            self.count(layer.name)?;
+            if self.entries.is_multiple_of(256) {
+                let done = tar.reader().packed_bytes();
+                self.reporter.item(layer.name, "unpack", done, layer.total);
+            }
+            self.entry(&mut tar, &entry)
+                .map_err(|problem| named(layer.name, &entry, problem))?;
+        }
+        let inflated = tar
+            .into_rest(TRAILER)
+            .map_err(|e| unreadable(layer.name, e))?;
+        if entries == self.entries && inflated.packed_bytes() == 0 {
+            return Err(ImageError::unsupported(layer.name, "it is empty"));
+        }
+        let digest = inflated.finish();
+        if let (Some(expected), Some(actual)) =
+            (layer.packed_digest.or(layer.unpacked_digest), &digest)
+        {
+            digest::check(layer.name, expected, actual.clone())?;
+        }
+        self.folder_times(layer.name)?;
+        self.reporter
+            .item(layer.name, "done", layer.total.unwrap_or(0), layer.total);
+        Ok(digest)
+    }
+
+    /// Entries taken so far.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    fn count(&mut self, layer: &str) -> Result<(), ImageError> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(ImageError::Limit {
+                what: layer.to_owned(),
+                limit: self.limits.entries,
+                unit: "entries",
+            });
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, tar: &mut TarStream<impl BufRead>, entry: &Entry) -> Result<(), Problem> {
+        let place = Place::of(&entry.path, self.limits.depth)?;
+        let Some(name) = place.name() else {
+            return self.root_itself(entry);
+        };
+        if let Some(hidden) = name.strip_prefix(b".wh.") {
+            return self.whiteout(&place, hidden);
+        }
+        let data = entry.sparse.as_ref().map_or(entry.size, |segments| {
+            segments.iter().map(|segment| segment.length).sum()
+        });
+        self.bytes = self.bytes.saturating_add(entry.size);
+        if self.bytes > self.limits.bytes {
+            return Err(Problem::Whole(ImageError::Limit {
+                what: format!("the image, at entry {:?},", shown(&entry.path)),
+                limit: self.limits.bytes,
+                unit: "bytes",
+            }));
+        }
+        self.room
+            .reserve(data + ENTRY_ROOM)
+            .map_err(Problem::Whole)?;
+        let parent = self.parents.open(&self.root, place.parent())?;
+        match entry.kind {
+            Kind::File => self.file(tar, entry, &parent, name)?,
+            Kind::HardLink => self.hard_link(entry, &parent, name)?,
+            Kind::Directory => self.folder(entry, &place, &parent, name)?,
+            Kind::Symlink => self.symlink(entry, &parent, name)?,
+            Kind::Char | Kind::Block | Kind::Fifo => self.node(entry, &parent, name)?,
+        }
+        if let Some(made) = &mut self.made {
+            made.insert((parent.inode, name.into()));
+        }
+        Ok(())
+    }
+
+    /// An entry for the root: only its attributes count.
+    fn root_itself(&mut self, entry: &Entry) -> Result<(), Problem> {
+        if entry.kind != Kind::Directory {
+            return refuse("its path names the root");
+        }
+        meta::open_folder(self.root.as_fd(), entry)?;
+        self.folder_times.push((Vec::new(), entry.mtime));
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        tar: &mut TarStream<impl BufRead>,
+        entry: &Entry,
+        parent: &Parent,
+        name: &[u8],
+    ) -> Result<(), Problem> {
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o600);
+        let file = self.fresh(parent, name, || {
+            rustix::fs::openat(&parent.fd, name, flags, mode)
+        })?;
+        let cancelled = self.cancelled;
+        tar.data(entry, &mut |mut offset, mut bytes| {
+            if cancelled.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            while !bytes.is_empty() {
+                let n = rustix::io::pwrite(&file, bytes, offset)?;
+                bytes = &bytes[n..];
+                offset += n as u64;
+            }
+            Ok(())
+        })?;
+        if entry.sparse.is_some() {
+            rustix::fs::ftruncate(&file, entry.size)?;
+        }
+        meta::file(file.as_fd(), entry, &self.limits)
+    }
+
+    fn hard_link(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
+        let target = Place::of(&entry.link, self.limits.depth)?;
+        let Some(target_name) = target.name() else {
+            return refuse("it is a hard link to the root");
+        };
+        let missing = || {
+            format!(
+                "it is a hard link to {:?}, which is not there",
+                shown(&entry.link)
+            )
+        };
+        let Some(target_parent) = self.parents.open_existing(&self.root, target.parent())? else {
+            return refuse(missing());
+        };
+        if target_parent.inode == parent.inode && target_name == name {
+            return refuse("it is a hard link to itself");
+        }
+        let from = &target_parent.fd;
+        match rustix::fs::statat(from, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
+                return refuse("it is a hard link to a directory");
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) => return refuse(missing()),
+            Err(error) => return Err(error.into()),
+        }
+        self.fresh(parent, name, || {
+            // Without AT_SYMLINK_FOLLOW, a link to a symlink is a second name of the symlink.
+            rustix::fs::linkat(from, target_name, &parent.fd, name, AtFlags::empty())
+        })
+    }
+
+    fn folder(
+        &mut self,
+        entry: &Entry,
+        place: &Place,
+        parent: &Parent,
+        name: &[u8],
+    ) -> Result<(), Problem> {
+        let mode = Mode::from_raw_mode(0o700);
+        if let Err(error) = rustix::fs::mkdirat(&parent.fd, name, mode) {
+            if error != Errno::EXIST {
+                return Err(error.into());
+            }
+            let stat = rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+                self.clear(parent, name)?;
+                rustix::fs::mkdirat(&parent.fd, name, mode)?;
+            }
+        }
+        meta::node(parent, name, entry, &self.limits)?;
+        self.folder_times.push((place.full().to_vec(), entry.mtime));
+        Ok(())
+    }
+
+    fn symlink(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
+        let target = entry.link.as_slice();
+        if target.is_empty() || target.len() >= path::MAX_PATH || target.contains(&0) {
+            return refuse("its target is empty, too long or not a path");
+        }
+        self.fresh(parent, name, || {
+            rustix::fs::symlinkat(target, &parent.fd, name)
+        })?;
+        meta::node(parent, name, entry, &self.limits)
+    }
+
+    fn node(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
+        let kind = match entry.kind {
+            Kind::Char => FileType::CharacterDevice,
+            Kind::Block => FileType::BlockDevice,
+            _ => FileType::Fifo,
+        };
+        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
+        let mode = Mode::from_raw_mode(0o600);
+        self.fresh(parent, name, || {
+            rustix::fs::mknodat(&parent.fd, name, kind, mode, device)
+        })?;
+        meta::node(parent, name, entry, &self.limits)
+    }
+
+    /// Makes something under a name; what has the name goes first. The last entry wins.
+    fn fresh<T>(
+        &mut self,
+        parent: &Parent,
+        name: &[u8],
+        make: impl Fn() -> rustix::io::Result<T>,
+    ) -> Result<T, Problem> {
+        match make() {
+            Err(Errno::EXIST) => {
+                self.clear(parent, name)?;
+                Ok(make()?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn clear(&mut self, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
+        if remove::tree(parent.fd.as_fd(), name, None)? != remove::Removed::Leaf {
+            // A folder or a link to one: opened paths may lead elsewhere now.
+            self.parents.forget();
+        }
+        Ok(())
+    }
+
+    /// `.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` everything in its folder.
+    /// What this layer itself has made stays, wherever the whiteout stands in it.
+    fn whiteout(&mut self, place: &Place, hidden: &[u8]) -> Result<(), Problem> {
+        if hidden.is_empty() || hidden == b"." || hidden == b".." {
+            return refuse("it is a whiteout of nothing");
+        }
+        let opaque = hidden == b".wh..opq";
+        if hidden.starts_with(b".wh.") && !opaque {
+            // Bookkeeping of aufs (.wh..wh.plnk and the like), which hides nothing.
+            return Ok(());
+        }
+        let Some(made) = &self.made else {
+            return Ok(());
+        };
+        let Some(parent) = self.parents.open_existing(&self.root, place.parent())? else {
+            return Ok(());
+        };
+        if opaque {
+            remove::children(parent.fd.as_fd(), Some(made))?;
+        } else {
+            remove::tree(parent.fd.as_fd(), hidden, Some(made))?;
+        }
+        self.parents.forget();
+        Ok(())
+    }
+
+    fn folder_times(&mut self, layer: &str) -> Result<(), ImageError> {
+        for (path, mtime) in std::mem::take(&mut self.folder_times) {
+            meta::folder_time(self.root.as_fd(), &path, mtime).map_err(|source| {
+                ImageError::Write {
+                    archive: layer.to_owned(),
+                    entry: shown(&path),
+                    source: source.into(),
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(layer: &str, error: TarError) -> ImageError {
+    match error {
+        TarError::Io(source) => ImageError::Archive {
+            archive: layer.to_owned(),
+            source,
+        },
+        TarError::Refused { entry, why } => ImageError::Entry {
+            archive: layer.to_owned(),
+            entry,
+            why,
+        },
+    }
+}
+
+fn named(layer: &str, entry: &Entry, problem: Problem) -> ImageError {
+    match problem {
+        Problem::Refused(why) => ImageError::Entry {
+            archive: layer.to_owned(),
+            entry: shown(&entry.path),
+            why,
+        },
+        Problem::Io(source) => ImageError::Write {
+            archive: layer.to_owned(),
+            entry: shown(&entry.path),
+            source,
+        },
+        Problem::Whole(error) => error,
+    }
+}
+
+/// For callers that keep a parent while others are opened.
+type Shared = Rc<Parent>;

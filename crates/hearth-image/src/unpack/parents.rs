@@ -1,0 +1,155 @@
+//! The folders that entries go into, kept open.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::{Problem, Shared, refuse};
+
+/// Folders kept open: well under the usual limit of 1024 descriptors, with room for several
+/// images at once.
+const KEPT: usize = 128;
+/// Dangling links followed while missing folders are made; the kernel's own limit is 40.
+const MAX_LINKS: u32 = 40;
+
+/// An open folder.
+#[derive(Debug)]
+pub(super) struct Parent {
+    pub(super) fd: OwnedFd,
+    pub(super) inode: u64,
+}
+
+/// The cache. Keys are normalised paths; it must be forgotten when a folder or a link to one
+/// is removed.
+#[derive(Debug, Default)]
+pub(super) struct Parents(HashMap<Vec<u8>, Shared>);
+
+impl Parents {
+    /// Opens a folder below the root; links in its path are followed as if the root were `/`.
+    /// Missing folders are made with mode 0755 and root as owner.
+    pub(super) fn open(&mut self, root: &OwnedFd, path: &[u8]) -> Result<Shared, Problem> {
+        if let Some(parent) = self.0.get(path) {
+            return Ok(Rc::clone(parent));
+        }
+        let fd = match resolve(root, path) {
+            Err(Errno::NOENT) => {
+                make(root, path, MAX_LINKS)?;
+                resolve(root, path)
+            }
+            result => result,
+        };
+        self.keep(path, fd)
+    }
+
+    /// The same without making anything; none when there is no such folder.
+    pub(super) fn open_existing(
+        &mut self,
+        root: &OwnedFd,
+        path: &[u8],
+    ) -> Result<Option<Shared>, Problem> {
+        if let Some(parent) = self.0.get(path) {
+            return Ok(Some(Rc::clone(parent)));
+        }
+        match resolve(root, path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            result => self.keep(path, result).map(Some),
+        }
+    }
+
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    fn keep(&mut self, path: &[u8], fd: rustix::io::Result<OwnedFd>) -> Result<Shared, Problem> {
+        let fd = match fd {
+            Ok(fd) => fd,
+            Err(Errno::NOTDIR) => return refuse("a part of its path is not a directory"),
+            Err(Errno::LOOP) => return refuse("its path goes through a loop of links"),
+            Err(error) => return Err(error.into()),
+        };
+        let inode = rustix::fs::fstat(&fd)?.st_ino;
+        if self.0.len() >= KEPT {
+            self.0.clear();
+        }
+        let parent = Rc::new(Parent { fd, inode });
+        self.0.insert(path.to_vec(), Rc::clone(&parent));
+        Ok(parent)
+    }
+}
+
+/// Opens an existing folder; the kernel keeps the resolution inside the root.
+pub(super) fn resolve(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let path = if path.is_empty() { &b"."[..] } else { path };
+    rustix::fs::openat2(
+        root,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+    )
+}
+
+/// Makes the missing folders of a path. A link that leads nowhere gets its target made, as
+/// `lib -> usr/lib` before `usr/lib` exists.
+fn make(root: &OwnedFd, path: &[u8], links: u32) -> Result<(), Problem> {
+    let ends = path
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'/')
+        .map(|(at, _)| at)
+        .chain([path.len()]);
+    let mut start = 0;
+    for end in ends {
+        let (prefix, parent, name) = (&path[..end], &path[..start], &path[start..end]);
+        start = end + 1;
+        let parent = parent.strip_suffix(b"/").unwrap_or(parent);
+        match resolve(root, prefix) {
+            Ok(_) => continue,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(problem(error)),
+        }
+        let folder = resolve(root, parent).map_err(problem)?;
+        match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                rustix::fs::chmodat(&folder, name, Mode::from_raw_mode(0o755), AtFlags::empty())?
+            }
+            Err(Errno::EXIST) => {
+                let links = links.checked_sub(1).ok_or(Errno::LOOP).map_err(problem)?;
+                let target = rustix::fs::readlinkat(&folder, name, Vec::new()).map_err(problem)?;
+                let target = target.into_bytes();
+                let full = if target.starts_with(b"/") {
+                    target
+                } else {
+                    [parent, b"/", &target].concat()
+                };
+                make(root, full.trim_ascii_start_slashes(), links)?;
+            }
+            Err(error) => return Err(problem(error)),
+        }
+    }
+    Ok(())
+}
+
+fn problem(error: Errno) -> Problem {
+    match error {
+        Errno::NOTDIR | Errno::INVAL => {
+            Problem::Refused("a part of its path is not a directory".to_owned())
+        }
+        Errno::LOOP => Problem::Refused("its path goes through a loop of links".to_owned()),
+        other => other.into(),
+    }
+}
+
+trait Slashes {
+    fn trim_ascii_start_slashes(&self) -> &[u8];
+}
+
+impl Slashes for Vec<u8> {
+    fn trim_ascii_start_slashes(&self) -> &[u8] {
+        let start = self.iter().position(|b| *b != b'/').unwrap_or(self.len());
+        &self[start..]
+    }
+}

@@ -1,0 +1,78 @@
+//! Removal below a folder, sparing what the current layer has made.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::Made;
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Removed {
+    Nothing,
+    /// Something that no path can lead through.
+    Leaf,
+    /// A folder (perhaps only its contents) or a symlink.
+    Passage,
+}
+
+/// Removes `name` and all below it, except what is in `keep`: a kept file stays, and a folder
+/// stays while something in it is kept.
+pub(super) fn tree(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    keep: Option<&Made>,
+) -> rustix::io::Result<Removed> {
+    let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(Removed::Nothing),
+        Err(error) => return Err(error),
+    };
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    let kept = match keep {
+        Some(keep) => {
+            let folder = rustix::fs::fstat(parent)?.st_ino;
+            keep.contains(&(folder, name.into()))
+        }
+        None => false,
+    };
+    if kind != rustix::fs::FileType::Directory {
+        if kept {
+            return Ok(Removed::Nothing);
+        }
+        rustix::fs::unlinkat(parent, name, AtFlags::empty())?;
+        return Ok(if kind == rustix::fs::FileType::Symlink {
+            Removed::Passage
+        } else {
+            Removed::Leaf
+        });
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    children(folder.as_fd(), keep)?;
+    if !kept {
+        match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            // Something in it is kept, so it is, too.
+            Ok(()) | Err(Errno::NOTEMPTY) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Removed::Passage)
+}
+
+/// Removes everything in a folder, except what is in `keep`. Recursion is as deep as the
+/// folders are, which the limit on depth bounds.
+pub(super) fn children(folder: BorrowedFd<'_>, keep: Option<&Made>) -> rustix::io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let readable = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
+    let names = Dir::read_from(&readable)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_bytes().to_vec()))
+        .collect::<rustix::io::Result<Vec<_>>>()?;
+    for name in names {
+        if name != b"." && name != b".." {
+            tree(readable.as_fd(), &name, keep)?;
+        }
+    }
+    Ok(())
+}
