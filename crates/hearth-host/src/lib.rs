@@ -10,3 +10,5 @@ pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod unixsock;
+pub mod dirwatch;
+pub mod usage;

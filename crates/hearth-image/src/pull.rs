@@ -148,9 +148,10 @@ impl Puller<'_> {
         manifest: &Manifest,
         sender: mpsc::Sender<Ready>,
     ) -> Result<(), ImageError> {
-        futures::stream::iter(&manifest.layers)
+        // Owned layers: closures over references make a future that no task takes.
+        futures::stream::iter(manifest.layers.clone())
             .map(|layer| async move {
-                let blob = blob::ensure(self.store, self.registry, layer, self.reporter).await?;
+                let blob = blob::ensure(self.store, self.registry, &layer, self.reporter).await?;
                 Ok(Ready {
                     name: blob::short(&layer.digest),
                     source: Box::new(blob.file),

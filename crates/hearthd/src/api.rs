@@ -1,0 +1,123 @@
+//! The HTTP API: thin handlers that read the store, write goals into it and wake the loop.
+//!
+//! One file per resource. Errors are RFC 9457 problem documents (`error.rs`). On the unix
+//! socket the file's permissions decide who may speak; on TCP a bearer token does (`auth.rs`).
+
+pub mod archive;
+pub mod auth;
+pub mod error;
+pub mod events;
+pub mod exec;
+pub mod images;
+pub mod kernels;
+pub mod lifecycle;
+pub mod logs;
+pub mod meta;
+pub mod plan;
+pub mod stats;
+pub mod stream;
+pub mod view;
+pub mod vms;
+pub mod wait;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::engine::Engine;
+
+/// The largest JSON body, in bytes: a spec with a generous environment fits many times.
+const BODY_LIMIT: usize = 1 << 20;
+
+/// What handlers need.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// The configuration in force, as shown.
+    pub config: Arc<hearth_types::api::ConfigView>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// Turns true when the daemon is about to end: open streams end, too.
+    pub stopping: tokio::sync::watch::Receiver<bool>,
+}
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Hearth",
+    description = "Keeps microVMs alive on a Linux host. Errors are RFC 9457 problem documents.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Document;
+
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(vms::list, vms::create))
+        .routes(routes!(vms::get, vms::delete))
+        .routes(routes!(vms::replace_spec))
+        .routes(routes!(lifecycle::start))
+        .routes(routes!(lifecycle::stop))
+        .routes(routes!(lifecycle::restart))
+        .routes(routes!(lifecycle::pause))
+        .routes(routes!(lifecycle::resume))
+        .routes(routes!(wait::wait))
+        .routes(routes!(logs::logs))
+        .routes(routes!(stream::console))
+        .routes(routes!(exec::exec))
+        .routes(routes!(archive::copy_out))
+        .routes(routes!(stats::stats))
+        .routes(routes!(images::list))
+        .routes(routes!(images::get, images::delete))
+        .routes(routes!(images::pull))
+        .routes(routes!(images::import))
+        .routes(routes!(kernels::list, kernels::import))
+        .routes(routes!(kernels::set_default))
+        .routes(routes!(kernels::delete))
+        .routes(routes!(plan::plan))
+        .routes(routes!(plan::doctor))
+        .routes(routes!(plan::config))
+        .routes(routes!(events::events))
+        .routes(routes!(meta::version))
+        .routes(routes!(meta::health))
+        .routes(routes!(meta::info))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        // Archives are streams of any size: they never stand in memory.
+        .merge(
+            OpenApiRouter::new()
+                .routes(routes!(archive::copy_in))
+                .layer(DefaultBodyLimit::disable()),
+        )
+}
+
+/// The API for the unix socket.
+#[must_use]
+pub fn router(api: Api) -> Router {
+    let (router, _) = routes().split_for_parts();
+    router
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .with_state(api)
+}
+
+/// The API for TCP: everything but `/health` and `/info` wants the token.
+#[must_use]
+pub fn router_with_token(api: Api, token: auth::Token) -> Router {
+    router(api).layer(axum::middleware::from_fn_with_state(
+        token,
+        auth::require_token,
+    ))
+}
+
+/// The OpenAPI document as checked in under `api/`.
+#[must_use]
+pub fn openapi() -> String {
+    let (_, document) = routes().split_for_parts();
+    let mut text = document.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}

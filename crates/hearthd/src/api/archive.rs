@@ -1,0 +1,96 @@
+//! `/v1/vms/{vm}/archive`: files out of and into a guest, as tar streams.
+
+use std::time::Duration;
+
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use futures::TryStreamExt as _;
+use hearth_guest_proto::client::AgentClient;
+use hearth_types::problem::{Code, Problem};
+use serde::Deserialize;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::error::{ApiError, ApiResult, Params};
+use super::{Api, view};
+
+/// How long a guest may still be booting.
+pub(super) const AGENT_WAIT: Duration = Duration::from_secs(60);
+
+/// Where in the guest.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ArchiveParams {
+    /// An absolute path in the guest.
+    path: String,
+}
+
+/// Reads a file or folder of the guest.
+#[utoipa::path(get, path = "/v1/vms/{vm}/archive", tag = "vms", params(("vm" = String, Path), ArchiveParams),
+    responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn copy_out(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Params(params): Params<ArchiveParams>,
+) -> ApiResult<Response> {
+    let (name, client) = agent(&api, &vm, &params.path).await?;
+    let tar = client
+        .copy_out(&params.path)
+        .await
+        .map_err(|error| refused(&name, &params.path, &error))?;
+    Ok((
+        [(header::CONTENT_TYPE, "application/x-tar")],
+        HttpBody::from_stream(ReaderStream::new(tar)),
+    )
+        .into_response())
+}
+
+/// Unpacks a tar stream into a folder of the guest.
+#[utoipa::path(put, path = "/v1/vms/{vm}/archive", tag = "vms", params(("vm" = String, Path), ArchiveParams),
+    request_body(content = Vec<u8>, content_type = "application/x-tar"),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn copy_in(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Params(params): Params<ArchiveParams>,
+    body: HttpBody,
+) -> ApiResult<StatusCode> {
+    let (name, client) = agent(&api, &vm, &params.path).await?;
+    let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    client
+        .copy_in(&params.path, reader)
+        .await
+        .map_err(|error| refused(&name, &params.path, &error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn agent(api: &Api, vm: &str, path: &str) -> ApiResult<(String, AgentClient)> {
+    let row = view::find(&api.engine, vm).await?;
+    if !path.starts_with('/') {
+        return Err(ApiError::new(
+            Code::Invalid,
+            format!("path: is {path:?}, must be an absolute path in the guest"),
+        ));
+    }
+    if row.status.vmm.is_none() {
+        return Err(ApiError::new(
+            Code::Conflict,
+            format!("{} is not running", row.spec.name),
+        ));
+    }
+    let client = api
+        .engine
+        .agents
+        .get(&api.engine, row.id, AGENT_WAIT)
+        .await
+        .map_err(|error| ApiError::guest(&row.spec.name, &error))?;
+    Ok((row.spec.name.to_string(), client))
+}
+
+fn refused(name: &str, path: &str, error: &dyn std::error::Error) -> ApiError {
+    ApiError::new(
+        Code::Invalid,
+        format!("{path} in {name}: {}", hearth_types::survey::chain(error)),
+    )
+}

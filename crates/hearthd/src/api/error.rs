@@ -1,0 +1,178 @@
+//! Every failure of a handler becomes a problem document here.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use hearth_store::StoreError;
+use hearth_types::problem::{Code, Problem};
+use hearth_types::survey::chain;
+
+/// A handler's failure.
+#[derive(Debug)]
+pub struct ApiError(pub Problem);
+
+/// What handlers return.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    /// A failure of this kind.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self(Problem::new(code, detail))
+    }
+
+    /// The same with advice.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self(self.0.hint(hint))
+    }
+
+    /// A failure of the guest or of the way to it.
+    pub fn guest(name: &impl std::fmt::Display, error: &anyhow::Error) -> Self {
+        Self::new(
+            Code::GuestUnreachable,
+            format!("the guest of {name} cannot be reached: {error:#}"),
+        )
+        .hint(format!("see what it says: hearth logs {name}"))
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        if status.is_server_error() {
+            tracing::warn!(code = ?self.0.code, "a request failed: {}", self.0.detail);
+        }
+        let mut response = (status, Json(self.0)).into_response();
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<anyhow::Error> for ApiError {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<Problem>() {
+            Ok(problem) => Self(problem),
+            Err(error) => Self::new(Code::Internal, format!("{error:#}")),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let code = match &error {
+            StoreError::NameTaken { .. }
+            | StoreError::PortTaken { .. }
+            | StoreError::AddressTaken { .. }
+            | StoreError::StillWanted { .. } => Code::Conflict,
+            StoreError::AddressOutside { .. } => Code::Invalid,
+            StoreError::Exhausted { .. } | StoreError::Full { .. } => Code::Exhausted,
+            StoreError::NotFound { .. } => Code::NotFound,
+            StoreError::Stale { .. } => Code::PreconditionFailed,
+            StoreError::KeyReused { .. } => Code::IdempotencyMismatch,
+            _ => Code::Internal,
+        };
+        let hint = match &error {
+            StoreError::NameTaken { name, .. } => Some(format!(
+                "remove it with: hearth rm {name}, or choose another name"
+            )),
+            _ => None,
+        };
+        let problem = Problem::new(code, chain(&error));
+        Self(match hint {
+            Some(hint) => problem.hint(hint),
+            None => problem,
+        })
+    }
+}
+
+/// No such path.
+pub(super) async fn no_such_path(uri: Uri) -> ApiError {
+    ApiError::new(
+        Code::NotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
+}
+
+/// The path exists, the method does not.
+pub(super) async fn no_such_method(method: axum::http::Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        Code::MethodNotAllowed,
+        format!("{method} is not possible at {}", uri.path()),
+    )
+}
+
+/// A JSON body whose failures are problem documents with the field's path.
+#[derive(Debug)]
+pub struct Body<T>(pub T);
+
+impl<T, S> axum::extract::FromRequest<S> for Body<T>
+where
+    T: serde::de::DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: axum::extract::Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = bytes::Bytes::from_request(request, state)
+            .await
+            .map_err(|rejection| {
+                let code = if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+                    Code::TooLarge
+                } else {
+                    Code::Invalid
+                };
+                ApiError::new(code, rejection.body_text())
+            })?;
+        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        let mut reader = serde_json::Deserializer::from_slice(text);
+        let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            let field = hearth_types::spec::FieldError::new(path, error.into_inner().to_string());
+            ApiError(Problem::fields(vec![field]))
+        })?;
+        reader.end().map_err(|error| {
+            ApiError::new(
+                Code::Invalid,
+                format!("the body goes on after the JSON value: {error}"),
+            )
+        })?;
+        Ok(Self(value))
+    }
+}
+
+/// Query parameters whose failures are problem documents.
+#[derive(Debug)]
+pub struct Params<T>(pub T);
+
+impl<T, S> axum::extract::FromRequestParts<S> for Params<T>
+where
+    T: serde::de::DeserializeOwned,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, ApiError> {
+        match axum::extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(ApiError::new(Code::Invalid, rejection.body_text())),
+        }
+    }
+}

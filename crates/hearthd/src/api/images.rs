@@ -1,0 +1,214 @@
+//! `/v1/images`: pull, import, list, inspect, remove.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body as HttpBody;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use hearth_image::{ImageError, ProgressSink, PullRequest};
+use hearth_types::api::{ImageList, ImageView, ImportImage, Progress, PullImage};
+use hearth_types::event::NewEvent;
+use hearth_types::image::ImageRecord;
+use hearth_types::problem::{Code, Problem};
+use hearth_types::survey::chain;
+use tokio::sync::mpsc;
+
+use super::Api;
+use super::error::{ApiError, ApiResult, Body};
+
+/// Progress lines that may wait for a slow client; more are dropped, as the next one says it all.
+const LINES: usize = 256;
+
+/// Lists images.
+#[utoipa::path(get, path = "/v1/images", tag = "images",
+    responses((status = 200, body = ImageList), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn list(State(api): State<Api>) -> ApiResult<Json<ImageList>> {
+    let images = api
+        .engine
+        .parts
+        .images
+        .list()
+        .await
+        .map_err(|error| problem(&error))?;
+    let mut items = Vec::new();
+    for image in images {
+        items.push(view(&api, image).await?);
+    }
+    Ok(Json(ImageList { items }))
+}
+
+/// Shows one image.
+#[utoipa::path(get, path = "/v1/images/{image}", tag = "images", params(("image" = String, Path, description = "Reference, id, or the beginning of an id.")),
+    responses((status = 200, body = ImageView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn get(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<Json<ImageView>> {
+    let image = api
+        .engine
+        .parts
+        .images
+        .get(&image)
+        .await
+        .map_err(|error| problem(&error))?;
+    Ok(Json(view(&api, image).await?))
+}
+
+/// Removes an image, or one of its references.
+#[utoipa::path(delete, path = "/v1/images/{image}", tag = "images", params(("image" = String, Path)),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn delete(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<StatusCode> {
+    let record = api
+        .engine
+        .parts
+        .images
+        .get(&image)
+        .await
+        .map_err(|error| problem(&error))?;
+    let used_by = users(&api, &record).await?;
+    if !used_by.is_empty() {
+        return Err(ApiError::new(
+            Code::InUse,
+            format!("image {image} is used by {}", used_by.join(", ")),
+        )
+        .hint("remove these VMs first"));
+    }
+    api.engine
+        .parts
+        .images
+        .remove(&image)
+        .await
+        .map_err(|error| problem(&error))?;
+    api.engine
+        .tell(NewEvent::info(
+            "image.removed",
+            format!("image {image} removed"),
+        ))
+        .await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Pulls an image; the answer is a stream of progress, one JSON object per line.
+#[utoipa::path(post, path = "/v1/images/pull", tag = "images", request_body = PullImage,
+    responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
+    let images = api.engine.parts.images.clone();
+    Ok(progress(move |sink: Lines| async move {
+        let reference = request.reference.clone();
+        let request = PullRequest {
+            reference: request.reference,
+            platform: request.platform,
+            plain_http: request.plain_http,
+            auth: request.auth,
+        };
+        let image = images
+            .pull(request, &sink)
+            .await
+            .map_err(|error| problem(&error).0)?;
+        api.engine
+            .tell(NewEvent::info(
+                "image.pulled",
+                format!("image {reference} pulled"),
+            ))
+            .await;
+        Ok(Progress::Image { image })
+    }))
+}
+
+/// Imports an image from a file on the daemon's host; answers like pull.
+#[utoipa::path(post, path = "/v1/images/import", tag = "images", request_body = ImportImage,
+    responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn import(
+    State(api): State<Api>,
+    Body(request): Body<ImportImage>,
+) -> ApiResult<Response> {
+    if !request.path.starts_with('/') {
+        return Err(ApiError::new(
+            Code::Invalid,
+            format!("path: is {:?}, must be an absolute path", request.path),
+        ));
+    }
+    let images = api.engine.parts.images.clone();
+    Ok(progress(move |sink: Lines| async move {
+        let image = images
+            .import(
+                request.path.as_str().into(),
+                &request.reference,
+                request.kind,
+                &sink,
+            )
+            .await
+            .map_err(|error| problem(&error).0)?;
+        api.engine
+            .tell(NewEvent::info(
+                "image.imported",
+                format!("image {} imported", request.reference),
+            ))
+            .await;
+        Ok(Progress::Image { image })
+    }))
+}
+
+async fn view(api: &Api, image: ImageRecord) -> ApiResult<ImageView> {
+    let used_by = users(api, &image).await?;
+    Ok(ImageView { image, used_by })
+}
+
+async fn users(api: &Api, image: &ImageRecord) -> ApiResult<Vec<String>> {
+    let rows = api.engine.parts.store.vms().await;
+    Ok(rows
+        .into_iter()
+        .filter(|row| row.image == image.id)
+        .map(|row| row.spec.name.to_string())
+        .collect())
+}
+
+/// An image room's failure as a problem document.
+pub(super) fn problem(error: &ImageError) -> ApiError {
+    ApiError::new(error.code(), chain(error))
+}
+
+/// Takes progress and passes it on as lines.
+#[derive(Clone)]
+pub(super) struct Lines(mpsc::Sender<Bytes>);
+
+impl ProgressSink for Lines {
+    fn report(&self, progress: Progress) {
+        // A full queue means that the client reads slowly: the next line says it all again.
+        drop(self.0.try_send(line(&progress)));
+    }
+}
+
+fn line(progress: &Progress) -> Bytes {
+    let mut text = serde_json::to_vec(progress).unwrap_or_default();
+    text.push(b'\n');
+    text.into()
+}
+
+/// Answers with the progress of a piece of work. The work ends when the client goes away:
+/// a pull that nobody waits for can be resumed, but should not go on unseen.
+pub(super) fn progress<F, Work>(work: F) -> Response
+where
+    F: FnOnce(Lines) -> Work + Send + 'static,
+    Work: Future<Output = Result<Progress, Problem>> + Send,
+{
+    let (sender, receiver) = mpsc::channel(LINES);
+    let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+    tokio::spawn(async move {
+        let done = tokio::select! {
+            result = work(Lines(sender.clone())) => result.unwrap_or_else(|problem| Progress::Failed { problem }),
+            () = sender.closed() => return,
+        };
+        // The client may have gone in this moment: nobody is left to tell.
+        drop(sender.send(line(&done)).await);
+    });
+    let stream = futures::stream::unfold(receiver, async |receiver| {
+        let next = receiver.lock().await.recv().await;
+        next.map(|line| (Ok::<_, std::convert::Infallible>(line), receiver))
+    });
+    (
+        [(header::CONTENT_TYPE, "application/x-ndjson")],
+        HttpBody::from_stream(stream),
+    )
+        .into_response()
+}

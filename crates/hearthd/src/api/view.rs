@@ -1,0 +1,88 @@
+//! How a VM's record is shown.
+
+use hearth_store::{FindResult, VmRow};
+use hearth_types::api::{Health, Vm};
+use hearth_types::problem::Code;
+use hearth_types::status::{Goal, Phase};
+
+use super::error::{ApiError, ApiResult};
+use crate::engine::Engine;
+
+/// A VM as the API shows it.
+pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
+    let alive = row.status.vmm.is_some();
+    let record = if alive {
+        engine.launch_record(row.id)
+    } else {
+        None
+    };
+    let (driver, accelerator) = record
+        .map(|record| (record.driver, record.accelerator))
+        .unzip();
+    Vm {
+        health: health(engine, &row),
+        phase: phase(&row),
+        id: row.id,
+        generation: row.generation,
+        goal: row.goal,
+        reason: row.status.reason,
+        leases: row.leases,
+        pid: row.status.vmm.as_ref().map(|identity| identity.pid),
+        driver,
+        accelerator,
+        created_at: row.created_at,
+        started_at: if alive { row.status.started_at } else { None },
+        last_end: row.status.last_end,
+        restarts: row.status.restarts,
+        next_start: row.status.next_start,
+        spec: row.spec,
+    }
+}
+
+/// A word of the user that no pass has acted on yet shows at once.
+fn phase(row: &VmRow) -> Phase {
+    match (row.goal, row.status.phase) {
+        (Goal::Absent, _) => Phase::Removing,
+        (Goal::Stopped, Phase::Running | Phase::Paused | Phase::Starting) => Phase::Stopping,
+        (Goal::Running | Goal::Paused, phase)
+            if row.status.observed_generation < row.generation
+                && row.status.vmm.is_none()
+                && phase != Phase::Unknown =>
+        {
+            Phase::Starting
+        }
+        (_, phase) => phase,
+    }
+}
+
+fn health(engine: &Engine, row: &VmRow) -> Health {
+    if row.status.vmm.is_some() && row.status.phase == Phase::Running {
+        engine.agents.health(row.id)
+    } else {
+        Health::None
+    }
+}
+
+/// The VM that a name, id or id prefix means.
+pub(super) async fn find(engine: &Engine, text: &str) -> ApiResult<VmRow> {
+    match engine.parts.store.find(text).await {
+        FindResult::Found(row) => Ok(*row),
+        FindResult::NotFound => Err(ApiError::new(
+            Code::NotFound,
+            format!("there is no VM {text}"),
+        )
+        .hint("list them with: hearth ps -a")),
+        FindResult::Ambiguous { matches } => Err(ApiError::new(
+            Code::Conflict,
+            format!(
+                "{text} could mean several VMs: {}",
+                matches
+                    .iter()
+                    .map(|(id, name)| format!("{name} ({id})"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        )
+        .hint("give more of the id, or the name")),
+    }
+}

@@ -1,0 +1,366 @@
+//! Wiring: from a configuration to a running daemon, and its end.
+//!
+//! ```text
+//! lock ─► database ─► rooms ─► first pass (adopts what lives) ─► listen ─► loop …
+//!                                                       SIGTERM ─► listeners, loop end; VMs go on
+//! ```
+//! Whatever fails before the first pass ends the daemon with a message and leaves the host
+//! as it is.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use camino::Utf8Path;
+use hearth_config::{AccelMode, Config, Loaded, OrphanMode};
+use hearth_disk::FileVolumes;
+use hearth_host::boot::BootId;
+use hearth_host::lock::LockFile;
+use hearth_image::{ImageStore, Limits};
+use hearth_kernel::{Import, KernelStore, Source};
+use hearth_net::{HostNetwork, NetworkConfig};
+use hearth_plan::{OrphanAction, Policy};
+use hearth_store::{LeaseRanges, Store};
+use hearth_types::api::ConfigView;
+use hearth_types::observe::ObservedProcess;
+use hearth_types::{InstallationId, OwnerMark};
+use hearth_vmm::LogLimits;
+use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::{self, Api};
+use crate::engine::{Engine, Parts, Settings, paths::Paths};
+use crate::host::{Processes, SystemClock};
+
+/// The first context id that is a guest's.
+const FIRST_CID: u32 = 3;
+/// How long open requests may take to end after SIGTERM.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// The host's processes, as /proc shows them.
+#[derive(Debug)]
+struct HostProcesses {
+    boot_id: String,
+}
+
+#[async_trait::async_trait]
+impl Processes for HostProcesses {
+    fn boot_id(&self) -> String {
+        self.boot_id.clone()
+    }
+
+    async fn survey(&self, installation: InstallationId) -> anyhow::Result<Vec<ObservedProcess>> {
+        let survey =
+            tokio::task::spawn_blocking(move || hearth_host::process::survey(installation));
+        Ok(survey.await??)
+    }
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start; the host is as it was.
+pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let config = &loaded.config;
+    make_folders(config)?;
+    let lock_path = config.data_dir.join("hearthd.lock");
+    let _lock = LockFile::acquire(&lock_path, jiff::Timestamp::now())
+        .context("another hearthd has this data folder")?;
+    let engine = build(config)?;
+    import_kernel(&engine, config).await;
+
+    let (stop, stopping) = watch::channel(false);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let engine_loop = tokio::spawn(Arc::clone(&engine).run(stopping.clone()));
+    // Nothing is answered before the first pass: no client is told what was true once.
+    let mut changes = engine.passes();
+    tokio::select! {
+        _ = changes.wait_for(Option::is_some) => {}
+        _ = terminate.recv() => return Ok(()),
+    }
+
+    let state = Api {
+        engine,
+        config: Arc::new(ConfigView {
+            entries: loaded.entries,
+        }),
+        started,
+        stopping: stopping.clone(),
+    };
+    let mut servers = vec![serve_unix(config, state.clone(), stopping.clone())?];
+    if let Some(port) = config.api_port {
+        servers.push(serve_tcp(config, port, state, stopping).await?);
+    }
+    tracing::info!(socket = %config.socket, millis = started.elapsed().as_millis(), "hearthd {} is ready", env!("CARGO_PKG_VERSION"));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: ending; the VMs go on"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: ending; the VMs go on"),
+    }
+    stop.send_replace(true);
+    let all = futures::future::join_all(servers.into_iter().chain([engine_loop]));
+    if tokio::time::timeout(GOODBYE, all).await.is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
+    remove_socket(&config.socket);
+    Ok(())
+}
+
+fn make_folders(config: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "hearthd must run as root: it makes TAPs, bridges and loop devices, and gives each VMM a user of its own"
+    );
+    let parent = config.socket.parent().map(Utf8Path::to_owned);
+    // VMMs run as users of their own and reach their folders through these.
+    for (path, mode) in [
+        (config.data_dir.clone(), 0o711),
+        (config.data_dir.join("vms"), 0o711),
+        (config.run_dir.clone(), 0o711),
+    ] {
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {path}"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode))
+            .with_context(|| format!("cannot set the mode of {path}"))?;
+    }
+    if let Some(parent) = parent {
+        std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {parent}"))?;
+    }
+    Ok(())
+}
+
+/// Puts the rooms together.
+fn build(config: &Config) -> anyhow::Result<Arc<Engine>> {
+    let store = Store::open(config.data_dir.join("hearth.db"))
+        .context("the database cannot be used; nothing on the host was touched")?;
+    let mark = OwnerMark::shared(store.installation());
+    let network = NetworkConfig {
+        bridge: config.bridge.clone(),
+        table: config.nft_table.clone(),
+        subnet: config.subnet,
+        domain: config.base_domain.clone(),
+        mark,
+        dir: config.data_dir.join("network"),
+    };
+    std::fs::create_dir_all(&network.dir)
+        .with_context(|| format!("cannot make {}", network.dir))?;
+    let limits = Limits {
+        bytes: config.image_max_bytes.0,
+        entries: config.image_max_entries.into(),
+        ..Limits::default()
+    };
+    let guest = companion(config.guest_path.as_deref(), "hearth-guest", "GUEST_PATH")?;
+    let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;
+    let parts = Parts {
+        images: ImageStore::open(&config.data_dir.join("images"), limits)
+            .context("the image folder cannot be used")?,
+        kernels: Arc::new(
+            KernelStore::open(config.data_dir.join("kernels"))
+                .context("the kernel folder cannot be used")?,
+        ),
+        vmm: Arc::new(QemuDriver::new(QemuConfig {
+            binary: config.qemu_path.clone(),
+            shim: Some(shim),
+            probe_cache: Some(config.data_dir.join("vmm-probe.json")),
+            kvm: match config.kvm {
+                AccelMode::Auto => KvmMode::Auto,
+                AccelMode::Off => KvmMode::Off,
+            },
+        })),
+        net: Arc::new(HostNetwork::new(network.clone()).context("the network cannot be used")?),
+        disks: Arc::new(FileVolumes::default()),
+        processes: Arc::new(HostProcesses {
+            boot_id: BootId::current()?.as_str().to_owned(),
+        }),
+        clock: Arc::new(SystemClock),
+        guest_segment: Arc::new(
+            hearth_kernel::initrd::guest_segment(guest.as_std_path())
+                .context("the guest agent cannot be read")?,
+        ),
+        store,
+    };
+    let settings = Settings {
+        policy: policy(config),
+        network,
+        leases: LeaseRanges {
+            subnet: config.subnet,
+            uid_base: config.uid_base,
+            uid_count: config.uid_count,
+            cid_base: FIRST_CID,
+        },
+        unprivileged: config.uid_base != 0,
+        console: LogLimits {
+            max_bytes: config.console_log_max.0,
+            keep: config.console_log_keep,
+        },
+    };
+    Ok(Engine::new(
+        parts,
+        settings,
+        Paths::new(config.data_dir.clone()),
+    ))
+}
+
+fn companion(
+    configured: Option<&Utf8Path>,
+    name: &str,
+    key: &str,
+) -> anyhow::Result<camino::Utf8PathBuf> {
+    hearth_vmm::find_companion(name, configured.map(Utf8Path::as_std_path)).with_context(|| {
+        format!("{name} is needed: it lies beside hearthd or in /usr/lib/hearth, or {key} names it")
+    })
+}
+
+fn policy(config: &Config) -> Policy {
+    let action = |mode: OrphanMode| match mode {
+        OrphanMode::Remove => OrphanAction::Remove,
+        OrphanMode::Report => OrphanAction::Report,
+    };
+    Policy {
+        orphan_grace: config.orphan_grace.as_duration(),
+        orphan_cap: usize::try_from(config.orphan_cap).unwrap_or(usize::MAX),
+        orphan_processes: action(config.orphan_processes),
+        orphan_taps: action(config.orphan_taps),
+        orphan_dirs: action(config.orphan_dirs),
+        backoff_first: config.backoff_first.as_duration(),
+        backoff_max: config.backoff_max.as_duration(),
+        stable_after: config.stable_after.as_duration(),
+        resync: config.resync_interval.as_duration(),
+        ..Policy::default()
+    }
+}
+
+/// `KERNEL_PATH`: the first kernel, imported once.
+async fn import_kernel(engine: &Engine, config: &Config) {
+    let Some(path) = config.kernel_path.clone() else {
+        return;
+    };
+    let kernels = engine.parts.kernels.clone();
+    let imported = tokio::task::spawn_blocking(move || {
+        if kernels.list()?.is_empty() {
+            let import = Import {
+                source: Source::File(path.into()),
+                modules_dir: None,
+                name: None,
+                default: true,
+                extra_modules: Vec::new(),
+            };
+            kernels.import(&import).map(Some)
+        } else {
+            Ok(None)
+        }
+    });
+    match imported.await {
+        Ok(Ok(Some(kernel))) => tracing::info!(
+            kernel = kernel.name,
+            "the kernel of KERNEL_PATH was imported"
+        ),
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => {
+            tracing::error!(error = %hearth_types::survey::chain(&error), "the kernel of KERNEL_PATH cannot be imported; VMs need one: hearth kernel import")
+        }
+        Err(error) => tracing::error!(error = %error, "the import of KERNEL_PATH was interrupted"),
+    }
+}
+
+type Server = tokio::task::JoinHandle<()>;
+
+fn serve_unix(
+    config: &Config,
+    state: Api,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Server> {
+    let path = &config.socket;
+    clear_stale_socket(path)?;
+    let listener = UnixListener::bind(path.as_std_path())
+        .with_context(|| format!("cannot listen on {path}"))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))
+        .with_context(|| format!("cannot set the mode of {path}"))?;
+    if let Some(group) = &config.socket_group {
+        let gid = group_id(group)?;
+        std::os::unix::fs::chown(path, None, Some(gid))
+            .with_context(|| format!("cannot give {path} to group {group}"))?;
+    }
+    let router = api::router(state);
+    Ok(tokio::spawn(async move {
+        let ended = async move { drop(stopping.wait_for(|stop| *stop).await) };
+        if let Err(error) = axum::serve(listener, router)
+            .with_graceful_shutdown(ended)
+            .await
+        {
+            tracing::error!(error = %error, "the unix socket is no longer served");
+        }
+    }))
+}
+
+async fn serve_tcp(
+    config: &Config,
+    port: u16,
+    state: Api,
+    mut stopping: watch::Receiver<bool>,
+) -> anyhow::Result<Server> {
+    let token = config
+        .api_token
+        .as_ref()
+        .context("API_PORT needs API_TOKEN")?;
+    let address = (config.api_address, port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {}:{port}", config.api_address))?;
+    let router = api::router_with_token(state, api::auth::Token::new(token.expose()));
+    tracing::info!(address = %config.api_address, port, "the API is served over TCP, too");
+    Ok(tokio::spawn(async move {
+        let ended = async move { drop(stopping.wait_for(|stop| *stop).await) };
+        if let Err(error) = axum::serve(listener, router)
+            .with_graceful_shutdown(ended)
+            .await
+        {
+            tracing::error!(error = %error, "TCP is no longer served");
+        }
+    }))
+}
+
+/// A socket that nobody listens on was left by a daemon that was killed. Anything else is
+/// somebody's and stays.
+fn clear_stale_socket(path: &Utf8Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let meta = match path.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        meta => meta.with_context(|| format!("cannot look at {path}"))?,
+    };
+    anyhow::ensure!(
+        meta.file_type().is_socket(),
+        "{path} exists and is not a socket: choose another SOCKET or move it away"
+    );
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => anyhow::bail!("another program listens on {path}: choose another SOCKET"),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale {path}"))
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot find out who listens on {path}")),
+    }
+}
+
+fn remove_socket(path: &Utf8Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%path, error = %error, "the socket could not be removed");
+    }
+}
+
+/// A group's number, by number or by its name in /etc/group.
+fn group_id(group: &str) -> anyhow::Result<u32> {
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let text = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+        })
+        .next()
+        .with_context(|| format!("SOCKET_GROUP: there is no group {group}"))
+}

@@ -1,0 +1,246 @@
+//! `hearth doctor`: does this host have what Hearth needs, and does it work?
+
+use camino::Utf8Path;
+use hearth_types::api::{DoctorCheck, DoctorReport, DoctorStatus};
+use hearth_types::survey::chain;
+use hearth_types::units::{Bytes, GIB};
+use hearth_vmm::KernelFiles;
+
+use crate::engine::Engine;
+
+/// Less free space than this is worth a warning.
+const LOW_SPACE: u64 = 2 * GIB;
+
+/// Programs that Hearth runs, the Debian package of each, and what does not work without it.
+const PROGRAMS: [(&str, &str, &str); 4] = [
+    ("nft", "nftables", "guests have no network"),
+    ("dnsmasq", "dnsmasq-base", "guests cannot resolve names"),
+    (
+        "conntrack",
+        "conntrack",
+        "an address that is used again may meet old connections",
+    ),
+    ("mke2fs", "e2fsprogs", "images and volumes cannot be made"),
+];
+
+/// Runs all checks.
+pub async fn examine(engine: &Engine) -> DoctorReport {
+    let mut checks = vec![user(), kernel(engine).await, vmm(engine).await];
+    checks.extend(
+        PROGRAMS
+            .iter()
+            .map(|(program, package, without)| program_check(program, package, without)),
+    );
+    checks.push(device("/dev/net/tun", "load the module tun"));
+    checks.push(device("/dev/loop-control", "load the module loop"));
+    checks.push(network(engine).await);
+    checks.push(space(engine.paths.data()));
+    checks.push(init());
+    checks.push(last_pass(engine));
+    DoctorReport { checks }
+}
+
+fn check(
+    name: &str,
+    status: DoctorStatus,
+    detail: impl Into<String>,
+    hint: Option<&str>,
+) -> DoctorCheck {
+    let hint = hint
+        .filter(|_| status != DoctorStatus::Ok)
+        .map(str::to_owned);
+    DoctorCheck {
+        name: name.to_owned(),
+        status,
+        detail: detail.into(),
+        hint,
+    }
+}
+
+fn user() -> DoctorCheck {
+    let uid = rustix::process::geteuid();
+    let status = if uid.is_root() {
+        DoctorStatus::Ok
+    } else {
+        DoctorStatus::Failed
+    };
+    check(
+        "user",
+        status,
+        format!("the daemon runs as uid {}", uid.as_raw()),
+        Some("run hearthd as root: it makes TAPs, bridges and loop devices"),
+    )
+}
+
+async fn kernel(engine: &Engine) -> DoctorCheck {
+    let kernels = engine.parts.kernels.clone();
+    let found = tokio::task::spawn_blocking(move || kernels.get(None)).await;
+    match found {
+        Ok(Ok(kernel)) => check(
+            "kernel",
+            DoctorStatus::Ok,
+            format!(
+                "default kernel {} with {} modules",
+                kernel.name,
+                kernel.modules.len()
+            ),
+            None,
+        ),
+        Ok(Err(error)) => check(
+            "kernel",
+            DoctorStatus::Failed,
+            chain(&error),
+            Some("get one with: hearth kernel import"),
+        ),
+        Err(error) => check("kernel", DoctorStatus::Failed, error.to_string(), None),
+    }
+}
+
+async fn vmm(engine: &Engine) -> DoctorCheck {
+    let kernels = engine.parts.kernels.clone();
+    let files = tokio::task::spawn_blocking(move || kernels.files(None))
+        .await
+        .ok()
+        .and_then(Result::ok);
+    let files = files.map(|files| KernelFiles {
+        bzimage: files.bzimage,
+        elf: files.elf,
+    });
+    match engine.parts.vmm.probe(files.as_ref()).await {
+        Ok(probe) => {
+            let status = if probe.accelerator == "kvm" {
+                DoctorStatus::Ok
+            } else {
+                DoctorStatus::Warning
+            };
+            let detail = format!(
+                "{} {} with {}: {}",
+                engine.parts.vmm.name(),
+                probe.version,
+                probe.accelerator,
+                probe.detail
+            );
+            check(
+                "vmm",
+                status,
+                detail,
+                Some(
+                    "VMs run under emulation, many times slower than under KVM: use a host with working /dev/kvm",
+                ),
+            )
+        }
+        Err(error) => check(
+            "vmm",
+            DoctorStatus::Failed,
+            chain(&error),
+            Some("install QEMU: apt-get install qemu-system-x86"),
+        ),
+    }
+}
+
+fn program_check(program: &str, package: &str, without: &str) -> DoctorCheck {
+    match hearth_host::command::find(program) {
+        Some(path) => check(program, DoctorStatus::Ok, path.display().to_string(), None),
+        None => check(
+            program,
+            DoctorStatus::Failed,
+            format!("not installed: {without}"),
+            Some(&format!("apt-get install {package}")),
+        ),
+    }
+}
+
+fn device(path: &str, hint: &str) -> DoctorCheck {
+    let name = path.trim_start_matches("/dev/");
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path);
+    match opened {
+        Ok(_) => check(
+            name,
+            DoctorStatus::Ok,
+            format!("{path} can be opened"),
+            None,
+        ),
+        Err(error) => check(
+            name,
+            DoctorStatus::Failed,
+            format!("{path} cannot be opened: {error}"),
+            Some(hint),
+        ),
+    }
+}
+
+async fn network(engine: &Engine) -> DoctorCheck {
+    let network = &engine.settings.network;
+    match engine.parts.net.check().await {
+        Ok(()) => check(
+            "subnet",
+            DoctorStatus::Ok,
+            format!(
+                "{} on {} collides with no route",
+                network.subnet, network.bridge
+            ),
+            None,
+        ),
+        Err(error) => check(
+            "subnet",
+            DoctorStatus::Failed,
+            chain(&error),
+            Some("choose another SUBNET in the configuration"),
+        ),
+    }
+}
+
+fn space(data: &Utf8Path) -> DoctorCheck {
+    match rustix::fs::statvfs(data.as_str()) {
+        Ok(stat) => {
+            let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize));
+            let status = if free.0 < LOW_SPACE {
+                DoctorStatus::Warning
+            } else {
+                DoctorStatus::Ok
+            };
+            check(
+                "space",
+                status,
+                format!("{} free in {data}", free.human()),
+                Some("make room: images and root disks live there"),
+            )
+        }
+        Err(error) => check(
+            "space",
+            DoctorStatus::Failed,
+            format!("{data} cannot be looked at: {error}"),
+            None,
+        ),
+    }
+}
+
+fn init() -> DoctorCheck {
+    let systemd = Utf8Path::new("/run/systemd/system").is_dir();
+    let detail = if systemd {
+        "systemd is the init"
+    } else {
+        "systemd is not the init: VMMs run as detached processes in sessions of their own"
+    };
+    check("init", DoctorStatus::Ok, detail, None)
+}
+
+fn last_pass(engine: &Engine) -> DoctorCheck {
+    match engine.last_pass() {
+        Some(at) => check(
+            "loop",
+            DoctorStatus::Ok,
+            format!("the last pass ended at {at}"),
+            None,
+        ),
+        None => check(
+            "loop",
+            DoctorStatus::Warning,
+            "no pass has ended yet",
+            Some("see the daemon's log for [reconcile] lines"),
+        ),
+    }
+}

@@ -1,0 +1,274 @@
+//! The loop: observe, plan, act.
+//!
+//! One task runs the loop and owns what is shared (bridge, rules, names). A VM's steps are
+//! taken by a task of its own; while that task works, the VM is *busy* and no other pass
+//! plans for it. So each VM has one owner at any time, and a slow VM holds up no other.
+//!
+//! ```text
+//!            wake(vm) · death seen by pidfd · timer · owner task done
+//!                                │
+//!                                ▼
+//!   idle ──► survey (quick: the woken VMs; full: everything) ──► plan ──► shared steps
+//!     ▲                                                             │
+//!     └──────────────── owner tasks, one per VM ◄───────────────────┘
+//! ```
+//!
+//! A full pass runs at start, every `resync`, and after a quick pass failed. Whatever wakes
+//! the loop only says "look again"; decisions come from what is then seen.
+
+pub mod act;
+pub mod agents;
+pub mod guest_config;
+pub mod launch;
+pub mod pass;
+pub mod paths;
+pub mod survey;
+pub mod watch;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hearth_disk::Volumes;
+use hearth_image::ImageStore;
+use hearth_kernel::KernelStore;
+use hearth_net::{Network, NetworkConfig};
+use hearth_plan::Policy;
+use hearth_store::{LeaseRanges, Store, VmRow};
+use hearth_types::event::NewEvent;
+use hearth_types::ids::VmId;
+use hearth_types::observe::Observed;
+use hearth_vmm::{LogLimits, Vmm};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch as watch_channel};
+
+use crate::host::{Clock, Processes};
+use paths::Paths;
+
+/// What the engine needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The planner's policy.
+    pub policy: Policy,
+    /// The shape of the network.
+    pub network: NetworkConfig,
+    /// Where leases come from.
+    pub leases: LeaseRanges,
+    /// Run VMMs as unprivileged users (their leased uid).
+    pub unprivileged: bool,
+    /// Limits of console logs.
+    pub console: LogLimits,
+}
+
+/// The parts of the host and of the data folder that the engine works with.
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// Images.
+    pub images: ImageStore,
+    /// Kernels.
+    pub kernels: Arc<KernelStore>,
+    /// The driver.
+    pub vmm: Arc<dyn Vmm>,
+    /// The network.
+    pub net: Arc<dyn Network>,
+    /// Volumes.
+    pub disks: Arc<dyn Volumes>,
+    /// Processes.
+    pub processes: Arc<dyn Processes>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The guest agent's binary as a cpio segment.
+    pub guest_segment: Arc<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("store", &self.store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The engine. Shared by the API and the loop.
+pub struct Engine {
+    /// What it works with.
+    pub parts: Parts,
+    /// How.
+    pub settings: Settings,
+    /// Where files are.
+    pub paths: Paths,
+    /// Connections to the guests' agents.
+    pub agents: agents::Agents,
+    wake: Notify,
+    work: Mutex<Work>,
+    changed: watch_channel::Sender<u64>,
+    last_pass: watch_channel::Sender<Option<Timestamp>>,
+}
+
+/// What the loop has to look at, and who is being worked on.
+#[derive(Default)]
+struct Work {
+    /// VMs to look at.
+    dirty: BTreeSet<VmId>,
+    /// A full pass is due.
+    full: bool,
+    /// VMs whose owner task works.
+    busy: BTreeSet<VmId>,
+    /// VMMs that are being watched for their death, by pid and start time.
+    watched: BTreeSet<(i32, u64)>,
+    /// The last survey of shared objects, kept until a full pass or a change by us.
+    shared: Option<Observed>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Puts an engine together; nothing happens until [`Engine::run`].
+    #[must_use]
+    pub fn new(parts: Parts, settings: Settings, paths: Paths) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            settings,
+            paths,
+            agents: agents::Agents::default(),
+            wake: Notify::new(),
+            work: Mutex::new(Work {
+                full: true,
+                ..Work::default()
+            }),
+            changed: watch_channel::Sender::new(0),
+            last_pass: watch_channel::Sender::new(None),
+        })
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
+    }
+
+    /// Asks the loop to look at one VM.
+    pub fn look_at(&self, vm: VmId) {
+        self.work.lock().dirty.insert(vm);
+        self.wake.notify_one();
+    }
+
+    /// Asks the loop to look at everything.
+    pub fn look_at_everything(&self) {
+        self.work.lock().full = true;
+        self.wake.notify_one();
+    }
+
+    /// Changes whenever a VM's goal or status or the log of events has changed.
+    #[must_use]
+    pub fn changes(&self) -> watch_channel::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Says that a VM's goal or status or the log of events has changed.
+    pub fn tell_changed(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// When the last pass ended well.
+    #[must_use]
+    pub fn last_pass(&self) -> Option<Timestamp> {
+        *self.last_pass.borrow()
+    }
+
+    /// Changes with every pass that ended well.
+    #[must_use]
+    pub fn passes(&self) -> watch_channel::Receiver<Option<Timestamp>> {
+        self.last_pass.subscribe()
+    }
+
+    /// Writes an event to the log and tells the watchers. An event that cannot be written
+    /// is logged: it must not stop the work it tells about.
+    pub async fn tell(&self, event: NewEvent) {
+        tracing::info!(code = event.code, vm = event.name, "{}", event.message);
+        if let Err(error) = self.parts.store.event(event, self.now()).await {
+            tracing::error!(error = %hearth_types::survey::chain(&error), "an event could not be stored");
+        }
+        self.tell_changed();
+    }
+
+    /// Runs the loop until `stop` turns true.
+    pub async fn run(self: Arc<Self>, mut stop: watch_channel::Receiver<bool>) {
+        while !*stop.borrow() {
+            let next = self.clone().turn().await;
+            let wait = self.until(next);
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(wait) => self.timer_fired(),
+                _ = stop.changed() => {}
+            }
+        }
+        tracing::info!("the loop has ended; the VMs go on");
+    }
+
+    /// One pass over what is due. Returns when the next one is.
+    async fn turn(self: Arc<Self>) -> Option<Timestamp> {
+        let (full, dirty) = {
+            let mut work = self.work.lock();
+            (
+                std::mem::take(&mut work.full),
+                std::mem::take(&mut work.dirty),
+            )
+        };
+        let result = if full {
+            self.clone().full_pass().await
+        } else {
+            self.clone().quick_pass(&dirty).await
+        };
+        match result {
+            Ok(next) => {
+                self.last_pass.send_replace(Some(self.now()));
+                next
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "[reconcile] a pass failed; it is tried again"
+                );
+                self.work.lock().full = true;
+                Some(self.now() + std::time::Duration::from_secs(1))
+            }
+        }
+    }
+
+    fn until(&self, next: Option<Timestamp>) -> std::time::Duration {
+        let resync = self.settings.policy.resync;
+        next.map_or(resync, |at| {
+            at.duration_since(self.now()).try_into().unwrap_or_default()
+        })
+        .min(resync)
+    }
+
+    /// A timer cannot say which VM it was for, and planning all of them is cheap.
+    fn timer_fired(&self) {
+        self.work.lock().full = true;
+    }
+
+    /// The VMs as the planner takes them.
+    fn desired(rows: &[VmRow]) -> Vec<hearth_plan::DesiredVm> {
+        rows.iter()
+            .map(|row| hearth_plan::DesiredVm {
+                id: row.id,
+                spec: row.spec.clone(),
+                generation: row.generation,
+                goal: row.goal,
+                force_stop: row.force_stop,
+                stop_timeout: row.stop_timeout,
+                leases: row.leases.clone(),
+                status: row.status.clone(),
+            })
+            .collect()
+    }
+}

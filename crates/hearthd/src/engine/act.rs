@@ -1,0 +1,456 @@
+//! Taking steps: one match over them, each effect written to the journal before it is done
+//! and marked after.
+//!
+//! Every step is idempotent and proves again what it acts on, so a crash between any two
+//! lines here is answered by the next pass.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hearth_net::TapSpec;
+use hearth_plan::{PlannedStep, Step, transition};
+use hearth_store::{StoreError, VmRow};
+use hearth_types::OwnerMark;
+use hearth_types::event::{NewEvent, Severity};
+use hearth_types::ids::VmId;
+use hearth_types::names::tap_name;
+use hearth_types::observe::{ObservedBridge, ObservedNames};
+use hearth_types::process::ProcessIdentity;
+use hearth_types::spec::NetworkMode;
+use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
+use hearth_types::survey::Survey;
+
+use super::Engine;
+use crate::failpoint;
+
+/// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
+const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
+/// Pause before a failed removal is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Takes one step.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        planned: &PlannedStep,
+        row: Option<&VmRow>,
+    ) -> anyhow::Result<()> {
+        let step = &planned.step;
+        if let Step::SetStatus { vm, status, event } = step {
+            return self.set_status(*vm, status, event.as_deref()).await;
+        }
+        let view = hearth_plan::view::step(planned, None);
+        tracing::info!(
+            step = view.step,
+            object = view.object,
+            "[reconcile] {}",
+            planned.reason
+        );
+        if let Step::Forget { vm } = step {
+            return self.forget(*vm, row).await;
+        }
+        let journal = serde_json::json!({ "step": view.step, "object": view.object, "reason": planned.reason });
+        let intent = self
+            .parts
+            .store
+            .begin(view.vm, journal, self.now())
+            .await
+            .context("cannot write the journal")?;
+        failpoint::hit("before", &view.step);
+        let result = self.effect(step, row).await;
+        failpoint::hit("after", &view.step);
+        let outcome = match &result {
+            Ok(()) => "done".to_owned(),
+            Err(error) => format!("failed: {error:#}"),
+        };
+        self.parts
+            .store
+            .finish(intent, &outcome, self.now())
+            .await
+            .context("cannot write the journal")?;
+        result
+    }
+
+    async fn effect(self: &Arc<Self>, step: &Step, row: Option<&VmRow>) -> anyhow::Result<()> {
+        let wanted = || row.context("the VM is not in the database");
+        let net = &self.parts.net;
+        match step {
+            Step::EnsureBridge => {
+                net.check().await?;
+                net.ensure_bridge().await?;
+                self.remember_shared(|shared| {
+                    shared.bridge = Survey::Known(Some(ObservedBridge { ready: true }))
+                });
+            }
+            Step::RemoveBridge => {
+                net.remove_bridge().await?;
+                self.remember_shared(|shared| shared.bridge = Survey::Known(None));
+            }
+            Step::ApplyRules(rules) => {
+                net.apply_rules(rules).await?;
+                self.remember_shared(|shared| shared.rules = Survey::Known(Some(rules.clone())));
+            }
+            Step::RemoveRules => {
+                net.remove_rules().await?;
+                self.remember_shared(|shared| shared.rules = Survey::Known(None));
+            }
+            Step::EnsureNames(hosts) => {
+                net.ensure_names(hosts).await?;
+                let names = ObservedNames {
+                    running: true,
+                    hosts: hosts.clone(),
+                };
+                self.remember_shared(|shared| shared.names = Survey::Known(names));
+            }
+            Step::RemoveNames => {
+                net.remove_names().await?;
+                self.remember_shared(|shared| {
+                    shared.names = Survey::Known(ObservedNames::default())
+                });
+            }
+            Step::EnsureDisks { .. } => self.ensure_disks(wanted()?).await?,
+            Step::EnsureTap { .. } => self.ensure_tap(wanted()?).await?,
+            Step::StartVmm { restart, .. } => self.start(wanted()?, *restart).await?,
+            Step::Adopt { vm, identity } => self.adopt(*vm, identity).await?,
+            Step::Pause { vm, .. } => {
+                self.parts.vmm.pause(*vm, &self.paths.vm(*vm)).await?;
+                self.set_phase(*vm, Phase::Paused, "vm.paused", "is paused")
+                    .await?;
+            }
+            Step::Resume { vm, .. } => {
+                self.parts.vmm.resume(*vm, &self.paths.vm(*vm)).await?;
+                self.set_phase(*vm, Phase::Running, "vm.resumed", "runs again")
+                    .await?;
+            }
+            Step::Stop { vm, identity, rung } => self.stop(*vm, identity, *rung, wanted()?).await?,
+            Step::RemoveTap { tap, .. } => net.remove_tap(tap).await?,
+            Step::FlushConntrack { ip, .. } => net.flush_conntrack(*ip).await?,
+            Step::RemoveDir { vm } => self.remove_dir(*vm).await?,
+            Step::KillOrphan { identity } => {
+                self.parts.vmm.kill(identity).await?;
+                self.orphan_removed("process", &format!("{} ({})", identity.pid, identity.exe))
+                    .await;
+            }
+            Step::RemoveOrphanTap { tap } => {
+                net.remove_tap(tap).await?;
+                self.orphan_removed("TAP", &tap.name).await;
+            }
+            Step::RemoveOrphanDir { vm } => {
+                self.remove_dir(*vm).await?;
+                self.orphan_removed("folder", self.paths.vm(*vm).as_str())
+                    .await;
+            }
+            Step::SetGoal {
+                vm,
+                goal,
+                generation,
+            } => self.set_goal(*vm, *goal, *generation).await?,
+            Step::SetStatus { .. } | Step::Forget { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn remember_shared(&self, change: impl FnOnce(&mut hearth_types::observe::Observed)) {
+        if let Some(shared) = self.work.lock().shared.as_mut() {
+            change(shared);
+        }
+    }
+
+    async fn orphan_removed(&self, kind: &str, object: &str) {
+        self.tell(
+            NewEvent::info(
+                "orphan.removed",
+                format!("[reconcile] removed orphaned {kind} {object}"),
+            )
+            .severity(Severity::Warning),
+        )
+        .await;
+    }
+
+    async fn set_status(
+        &self,
+        vm: VmId,
+        status: &VmStatus,
+        event: Option<&NewEvent>,
+    ) -> anyhow::Result<()> {
+        self.parts
+            .store
+            .set_status(vm, status.clone())
+            .await
+            .context("cannot store the status")?;
+        match event {
+            Some(event) => self.tell(event.clone()).await,
+            None => self.tell_changed(),
+        }
+        Ok(())
+    }
+
+    /// Reads a VM's status, changes it and stores it. Only the VM's owner task does this.
+    async fn change_status(
+        &self,
+        vm: VmId,
+        change: impl FnOnce(&VmRow) -> VmStatus,
+    ) -> anyhow::Result<Option<VmRow>> {
+        let Some(row) = self.parts.store.vm(vm).await else {
+            return Ok(None);
+        };
+        let status = change(&row);
+        self.parts
+            .store
+            .set_status(vm, status.clone())
+            .await
+            .context("cannot store the status")?;
+        Ok(Some(VmRow { status, ..row }))
+    }
+
+    async fn set_phase(
+        &self,
+        vm: VmId,
+        phase: Phase,
+        code: &str,
+        words: &str,
+    ) -> anyhow::Result<()> {
+        let row = self
+            .change_status(vm, |row| VmStatus {
+                phase,
+                ..row.status.clone()
+            })
+            .await?;
+        if let Some(row) = row {
+            self.tell(
+                NewEvent::info(code, format!("{} {words}", row.spec.name)).vm(vm, &row.spec.name),
+            )
+            .await;
+        }
+        Ok(())
+    }
+
+    async fn ensure_tap(&self, row: &VmRow) -> anyhow::Result<()> {
+        if row.spec.network.mode == NetworkMode::None {
+            return Ok(());
+        }
+        let tap = TapSpec {
+            name: tap_name(row.id),
+            mark: OwnerMark::of_vm(self.parts.store.installation(), row.id),
+            uid: if self.settings.unprivileged {
+                row.leases.uid
+            } else {
+                0
+            },
+        };
+        Ok(self.parts.net.ensure_tap(&tap).await?)
+    }
+
+    async fn start(self: &Arc<Self>, row: &VmRow, restart: bool) -> anyhow::Result<()> {
+        self.change_status(row.id, |row| VmStatus {
+            phase: Phase::Starting,
+            reason: None,
+            ..row.status.clone()
+        })
+        .await?;
+        self.tell_changed();
+        let spec = self.launch_spec(row).await?;
+        let identity = self.parts.vmm.launch(&spec).await?;
+        failpoint::hit("after", "launch");
+        self.started(row.id, &identity, restart).await
+    }
+
+    async fn started(
+        self: &Arc<Self>,
+        vm: VmId,
+        identity: &ProcessIdentity,
+        restart: bool,
+    ) -> anyhow::Result<()> {
+        let now = self.now();
+        let row = self.change_status(vm, |row| {
+            transition::started(&row.status, identity.clone(), now, restart)
+        });
+        self.watch_vmm(identity);
+        if let Some(row) = row.await? {
+            let word = if restart { "restarted" } else { "started" };
+            let event = NewEvent::info(
+                &format!("vm.{word}"),
+                format!("{} {word}, VMM pid {}", row.spec.name, identity.pid),
+            );
+            self.tell(
+                event
+                    .vm(vm, &row.spec.name)
+                    .details(serde_json::json!({ "pid": identity.pid })),
+            )
+            .await;
+        }
+        Ok(())
+    }
+
+    async fn adopt(self: &Arc<Self>, vm: VmId, identity: &ProcessIdentity) -> anyhow::Result<()> {
+        self.watch_vmm(identity);
+        let started_at =
+            hearth_host::boot::ticks_to_time(hearth_host::boot::boot_time(), identity.start_time);
+        let row = self
+            .change_status(vm, |row| {
+                transition::adopted(&row.status, identity.clone(), started_at)
+            })
+            .await?;
+        if let Some(row) = row {
+            let event = NewEvent::info(
+                "vm.adopted",
+                format!(
+                    "[recovery] {} adopted, VMM pid {}",
+                    row.spec.name, identity.pid
+                ),
+            );
+            self.tell(event.vm(vm, &row.spec.name)).await;
+        }
+        Ok(())
+    }
+
+    /// Climbs one rung, or the next one that works. The end itself is seen by the next
+    /// survey, not awaited here.
+    async fn stop(
+        self: &Arc<Self>,
+        vm: VmId,
+        identity: &ProcessIdentity,
+        rung: StopRung,
+        row: &VmRow,
+    ) -> anyhow::Result<()> {
+        let mut rung = rung;
+        while let Err(error) = self.climb(vm, identity, rung, row).await {
+            if rung == StopRung::Kill {
+                return Err(error);
+            }
+            tracing::info!(%vm, ?rung, error = format!("{error:#}"), "[reconcile] this rung of the stop does not work, the next one is tried");
+            rung = transition::skip_rung(rung);
+        }
+        self.change_status(vm, |row| transition::rung_taken(&row.status, rung))
+            .await?;
+        Ok(())
+    }
+
+    async fn climb(
+        self: &Arc<Self>,
+        vm: VmId,
+        identity: &ProcessIdentity,
+        rung: StopRung,
+        row: &VmRow,
+    ) -> anyhow::Result<()> {
+        let dir = self.paths.vm(vm);
+        match rung {
+            StopRung::Agent => {
+                let timeout = row
+                    .stop_timeout
+                    .unwrap_or(row.spec.stop_timeout)
+                    .as_duration();
+                self.agents
+                    .shutdown(self, vm, timeout, AGENT_SHUTDOWN_DEADLINE)
+                    .await
+            }
+            StopRung::PowerButton => Ok(self.parts.vmm.power_button(vm, &dir).await?),
+            StopRung::Quit => Ok(self.parts.vmm.quit(vm, &dir).await?),
+            StopRung::Kill => Ok(self.parts.vmm.kill(identity).await?),
+        }
+    }
+
+    /// Changes a goal as the restart policy asks, unless the user said something since.
+    async fn set_goal(&self, vm: VmId, goal: Goal, generation: u64) -> anyhow::Result<()> {
+        match self
+            .parts
+            .store
+            .set_goal(vm, goal, false, None, Some(generation))
+            .await
+        {
+            Ok(_) | Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error).context("cannot store the goal"),
+        }
+    }
+
+    async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
+        let path = self.paths.vm(vm);
+        let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {path}"))
+            }
+            _ => Ok(()),
+        });
+        removed.await.context("the removal was interrupted")?
+    }
+
+    async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {
+        failpoint::hit("before", "forget");
+        self.agents.drop_vm(vm);
+        self.parts
+            .store
+            .forget(vm)
+            .await
+            .context("cannot delete the record")?;
+        failpoint::hit("after", "forget");
+        if let Some(row) = row {
+            let event = NewEvent::info("vm.removed", format!("{} removed", row.spec.name));
+            self.tell(event.vm(vm, &row.spec.name)).await;
+        }
+        Ok(())
+    }
+
+    /// What is shared could not be made, so the VM cannot start: its reason says why.
+    pub(super) async fn start_blocked(&self, vm: VmId, reason: &str) -> anyhow::Result<()> {
+        anyhow::bail!("the network is not ready for {vm}: {reason}")
+    }
+
+    /// A step failed: a VM that should run counts it as a failed start, anything else is
+    /// simply tried again.
+    pub(super) async fn step_failed(
+        self: &Arc<Self>,
+        vm: VmId,
+        step: &Step,
+        error: &anyhow::Error,
+    ) {
+        let reason = format!("{error:#}");
+        let now = self.now();
+        let counts = matches!(
+            step,
+            Step::EnsureDisks { .. } | Step::EnsureTap { .. } | Step::StartVmm { .. }
+        );
+        let stored = self
+            .change_status(vm, |row| {
+                if counts && matches!(row.goal, Goal::Running | Goal::Paused) {
+                    transition::start_failed(
+                        &row.status,
+                        vm,
+                        &row.spec,
+                        &reason,
+                        now,
+                        &self.settings.policy,
+                    )
+                } else {
+                    VmStatus {
+                        reason: Some(reason.clone()),
+                        ..row.status.clone()
+                    }
+                }
+            })
+            .await;
+        match stored {
+            Ok(Some(row)) => {
+                let code = if counts {
+                    "vm.start_failed"
+                } else {
+                    "vm.step_failed"
+                };
+                let event = NewEvent::info(code, format!("{}: {reason}", row.spec.name))
+                    .severity(Severity::Error);
+                self.tell(event.vm(vm, &row.spec.name)).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(%vm, error = format!("{error:#}"), "the failure could not be stored")
+            }
+        }
+        if !counts {
+            let engine = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(RETRY).await;
+                engine.look_at(vm);
+            });
+        }
+    }
+}

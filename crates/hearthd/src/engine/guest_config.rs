@@ -1,0 +1,133 @@
+//! What a guest is told at its start: the image's wishes, overridden by the spec's.
+
+use anyhow::Context as _;
+use hearth_guest_proto::config::{
+    GuestConfig, InitMode, NetworkConfig, ProcessConfig, VolumeConfig,
+};
+use hearth_store::VmRow;
+use hearth_types::image::ImageConfig;
+use hearth_types::spec::{self, NetworkMode, VmSpec};
+use jiff::Timestamp;
+
+use super::Settings;
+
+/// Puts the guest's configuration together.
+pub(super) fn guest_config(
+    row: &VmRow,
+    image: &ImageConfig,
+    settings: &Settings,
+    boot_nonce: String,
+    now: Timestamp,
+) -> anyhow::Result<GuestConfig> {
+    Ok(GuestConfig {
+        vm_id: row.id.to_string(),
+        hostname: row.spec.name.to_string(),
+        domain: Some(settings.network.domain.clone()),
+        boot_nonce,
+        root_serial: "root".to_owned(),
+        volumes: row
+            .spec
+            .volumes
+            .iter()
+            .map(|volume| VolumeConfig {
+                serial: volume.name.to_string(),
+                mount: volume.mount.clone(),
+                read_only: volume.read_only,
+            })
+            .collect(),
+        network: network(row, settings)?,
+        process: ProcessConfig {
+            argv: argv(&row.spec, image),
+            env: environment(&row.spec, image),
+            user: row.spec.user.clone().or_else(|| image.user.clone()),
+            workdir: row.spec.workdir.clone().or_else(|| image.workdir.clone()),
+        },
+        init: match row.spec.init {
+            spec::InitMode::Hearth => InitMode::Hearth,
+            spec::InitMode::Image => InitMode::Image,
+        },
+        wall_clock_ms: u64::try_from(now.as_millisecond()).ok(),
+        stop_signal: image.stop_signal.clone(),
+        stop_timeout_ms: Some(row.spec.stop_timeout.as_millis()),
+    })
+}
+
+fn network(row: &VmRow, settings: &Settings) -> anyhow::Result<Option<NetworkConfig>> {
+    if row.spec.network.mode == NetworkMode::None {
+        return Ok(None);
+    }
+    let subnet = settings.network.subnet;
+    let gateway = subnet
+        .hosts()
+        .next()
+        .context("the subnet has no addresses")?;
+    Ok(Some(NetworkConfig {
+        mac: row
+            .leases
+            .mac
+            .context("no MAC address is leased")?
+            .to_string(),
+        address: row.leases.ip.context("no address is leased")?,
+        prefix: subnet.prefix_len(),
+        gateway,
+        dns: vec![gateway],
+        search: vec![settings.network.domain.clone()],
+    }))
+}
+
+/// As docker does it: an entrypoint of the spec's clears the image's command, too.
+fn argv(spec: &VmSpec, image: &ImageConfig) -> Vec<String> {
+    let entrypoint = spec.entrypoint.as_ref().unwrap_or(&image.entrypoint);
+    let command = match (&spec.command, &spec.entrypoint) {
+        (Some(command), _) => command.as_slice(),
+        (None, Some(_)) => &[],
+        (None, None) => &image.cmd,
+    };
+    entrypoint.iter().chain(command).cloned().collect()
+}
+
+/// The image's environment with the spec's values over it, in the image's order.
+fn environment(spec: &VmSpec, image: &ImageConfig) -> Vec<String> {
+    let key = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let kept = image
+        .env
+        .iter()
+        .filter(|entry| !spec.env.contains_key(&key(entry)))
+        .cloned();
+    kept.chain(spec.env.iter().map(|(key, value)| format!("{key}={value}")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            entrypoint: vec!["/entry".into()],
+            cmd: vec!["serve".into()],
+            env: vec!["PATH=/bin".into(), "MODE=prod".into()],
+            ..ImageConfig::default()
+        }
+    }
+
+    #[test]
+    fn commands_override_as_with_docker() {
+        let mut spec = VmSpec::new("a".parse().unwrap(), "x");
+        assert_eq!(argv(&spec, &image()), ["/entry", "serve"]);
+        spec.command = Some(vec!["check".into()]);
+        assert_eq!(argv(&spec, &image()), ["/entry", "check"]);
+        spec.command = None;
+        spec.entrypoint = Some(vec!["/bin/sh".into()]);
+        assert_eq!(argv(&spec, &image()), ["/bin/sh"]);
+        spec.entrypoint = Some(Vec::new());
+        assert!(argv(&spec, &image()).is_empty());
+    }
+
+    #[test]
+    fn the_specs_environment_wins() {
+        let mut spec = VmSpec::new("a".parse().unwrap(), "x");
+        spec.env.insert("MODE".into(), "test".into());
+        assert_eq!(environment(&spec, &image()), ["PATH=/bin", "MODE=test"]);
+    }
+}

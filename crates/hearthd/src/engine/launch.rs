@@ -1,0 +1,205 @@
+//! Getting a VM's folder ready and putting a launch together.
+
+use anyhow::Context as _;
+use camino::Utf8Path;
+use hearth_disk::Volumes;
+use hearth_guest_proto::config::GuestConfig;
+use hearth_store::VmRow;
+use hearth_types::OwnerMark;
+use hearth_types::names::tap_name;
+use hearth_types::spec::NetworkMode;
+use hearth_types::units::Bytes;
+use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Nic};
+use serde::{Deserialize, Serialize};
+
+use super::Engine;
+use super::agents::nonce;
+use super::guest_config::guest_config;
+use super::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK};
+
+/// What the current run of a VM was started with: lets a later daemon talk to its guest.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LaunchRecord {
+    /// The nonce in the guest's configuration: proves that an answer comes from this run.
+    pub boot_nonce: String,
+    /// The driver.
+    pub driver: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+}
+
+impl Engine {
+    /// Makes the VM's folder with all of its disks. The marker comes last: without it the
+    /// disks do not count.
+    pub(super) async fn ensure_disks(&self, row: &VmRow) -> anyhow::Result<()> {
+        let dir = self.paths.vm(row.id);
+        let owner = self.vmm_uid(row);
+        make_dir(&dir, owner)?;
+        let image = self
+            .parts
+            .images
+            .get(row.image.as_str())
+            .await
+            .with_context(|| format!("image {} is needed", row.image))?;
+        let size = row
+            .spec
+            .disk
+            .unwrap_or_default()
+            .max(Bytes(image.volume_bytes));
+        let source = self.parts.images.volume_path(&row.image);
+        let made = Volumes::clone_from(
+            &*self.parts.disks,
+            &source,
+            &dir.join(ROOT_DISK),
+            size,
+            owner,
+        )
+        .await?;
+        tracing::debug!(vm = %row.id, ?made, "root disk");
+        for volume in &row.spec.volumes {
+            let name = volume.name.as_str();
+            self.parts
+                .disks
+                .create_ext4(
+                    &dir.join(Paths::volume_file(name)),
+                    volume.size,
+                    name,
+                    owner,
+                )
+                .await?;
+        }
+        let marker = serde_json::json!({ "image": row.image, "volumes": row.spec.volumes });
+        write_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes())
+    }
+
+    fn vmm_uid(&self, row: &VmRow) -> u32 {
+        if self.settings.unprivileged {
+            row.leases.uid
+        } else {
+            0
+        }
+    }
+
+    /// Everything the driver needs for this VM; writes its initramfs and launch record.
+    pub(super) async fn launch_spec(&self, row: &VmRow) -> anyhow::Result<LaunchSpec> {
+        let dir = self.paths.vm(row.id);
+        let kernel_name = row.kernel.clone();
+        let kernels = self.parts.kernels.clone();
+        let files =
+            tokio::task::spawn_blocking(move || kernels.files(kernel_name.as_deref())).await??;
+        let kernel = KernelFiles {
+            bzimage: files.bzimage.clone(),
+            elf: files.elf.clone(),
+        };
+        let probe = self.parts.vmm.probe(Some(&kernel)).await?;
+        let image = self.parts.images.get(row.image.as_str()).await?;
+        let boot_nonce = format!("{:016x}{:016x}", nonce()?, nonce()?);
+        let config = guest_config(
+            row,
+            &image.config,
+            &self.settings,
+            boot_nonce.clone(),
+            self.now(),
+        )?;
+        let owner = self.vmm_uid(row);
+        self.write_initrd(&dir, &files.initramfs, &config, owner)
+            .await?;
+        let record = LaunchRecord {
+            boot_nonce,
+            driver: self.parts.vmm.name().to_owned(),
+            accelerator: probe.accelerator,
+        };
+        write_file(&dir.join(LAUNCH_RECORD), &serde_json::to_vec(&record)?)?;
+        let nic = row
+            .leases
+            .mac
+            .filter(|_| row.spec.network.mode == NetworkMode::Bridge);
+        Ok(LaunchSpec {
+            vm: row.id,
+            name: row.spec.name.to_string(),
+            mark: OwnerMark::of_vm(self.parts.store.installation(), row.id),
+            initramfs: dir.join(INITRD),
+            vcpus: row.spec.vcpus,
+            memory: row.spec.memory,
+            machine: row.spec.machine,
+            kernel,
+            cmdline: Vec::new(),
+            disks: disks(row),
+            nic: nic.map(|mac| Nic {
+                tap: tap_name(row.id),
+                mac,
+            }),
+            cid: row.leases.cid,
+            user: self.settings.unprivileged.then_some(row.leases.uid),
+            console: self.settings.console,
+            dir,
+        })
+    }
+
+    async fn write_initrd(
+        &self,
+        dir: &Utf8Path,
+        base: &Utf8Path,
+        config: &GuestConfig,
+        owner: u32,
+    ) -> anyhow::Result<()> {
+        let (out, base) = (dir.join(INITRD), base.to_owned());
+        let json = serde_json::to_vec(config).context("cannot write the guest's configuration")?;
+        let guest = self.parts.guest_segment.clone();
+        tokio::task::spawn_blocking(move || {
+            hearth_kernel::initrd::write_vm_initrd(
+                out.as_std_path(),
+                base.as_std_path(),
+                &guest,
+                &json,
+                owner,
+            )
+        })
+        .await?
+        .context("cannot write the initramfs")
+    }
+
+    /// The launch record of a VM's current run.
+    pub(crate) fn launch_record(&self, vm: hearth_types::VmId) -> Option<LaunchRecord> {
+        let text = std::fs::read(self.paths.vm(vm).join(LAUNCH_RECORD)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+fn disks(row: &VmRow) -> Vec<Disk> {
+    let root = Disk {
+        file: ROOT_DISK.to_owned(),
+        serial: "root".to_owned(),
+        read_only: false,
+    };
+    let data = row.spec.volumes.iter().map(|volume| Disk {
+        file: Paths::volume_file(volume.name.as_str()),
+        serial: volume.name.to_string(),
+        read_only: volume.read_only,
+    });
+    std::iter::once(root).chain(data).collect()
+}
+
+/// The folder is the VMM's own: it makes its sockets there.
+fn make_dir(dir: &Utf8Path, owner: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let made = std::fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(dir);
+    made.and_then(|()| std::os::unix::fs::chown(dir, Some(owner), Some(owner)))
+        .with_context(|| format!("cannot make {dir}"))
+}
+
+/// Writes a small file so that it appears whole or not at all.
+fn write_file(path: &Utf8Path, content: &[u8]) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("cannot write {path}"))
+}

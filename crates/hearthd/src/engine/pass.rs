@@ -1,0 +1,227 @@
+//! One pass: survey, plan, act.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use hearth_plan::model::OpenIntent;
+use hearth_plan::{Plan, PlannedStep, Step, World};
+use hearth_store::VmRow;
+use hearth_types::ids::VmId;
+use hearth_types::observe::Observed;
+use hearth_types::survey::Survey;
+use jiff::Timestamp;
+
+use super::Engine;
+
+impl Engine {
+    /// Looks at everything and does what the plan says.
+    pub(super) async fn full_pass(self: Arc<Self>) -> anyhow::Result<Option<Timestamp>> {
+        let observed = self.survey_all().await;
+        report_unknown(&observed);
+        self.watch_all(&observed);
+        let (world, rows) = self.world(observed).await?;
+        let plan = hearth_plan::plan(&world);
+        for note in &plan.notes {
+            tracing::debug!("[reconcile] {}", note.text);
+        }
+        // Everything was looked at, so what an earlier daemon left half done is now part
+        // of the plan itself; its journal entries have served.
+        let open: Vec<_> = world
+            .intents
+            .iter()
+            .filter(|intent| !self.is_busy(intent.vm))
+            .map(|intent| intent.id)
+            .collect();
+        self.work.lock().shared = Some(world.observed);
+        let next = self.clone().act_on(plan, &rows).await;
+        if !open.is_empty() {
+            self.parts
+                .store
+                .close_intents(open, "settled by a survey", self.now())
+                .await
+                .context("cannot close journal entries")?;
+        }
+        Ok(next)
+    }
+
+    /// Looks at some VMs and does what the plan says of them.
+    pub(super) async fn quick_pass(
+        self: Arc<Self>,
+        vms: &BTreeSet<VmId>,
+    ) -> anyhow::Result<Option<Timestamp>> {
+        let shared = self.work.lock().shared.clone();
+        let Some(shared) = shared else {
+            return self.full_pass().await;
+        };
+        let vms: BTreeSet<VmId> = vms
+            .iter()
+            .copied()
+            .filter(|vm| !self.is_busy(Some(*vm)))
+            .collect();
+        let observed = self.survey_some(&vms, &shared).await;
+        self.watch_all(&observed);
+        let (world, rows) = self.world(observed).await?;
+        let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
+        Ok(self.clone().act_on(plan, &rows).await)
+    }
+
+    /// What the next pass would do, without doing it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn dry_run(&self) -> anyhow::Result<hearth_types::api::PlanView> {
+        let observed = self.survey_all().await;
+        let (world, _) = self.world(observed).await?;
+        let plan = hearth_plan::plan(&world);
+        Ok(hearth_plan::view::plan(&plan, &world))
+    }
+
+    async fn world(&self, observed: Observed) -> anyhow::Result<(World, BTreeMap<VmId, VmRow>)> {
+        let rows = self.parts.store.vms().await;
+        let intents = self
+            .parts
+            .store
+            .open_intents()
+            .await
+            .context("cannot read the journal")?;
+        let world = World {
+            now: self.now(),
+            boot_id: self.parts.processes.boot_id(),
+            installation: self.parts.store.installation(),
+            vms: Self::desired(&rows),
+            observed,
+            intents: intents
+                .into_iter()
+                .map(|row| OpenIntent {
+                    id: row.id,
+                    vm: row.vm,
+                    begun_at: row.begun_at,
+                })
+                .collect(),
+            policy: self.settings.policy.clone(),
+        };
+        Ok((world, rows.into_iter().map(|row| (row.id, row)).collect()))
+    }
+
+    fn is_busy(&self, vm: Option<VmId>) -> bool {
+        vm.is_some_and(|vm| self.work.lock().busy.contains(&vm))
+    }
+
+    /// Takes the shared steps here and hands each VM's steps to a task of its own.
+    async fn act_on(
+        self: Arc<Self>,
+        plan: Plan,
+        rows: &BTreeMap<VmId, VmRow>,
+    ) -> Option<Timestamp> {
+        let mut shared_failed = None;
+        let mut by_vm: BTreeMap<VmId, Vec<PlannedStep>> = BTreeMap::new();
+        for planned in plan.steps {
+            match owner(&planned.step) {
+                Some(vm) => by_vm.entry(vm).or_default().push(planned),
+                None if shared_failed.is_some() && !is_orphan(&planned.step) => {}
+                None => {
+                    let result = self.take(&planned, None).await;
+                    if let Err(error) = result {
+                        tracing::error!(
+                            error = format!("{error:#}"),
+                            "[reconcile] {} failed",
+                            planned.reason
+                        );
+                        if !is_orphan(&planned.step) {
+                            shared_failed = Some(format!("{error:#}"));
+                        }
+                    }
+                }
+            }
+        }
+        for (vm, steps) in by_vm {
+            let row = rows.get(&vm).cloned();
+            self.clone()
+                .hand_over(vm, row, steps, shared_failed.clone());
+        }
+        match shared_failed {
+            Some(_) => Some(self.now() + std::time::Duration::from_secs(5)),
+            None => plan.next_pass,
+        }
+    }
+
+    /// Lets a VM's owner task take its steps, unless one is at work already.
+    fn hand_over(
+        self: Arc<Self>,
+        vm: VmId,
+        row: Option<VmRow>,
+        steps: Vec<PlannedStep>,
+        shared_failed: Option<String>,
+    ) {
+        if !self.work.lock().busy.insert(vm) {
+            return;
+        }
+        tokio::spawn(async move {
+            for planned in &steps {
+                let blocked = shared_failed
+                    .as_ref()
+                    .filter(|_| matches!(planned.step, Step::StartVmm { .. }));
+                let result = match (
+                    blocked,
+                    self.still_wanted(vm, row.as_ref(), &planned.step).await,
+                ) {
+                    (_, false) => break,
+                    (Some(reason), true) => self.start_blocked(vm, reason).await,
+                    (None, true) => self.take(planned, row.as_ref()).await,
+                };
+                if let Err(error) = result {
+                    tracing::error!(%vm, error = format!("{error:#}"), "[reconcile] step failed: {}", planned.reason);
+                    self.step_failed(vm, &planned.step, &error).await;
+                    break;
+                }
+            }
+            self.work.lock().busy.remove(&vm);
+            self.tell_changed();
+            self.look_at(vm);
+        });
+    }
+
+    /// What the user asked last is what holds: a start that was planned for an older word
+    /// is not taken any more.
+    async fn still_wanted(&self, vm: VmId, row: Option<&VmRow>, step: &Step) -> bool {
+        let (Step::StartVmm { .. }, Some(row)) = (step, row) else {
+            return true;
+        };
+        self.parts
+            .store
+            .vm(vm)
+            .await
+            .is_some_and(|current| current.generation == row.generation)
+    }
+}
+
+/// Whose task takes the step; `None` for what is shared and for orphans.
+const fn owner(step: &Step) -> Option<VmId> {
+    if is_orphan(step) { None } else { step.vm() }
+}
+
+const fn is_orphan(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::KillOrphan { .. } | Step::RemoveOrphanTap { .. } | Step::RemoveOrphanDir { .. }
+    )
+}
+
+fn report_unknown(observed: &Observed) {
+    fn one<T>(kind: &str, survey: &Survey<T>) {
+        if let Survey::Unknown(reason) = survey {
+            tracing::warn!(
+                kind,
+                reason,
+                "[reconcile] a survey failed; nothing of this kind is acted on"
+            );
+        }
+    }
+    one("processes", &observed.processes);
+    one("taps", &observed.taps);
+    one("dirs", &observed.dirs);
+    one("bridge", &observed.bridge);
+    one("rules", &observed.rules);
+    one("names", &observed.names);
+}

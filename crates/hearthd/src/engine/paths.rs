@@ -1,0 +1,51 @@
+//! Where the files of an installation are.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::VmId;
+
+/// The folders of an installation.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    data: Utf8PathBuf,
+}
+
+/// In a VM's folder: says that all of its disks are whole, and which.
+pub const DISKS_MARKER: &str = "disks.json";
+/// In a VM's folder: what the current run was started with.
+pub const LAUNCH_RECORD: &str = "launch.json";
+/// In a VM's folder: the root disk.
+pub const ROOT_DISK: &str = "root.img";
+/// In a VM's folder: the initramfs of the current run.
+pub const INITRD: &str = "initrd";
+
+impl Paths {
+    /// The installation under this data folder.
+    #[must_use]
+    pub const fn new(data: Utf8PathBuf) -> Self {
+        Self { data }
+    }
+
+    /// The data folder itself.
+    #[must_use]
+    pub fn data(&self) -> &Utf8Path {
+        &self.data
+    }
+
+    /// The folder of all VMs.
+    #[must_use]
+    pub fn vms(&self) -> Utf8PathBuf {
+        self.data.join("vms")
+    }
+
+    /// The folder of one VM.
+    #[must_use]
+    pub fn vm(&self, vm: VmId) -> Utf8PathBuf {
+        self.data.join("vms").join(vm.to_string())
+    }
+
+    /// The file of a data volume in a VM's folder.
+    #[must_use]
+    pub fn volume_file(name: &str) -> String {
+        format!("volume-{name}.img")
+    }
+}

@@ -1,0 +1,171 @@
+//! Looking at the host.
+//!
+//! A full survey looks at everything. A quick one looks at processes, TAPs and the folders
+//! of the VMs in question, and takes what it knows of bridge, rules and names from the last
+//! full survey and the changes made since by this daemon, which is their only owner.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use camino::Utf8Path;
+use futures::StreamExt as _;
+use hearth_types::Survey;
+use hearth_types::ids::VmId;
+use hearth_types::observe::{Observed, ObservedDir, ObservedProcess, ProcessRole, RunState};
+use jiff::Timestamp;
+
+use super::Engine;
+use super::paths::DISKS_MARKER;
+
+/// How long a VMM may take to say its state.
+const RUN_STATE_DEADLINE: Duration = Duration::from_millis(500);
+/// How many VMMs are asked at once.
+const RUN_STATES_AT_ONCE: usize = 32;
+
+impl Engine {
+    /// Looks at everything.
+    pub(super) async fn survey_all(&self) -> Observed {
+        let net = &self.parts.net;
+        let (processes, taps, bridge, rules, names) = tokio::join!(
+            self.survey_processes(),
+            net.taps(),
+            net.bridge(),
+            net.rules(),
+            net.names()
+        );
+        let run_states = self.survey_run_states(&processes, None).await;
+        Observed {
+            run_states,
+            processes,
+            taps: Survey::from_result(taps),
+            dirs: self.survey_dirs(None).await,
+            bridge: Survey::from_result(bridge),
+            rules: Survey::from_result(rules),
+            names: Survey::from_result(names),
+        }
+    }
+
+    /// Looks at some VMs; `shared` is what is known of the rest.
+    pub(super) async fn survey_some(&self, vms: &BTreeSet<VmId>, shared: &Observed) -> Observed {
+        let (processes, taps) = tokio::join!(self.survey_processes(), self.parts.net.taps());
+        let run_states = self.survey_run_states(&processes, Some(vms)).await;
+        Observed {
+            run_states,
+            processes,
+            taps: Survey::from_result(taps),
+            dirs: self.survey_dirs(Some(vms)).await,
+            bridge: shared.bridge.clone(),
+            rules: shared.rules.clone(),
+            names: shared.names.clone(),
+        }
+    }
+
+    async fn survey_processes(&self) -> Survey<Vec<ObservedProcess>> {
+        match self
+            .parts
+            .processes
+            .survey(self.parts.store.installation())
+            .await
+        {
+            Ok(processes) => Survey::Known(processes),
+            Err(error) => Survey::Unknown(format!("{error:#}")),
+        }
+    }
+
+    /// Asks the VMMs of `only` (or all) whether they run.
+    async fn survey_run_states(
+        &self,
+        processes: &Survey<Vec<ObservedProcess>>,
+        only: Option<&BTreeSet<VmId>>,
+    ) -> BTreeMap<VmId, Survey<RunState>> {
+        let vms: Vec<VmId> = processes
+            .known()
+            .into_iter()
+            .flatten()
+            .filter(|process| process.role == ProcessRole::Vmm)
+            .filter_map(|process| process.identity.mark.vm())
+            .filter(|vm| only.is_none_or(|only| only.contains(vm)))
+            .collect();
+        futures::stream::iter(vms)
+            .map(|vm| async move {
+                let state = self
+                    .parts
+                    .vmm
+                    .run_state(vm, &self.paths.vm(vm), RUN_STATE_DEADLINE)
+                    .await;
+                (vm, Survey::from_result(state))
+            })
+            .buffer_unordered(RUN_STATES_AT_ONCE)
+            .collect()
+            .await
+    }
+
+    async fn survey_dirs(&self, only: Option<&BTreeSet<VmId>>) -> Survey<Vec<ObservedDir>> {
+        let folder = self.paths.vms();
+        let only = only.cloned();
+        let listed = tokio::task::spawn_blocking(move || list_dirs(&folder, only.as_ref())).await;
+        let mut dirs = match listed {
+            Ok(Ok(dirs)) => dirs,
+            Ok(Err(error)) => return Survey::Unknown(format!("{error:#}")),
+            Err(error) => return Survey::Unknown(error.to_string()),
+        };
+        for dir in &mut dirs {
+            match self.parts.vmm.exit_record(&self.paths.vm(dir.vm)).await {
+                Ok(record) => dir.exit = record,
+                // The record is evidence of how a run ended, not of whether it did: without
+                // it the end is told as "no record".
+                Err(error) => {
+                    tracing::warn!(vm = %dir.vm, error = %error, "an exit record cannot be read")
+                }
+            }
+        }
+        Survey::Known(dirs)
+    }
+}
+
+/// VM folders by name; entries that are not named by an id are not ours and not listed.
+fn list_dirs(folder: &Utf8Path, only: Option<&BTreeSet<VmId>>) -> anyhow::Result<Vec<ObservedDir>> {
+    if let Some(only) = only {
+        return only
+            .iter()
+            .filter_map(|vm| observe_dir(folder, *vm).transpose())
+            .collect();
+    }
+    let mut dirs = Vec::new();
+    for entry in folder
+        .read_dir_utf8()
+        .with_context(|| format!("cannot list {folder}"))?
+    {
+        let entry = entry.with_context(|| format!("cannot list {folder}"))?;
+        if let Ok(vm) = entry.file_name().parse::<VmId>() {
+            dirs.extend(observe_dir(folder, vm)?);
+        }
+    }
+    Ok(dirs)
+}
+
+fn observe_dir(folder: &Utf8Path, vm: VmId) -> anyhow::Result<Option<ObservedDir>> {
+    let path = folder.join(vm.to_string());
+    let meta = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => meta,
+        Ok(_) => return Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot look at {path}")),
+    };
+    let has_disk = path
+        .join(DISKS_MARKER)
+        .try_exists()
+        .with_context(|| format!("cannot look into {path}"))?;
+    let changed_at = meta
+        .modified()
+        .ok()
+        .and_then(|time| Timestamp::try_from(time).ok())
+        .unwrap_or_default();
+    Ok(Some(ObservedDir {
+        vm,
+        has_disk,
+        exit: None,
+        changed_at,
+    }))
+}

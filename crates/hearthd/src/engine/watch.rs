@@ -1,0 +1,41 @@
+//! Noticing deaths at once: one watcher per living VMM, on its pidfd.
+
+use std::sync::Arc;
+
+use hearth_types::observe::{Observed, ProcessRole};
+use hearth_types::process::ProcessIdentity;
+
+use super::Engine;
+
+impl Engine {
+    /// Watches every VMM of ours that a survey found and that is not watched yet.
+    pub(super) fn watch_all(self: &Arc<Self>, observed: &Observed) {
+        for process in observed.processes.known().into_iter().flatten() {
+            if process.role == ProcessRole::Vmm {
+                self.watch_vmm(&process.identity);
+            }
+        }
+    }
+
+    /// Looks at the VM again as soon as this VMM is dead.
+    pub(super) fn watch_vmm(self: &Arc<Self>, identity: &ProcessIdentity) {
+        let key = (identity.pid, identity.start_time);
+        let Some(vm) = identity.mark.vm() else { return };
+        if !self.work.lock().watched.insert(key) {
+            return;
+        }
+        self.attend(vm);
+        let (engine, identity) = (Arc::clone(self), identity.clone());
+        tokio::spawn(async move {
+            if let Err(error) = engine.parts.vmm.wait_dead(&identity).await {
+                // The next full pass sees the death instead.
+                tracing::warn!(%vm, pid = identity.pid, error = %error, "a VMM cannot be watched");
+            } else {
+                tracing::debug!(%vm, pid = identity.pid, "VMM died");
+            }
+            engine.work.lock().watched.remove(&key);
+            engine.agents.drop_vm(vm);
+            engine.look_at(vm);
+        });
+    }
+}

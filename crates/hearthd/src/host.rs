@@ -1,0 +1,38 @@
+//! The seams between the daemon and the host that no other room has a trait for.
+
+use async_trait::async_trait;
+use hearth_types::InstallationId;
+use hearth_types::observe::ObservedProcess;
+use jiff::Timestamp;
+
+/// Tells the time. Simulated in tests.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The host's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// The host's processes.
+#[async_trait]
+pub trait Processes: Send + Sync {
+    /// The boot the host is in.
+    fn boot_id(&self) -> String;
+
+    /// All living processes that carry this installation's mark.
+    ///
+    /// # Errors
+    /// When the answer would not be whole.
+    async fn survey(
+        &self,
+        installation: InstallationId,
+    ) -> Result<Vec<ObservedProcess>, anyhow::Error>;
+}

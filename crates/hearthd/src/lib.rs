@@ -1,0 +1,18 @@
+//! The daemon: the loop's executor, the HTTP API, wiring.
+//!
+//! ```text
+//!  api ──► store (goal, generation) ──► engine: survey ─► plan (pure) ─► act ─► host
+//!   ▲                                      ▲  journal ◄───────────────┘
+//!   └───────────── status, events ─────────┘
+//! ```
+//!
+//! Decisions live in `hearth-plan`; this room observes, acts and tells.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod daemon;
+pub mod doctor;
+pub mod engine;
+pub mod failpoint;
+pub mod host;
