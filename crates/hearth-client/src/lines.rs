@@ -129,10 +129,11 @@ mod tests {
     #[tokio::test]
     async fn lines_survive_any_cut() {
         for size in 1..20 {
-            let got: Vec<u32> = ndjson("t".to_owned(), chunks("1\r\n\n22\n  \n333\n4444", size))
-                .try_collect()
-                .await
-                .unwrap();
+            let got: Vec<u32> =
+                ndjson::<u32>("t".to_owned(), chunks("1\r\n\n22\n  \n333\n4444", size))
+                    .try_collect()
+                    .await
+                    .unwrap();
             assert_eq!(got, [1, 22, 333, 4444], "chunks of {size}");
         }
     }
@@ -142,7 +143,7 @@ mod tests {
         let text =
             ": hello\n\nid: 1\nevent: a\ndata: [1,\ndata: 2]\n\n:\n\ndata:[3]\r\n\r\ndata: [4]\n";
         for size in 1..text.len() {
-            let got: Vec<Vec<u32>> = sse("t".to_owned(), chunks(text, size))
+            let got: Vec<Vec<u32>> = sse::<Vec<u32>>("t".to_owned(), chunks(text, size))
                 .try_collect()
                 .await
                 .unwrap();
@@ -154,7 +155,7 @@ mod tests {
     async fn endless_lines_are_refused() {
         let block = Bytes::from(vec![b'x'; 1 << 20]);
         let endless = futures::stream::repeat_with(move || Ok(block.clone()));
-        let got: Result<Vec<u32>, _> = ndjson("t".to_owned(), Box::pin(endless))
+        let got: Result<Vec<u32>, _> = ndjson::<u32>("t".to_owned(), Box::pin(endless))
             .try_collect()
             .await;
         assert!(matches!(got, Err(ClientError::Protocol { .. })));
