@@ -1,10 +1,12 @@
 //! The real network, in the network namespace of the calling thread.
 
+mod bridge;
 mod links;
 mod names;
 mod proc;
 mod routes;
 mod tables;
+mod taps;
 mod tun;
 
 use std::collections::BTreeMap;
@@ -106,27 +108,27 @@ impl Network for HostNetwork {
     }
 
     async fn bridge(&self) -> Result<Option<ObservedBridge>, NetError> {
-        links::bridge(&self.config).await
+        bridge::observe(&self.config).await
     }
 
     async fn ensure_bridge(&self) -> Result<(), NetError> {
-        links::ensure_bridge(&self.config).await
+        bridge::ensure(&self.config).await
     }
 
     async fn remove_bridge(&self) -> Result<(), NetError> {
-        links::remove_bridge(&self.config).await
+        bridge::remove(&self.config).await
     }
 
     async fn taps(&self) -> Result<Vec<ObservedTap>, NetError> {
-        links::taps(&self.config).await
+        taps::survey(&self.config).await
     }
 
     async fn ensure_tap(&self, tap: &TapSpec) -> Result<(), NetError> {
-        links::ensure_tap(&self.config, tap).await
+        taps::ensure(&self.config, tap).await
     }
 
     async fn remove_tap(&self, tap: &ObservedTap) -> Result<(), NetError> {
-        links::remove_tap(tap).await
+        taps::remove(tap).await
     }
 
     async fn rules(&self) -> Result<Option<RuleSet>, NetError> {

@@ -6,7 +6,9 @@
 //!
 //! ```text
 //! host.rs      HostNetwork: one function of the trait, one line
-//! host/links   netlink: bridge, TAPs, routes        host/tun    the TAP device's ioctls
+//! host/links   netlink: what is there, and whose    host/tun    the TAP device's ioctls
+//! host/bridge  our bridge and its settings          host/taps   TAPs: make, find, remove
+//! host/routes  is the subnet free?
 //! host/tables  nft: read, change, replace           nft         the tables as text and JSON
 //! host/names   dnsmasq: start, prove, reload, end   host/proc   whose process is this?
 //! ```

@@ -33,6 +33,9 @@ use crate::{NetError, NetworkConfig};
 const USER: &str = "nobody";
 /// The hosts file's name in its folder.
 const HOSTS_FILE: &str = "hosts";
+/// Beside it while the server may not have read it yet: a crash between the file's change
+/// and the signal must not look like names that are served.
+const PENDING_EXTENSION: &str = "pending";
 /// How long dnsmasq may take to end before it is killed.
 const END_PATIENCE: Duration = Duration::from_secs(3);
 /// Largest hosts file that is read, in bytes: some 80,000 names.
@@ -71,7 +74,12 @@ pub(super) async fn observe(config: &NetworkConfig) -> Result<ObservedNames, Net
             hosts: BTreeMap::new(),
         });
     };
-    let hosts = read_hosts(&hosts_of(server)).map_err(|e| failed("survey", e))?;
+    let path = hosts_of(server);
+    let hosts = if path.with_extension(PENDING_EXTENSION).exists() {
+        BTreeMap::new()
+    } else {
+        read_hosts(&path).map_err(|e| failed("survey", e))?
+    };
     Ok(ObservedNames {
         running: true,
         hosts,
@@ -96,19 +104,21 @@ pub(super) async fn ensure(
             ended.map_err(|e| failed("end the older", e))?;
         }
     }
-    let same = path.exists() && read_hosts(&path).is_ok_and(|now| now == *hosts);
-    if !same {
-        write_hosts(&path, hosts).map_err(|e| failed("write the file of", e))?;
+    let pending = path.with_extension(PENDING_EXTENSION);
+    let same =
+        path.exists() && !pending.exists() && read_hosts(&path).is_ok_and(|now| now == *hosts);
+    if same && running.is_some() {
+        return Ok(());
     }
-    match running {
-        Some(_) if same => Ok(()),
-        Some(server) => match proc::reload(&server) {
-            Ok(true) => Ok(()),
-            Ok(false) => start(config, &wanted).await,
-            Err(error) => Err(failed("reload", error)),
-        },
-        None => start(config, &wanted).await,
+    write_hosts(&path, hosts).map_err(|e| failed("write the file of", e))?;
+    let reloaded = match running {
+        Some(server) => proc::reload(&server).map_err(|e| failed("reload", e))?,
+        None => false,
+    };
+    if !reloaded {
+        start(config, &wanted).await?;
     }
+    unless_absent(std::fs::remove_file(&pending)).map_err(|e| failed("write the file of", e))
 }
 
 pub(super) async fn remove(config: &NetworkConfig) -> Result<(), NetError> {
@@ -118,8 +128,11 @@ pub(super) async fn remove(config: &NetworkConfig) -> Result<(), NetError> {
     }
     let fallback = fallback_dir(config);
     for dir in [&config.dir, &fallback] {
-        let removed = std::fs::remove_file(dir.join(HOSTS_FILE));
-        unless_absent(removed).map_err(|e| failed("remove the file of", e))?;
+        let path = dir.join(HOSTS_FILE);
+        for path in [&path, &path.with_extension(PENDING_EXTENSION)] {
+            let removed = std::fs::remove_file(path);
+            unless_absent(removed).map_err(|e| failed("remove the file of", e))?;
+        }
     }
     unless_absent(std::fs::remove_dir(&fallback)).map_err(|e| failed("remove the folder of", e))
 }
@@ -190,7 +203,12 @@ fn fallback_dir(config: &NetworkConfig) -> Utf8PathBuf {
 
 /// Whether every folder on the way lets others pass. One that is not there yet will be made.
 fn everybody_passes(dir: &Utf8Path) -> bool {
-    dir.ancestors()
+    let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+    // Links are followed first: the folders behind them count.
+    let Ok(real) = there.canonicalize_utf8() else {
+        return false;
+    };
+    real.ancestors()
         .filter_map(|dir| std::fs::metadata(dir).ok())
         .all(|meta| meta.permissions().mode() & 0o001 != 0)
 }
@@ -223,6 +241,7 @@ fn write_hosts(path: &Utf8Path, hosts: &BTreeMap<String, Ipv4Addr>) -> io::Resul
         // The mode above passes through the umask.
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
     }
+    std::fs::write(path.with_extension(PENDING_EXTENSION), "")?;
     let new = path.with_extension("new");
     std::fs::write(&new, text)?;
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o644))?;

@@ -7,7 +7,8 @@ use ipnet::Ipv4Net;
 use rtnetlink::RouteMessageBuilder;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 
-use super::links::{Link, Netlink, links, own_bridge_index};
+use super::bridge::own_index_among;
+use super::links::{Link, Netlink, links};
 use crate::{NetError, NetworkConfig};
 
 /// Routes with a shorter prefix stand for "everything else": the default route, and the
@@ -18,7 +19,7 @@ const SHORTEST_PREFIX: u8 = 2;
 pub(super) async fn check(config: &NetworkConfig) -> Result<(), NetError> {
     let netlink = Netlink::open()?;
     let links = links().await?;
-    let own = own_bridge_index(config, &links);
+    let own = own_index_among(config, &links);
     let request = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let routes: Vec<_> = netlink
         .handle

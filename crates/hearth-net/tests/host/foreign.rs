@@ -237,3 +237,20 @@ fn a_subnet_that_is_in_use_is_a_collision() {
         net.check().await.expect("free again");
     });
 }
+
+#[test]
+fn a_second_name_of_a_foreign_interface_is_not_ours_either() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        run("ip link add br7 type bridge");
+        run("ip link property add dev br7 altname hearth0");
+        let alias = config.mark.interface_alias();
+        run(&format!("ip link set br7 alias {alias}"));
+        let before = snapshot();
+        refused(net.bridge().await);
+        refused(net.ensure_bridge().await);
+        refused(net.remove_bridge().await);
+        assert_eq!(snapshot(), before);
+    });
+}

@@ -1,10 +1,14 @@
 //! The real network, in network namespaces of the tests' own. Needs root; says so else.
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 mod support;
 
 mod contract;
+mod fake;
 mod filter;
 mod foreign;
+mod many;
 mod names;
 mod ports;
 mod rules;

@@ -148,3 +148,47 @@ fn other_resolvers_and_bad_names_are_refused_clearly() {
         assert_eq!(survey(config.mark.installation).unwrap(), []);
     });
 }
+
+#[test]
+fn a_folder_that_others_may_not_pass_is_replaced() {
+    in_namespace(|| async {
+        let (config, dir) = config();
+        run(&format!("chmod 0700 {}", dir.path().display()));
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        net.ensure_names(&hosts(&[("one", 2)])).await.unwrap();
+        assert_eq!(ask(&udp((GATEWAY, 0)), "one"), (0, Some(guest_ip(2))));
+        let fallback = format!("/run/hearth-names-{}", config.mark.installation);
+        assert!(std::fs::exists(&fallback).unwrap());
+        net.remove_names().await.unwrap();
+        assert!(!std::fs::exists(&fallback).unwrap());
+    });
+}
+
+#[test]
+fn names_that_may_not_have_been_read_are_not_reported() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        let names = hosts(&[("one", 2)]);
+        net.ensure_names(&names).await.unwrap();
+        // As a crash leaves it: the file is changed, the signal was not sent.
+        std::fs::write(config.dir.join("hosts"), "10.213.0.9 nine\n").unwrap();
+        std::fs::write(config.dir.join("hosts.pending"), "").unwrap();
+        let seen = net.names().await.unwrap();
+        assert!(seen.running && seen.hosts.is_empty(), "{seen:?}");
+        let names = hosts(&[("nine", 9)]);
+        net.ensure_names(&names).await.unwrap();
+        assert_eq!(net.names().await.unwrap().hosts, names);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let socket = udp((GATEWAY, 0));
+        while ask(&socket, "nine") != (0, Some(guest_ip(9))) {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "the change is not served"
+            );
+        }
+        net.remove_names().await.unwrap();
+    });
+}

@@ -47,6 +47,8 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Se
 pub(crate) fn config() -> (NetworkConfig, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
     let path = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
+    // The name server's account must be let pass, as in a system's folder for data.
+    run(&format!("chmod 0755 {path}"));
     let config = NetworkConfig {
         bridge: "hearth0".to_owned(),
         table: "hearth".to_owned(),

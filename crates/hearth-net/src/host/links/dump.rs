@@ -6,14 +6,15 @@ use rtnetlink::packet_core::{
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoTun, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoTun, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
-use super::is_up;
 use crate::NetError;
 
 /// `IFLA_TUN_OWNER` of linux/if_link.h.
 const TUN_OWNER: u16 = 1;
+/// `ENODEV` of asm-generic/errno-base.h: there is no such link.
+const GONE: i32 = -19;
 /// How often a dump is tried before the survey fails.
 const DUMP_TRIES: usize = 10;
 
@@ -47,9 +48,7 @@ impl Netlink {
     }
 
     /// Deletes a link; one that is gone is a success.
-    pub(super) async fn delete(&self, index: u32) -> Result<(), rtnetlink::Error> {
-        // `ENODEV` of asm-generic/errno-base.h.
-        const GONE: i32 = -19;
+    pub(in crate::host) async fn delete(&self, index: u32) -> Result<(), rtnetlink::Error> {
         match self.handle.link().del(index).execute().await {
             Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == GONE => Ok(()),
             other => other,
@@ -115,6 +114,23 @@ pub(in crate::host) async fn links() -> Result<Vec<Link>, NetError> {
     Err(NetError::failed("list", "network interfaces", error))
 }
 
+/// One link by its name, at the same cost whatever else there is.
+pub(in crate::host) async fn link_named(
+    netlink: &Netlink,
+    name: &str,
+) -> Result<Option<Link>, NetError> {
+    let mut answers = netlink.handle.link().get().match_name(name).execute();
+    match answers.next().await {
+        Some(Ok(message)) => Ok(Some(read(message))),
+        Some(Err(rtnetlink::Error::NetlinkError(error))) if error.raw_code() == GONE => Ok(None),
+        Some(Err(error)) => Err(NetError::failed("look at the interface", name, error)),
+        None => {
+            let error = DumpError::Incomplete;
+            Err(NetError::failed("look at the interface", name, error))
+        }
+    }
+}
+
 /// One dump; `None` when the kernel says that it is not consistent.
 async fn dump(mut handle: rtnetlink::Handle) -> Result<Option<Vec<Link>>, DumpError> {
     let mut message = LinkMessage::default();
@@ -147,7 +163,7 @@ fn read(message: LinkMessage) -> Link {
         name: String::new(),
         kind: Kind::Other,
         alias: String::new(),
-        up: is_up(message.header.flags),
+        up: message.header.flags.contains(LinkFlags::Up),
         master: None,
         group: 0,
         mac: Vec::new(),

@@ -1,0 +1,127 @@
+//! Many at once, and what one more costs then.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use futures::future::join_all;
+use hearth_net::{Network as _, TapSpec};
+use hearth_types::OwnerMark;
+use hearth_types::ids::VmId;
+use hearth_types::names::tap_name;
+use hearth_types::net::{GuestRule, MacAddr, Protocol, PublishedPort, RuleSet};
+
+use crate::support::{config, in_namespace, network};
+
+#[test]
+fn taps_made_and_removed_at_the_same_time() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        let specs: Vec<_> = (0..64)
+            .map(|_| {
+                let vm = VmId::new();
+                let mark = OwnerMark::of_vm(config.mark.installation, vm);
+                TapSpec {
+                    name: tap_name(vm),
+                    mark,
+                    uid: 1000,
+                }
+            })
+            .collect();
+        for result in join_all(specs.iter().map(|spec| net.ensure_tap(spec))).await {
+            result.unwrap();
+        }
+        let taps = net.taps().await.unwrap();
+        assert_eq!(taps.len(), specs.len());
+        assert!(taps.iter().all(|tap| tap.attached));
+        for result in join_all(taps.iter().map(|tap| net.remove_tap(tap))).await {
+            result.unwrap();
+        }
+        assert_eq!(net.taps().await.unwrap(), []);
+    });
+}
+
+/// Guests with one filter and one published port each.
+fn guests(count: u32) -> RuleSet {
+    let ip = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 213, 0, 2)) + n);
+    RuleSet {
+        guests: (0..count)
+            .map(|n| GuestRule {
+                tap: format!("ht{n:012x}"),
+                mac: MacAddr::for_ipv4(ip(n)),
+                ip: ip(n),
+            })
+            .collect(),
+        ports: (0..count)
+            .map(|n| PublishedPort {
+                protocol: Protocol::Tcp,
+                host_ip: Ipv4Addr::UNSPECIFIED,
+                host_port: u16::try_from(10_000 + n).unwrap(),
+                guest_ip: ip(n),
+                guest_port: 80,
+            })
+            .collect::<BTreeSet<_>>(),
+    }
+}
+
+/// Not a test of speed: run it with `--run-ignored only --no-capture` to see the numbers.
+#[test]
+#[ignore = "prints measurements"]
+fn measure() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        for existing in [0, 10, 100, 1000] {
+            net.apply_rules(&guests(existing)).await.unwrap();
+            let began = Instant::now();
+            net.apply_rules(&guests(existing + 1)).await.unwrap();
+            let applied = began.elapsed();
+            let began = Instant::now();
+            net.rules().await.unwrap();
+            println!(
+                "{existing} guests: one more {applied:?}, survey {:?}",
+                began.elapsed()
+            );
+        }
+        let mut made = 0;
+        for wanted in [1, 50, 500, 1000] {
+            let mut last = std::time::Duration::ZERO;
+            while made < wanted {
+                let vm = VmId::new();
+                let mark = OwnerMark::of_vm(config.mark.installation, vm);
+                let spec = TapSpec {
+                    name: tap_name(vm),
+                    mark,
+                    uid: 1000,
+                };
+                let began = Instant::now();
+                net.ensure_tap(&spec).await.unwrap();
+                last = began.elapsed();
+                made += 1;
+            }
+            let began = Instant::now();
+            assert_eq!(net.taps().await.unwrap().len(), made);
+            println!(
+                "{made} TAPs: the last one {last:?}, survey {:?}",
+                began.elapsed()
+            );
+        }
+        let began = Instant::now();
+        net.flush_conntrack(Ipv4Addr::new(10, 213, 0, 2))
+            .await
+            .unwrap();
+        println!("conntrack flush {:?}", began.elapsed());
+        let began = Instant::now();
+        net.ensure_names(&std::collections::BTreeMap::new())
+            .await
+            .unwrap();
+        println!("name server start {:?}", began.elapsed());
+        let began = Instant::now();
+        net.names().await.unwrap();
+        println!("name server survey {:?}", began.elapsed());
+        net.remove_names().await.unwrap();
+    });
+}
