@@ -86,6 +86,9 @@ pub fn adopted(status: &VmStatus, identity: ProcessIdentity, started_at: Timesta
 }
 
 /// A start failed before a VMM ran: a disk, a TAP or the VMM itself. Counts as a failure.
+///
+/// While a VMM is recorded it is no start that failed (a TAP of a running VM could not be put
+/// right, a second start was refused): then only the reason is kept.
 #[must_use]
 pub fn start_failed(
     status: &VmStatus,
@@ -95,6 +98,12 @@ pub fn start_failed(
     now: Timestamp,
     policy: &Policy,
 ) -> VmStatus {
+    if status.vmm.is_some() {
+        return VmStatus {
+            reason: Some(reason.into()),
+            ..status.clone()
+        };
+    }
     let failures = status.failures.saturating_add(1);
     let again = restarts(spec.restart, true, failures);
     VmStatus {

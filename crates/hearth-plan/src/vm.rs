@@ -159,7 +159,7 @@ impl<'a> Vm<'a, '_> {
                 None => transition::reboot_end(self.world.now),
             };
             let next = transition::rebooted(&self.status, &self.vm.spec, end, self.goal, boot_id);
-            self.set(next, Some("vm.ended"), "the host has been rebooted since");
+            self.set(next, Some("vm.exited"), "the host has been rebooted since");
             return true;
         }
         if record.is_none() && !self.seen.shims.is_empty() {
@@ -177,7 +177,7 @@ impl<'a> Vm<'a, '_> {
             &self.world.policy,
             self.goal,
         );
-        self.set(next, Some("vm.ended"), "its VMM has ended");
+        self.set(next, Some("vm.exited"), "its VMM has ended");
         true
     }
 
@@ -256,7 +256,7 @@ impl<'a> Vm<'a, '_> {
 
     fn event(&self, code: &str, status: &VmStatus) -> NewEvent {
         let name = &self.vm.spec.name;
-        let end: Option<&RunEnd> = status.last_end.as_ref().filter(|_| code == "vm.ended");
+        let end: Option<&RunEnd> = status.last_end.as_ref().filter(|_| code == "vm.exited");
         let message = match end {
             Some(end) => format!("{name} has ended: {}", end.reason),
             None => format!("{name} is {}", status.phase.as_str()),

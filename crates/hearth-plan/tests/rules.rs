@@ -1,5 +1,6 @@
 //! One test per rule of the planner.
 
+#[cfg(test)]
 mod rules {
     mod ends;
     mod orphans;

@@ -207,9 +207,6 @@ impl Sim {
         {
             let (now, policy) = (self.host.now, self.policy.clone());
             self.update(*vm, |id, desired| {
-                if desired.status.vmm.is_some() {
-                    return desired.status.clone();
-                }
                 transition::start_failed(
                     &desired.status,
                     id,

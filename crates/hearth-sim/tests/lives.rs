@@ -1,5 +1,6 @@
 //! Properties over generated lives: what users do, what befalls the host, crashes, failed surveys, faults.
 
+#[cfg(test)]
 #[path = "lives/action.rs"]
 mod action;
 
@@ -13,12 +14,12 @@ use proptest::prelude::*;
 const LIMIT: usize = 400;
 
 fn settled(mut sim: Sim) -> Sim {
-    if let Err(plan) = sim.settle(LIMIT) {
-        panic!(
-            "not quiet after {LIMIT} passes; last plan {plan:#?}; errors {:?}",
-            sim.errors
-        );
-    }
+    let quiet = sim.settle(LIMIT);
+    let errors = &sim.errors;
+    assert!(
+        quiet.is_ok(),
+        "not quiet after {LIMIT} passes: {quiet:#?}; errors {errors:?}"
+    );
     sim
 }
 

@@ -32,7 +32,7 @@ impl Vm<'_, '_> {
                     },
                     "it should be paused",
                 );
-                self.set_phase(Phase::Paused, Some("vm.paused"));
+                self.set_phase(Phase::Paused);
             }
             (Some(RunState::Paused), Goal::Running) => {
                 self.plan.push(
@@ -42,25 +42,26 @@ impl Vm<'_, '_> {
                     },
                     "it should run and is paused",
                 );
-                self.set_phase(Phase::Running, Some("vm.resumed"));
+                self.set_phase(Phase::Running);
             }
-            (Some(RunState::Running), _) => self.set_phase(Phase::Running, None),
-            (Some(RunState::Paused), _) => self.set_phase(Phase::Paused, None),
+            (Some(RunState::Running), _) => self.set_phase(Phase::Running),
+            (Some(RunState::Paused), _) => self.set_phase(Phase::Paused),
             (Some(RunState::Ended), _) => self.wait("its guest has ended; its VMM is about to end"),
             // Not asked, or no answer: it lives, and that is all that is known.
             (None, Goal::Paused) if self.status.phase != Phase::Paused => {
                 self.plan.due(later(self.world.now, SOON));
-                self.set_phase(Phase::Running, None);
+                self.set_phase(Phase::Running);
             }
             (None, _) => {
                 if !matches!(self.status.phase, Phase::Running | Phase::Paused) {
-                    self.set_phase(Phase::Running, None);
+                    self.set_phase(Phase::Running);
                 }
             }
         }
     }
 
-    fn set_phase(&mut self, phase: Phase, code: Option<&str>) {
+    /// Stores what its VMM says. The executor of Pause and Resume tells the world.
+    fn set_phase(&mut self, phase: Phase) {
         if self.status.phase == phase {
             return;
         }
@@ -69,7 +70,7 @@ impl Vm<'_, '_> {
             reason: None,
             ..self.status.clone().into_owned()
         };
-        self.set(next, code, "what its VMM says");
+        self.set(next, None, "what its VMM says");
     }
 
     /// No VMM lives and one should, if policy and time allow.

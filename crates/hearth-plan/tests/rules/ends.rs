@@ -211,6 +211,16 @@ fn a_failed_start_counts_and_backs_off() {
     assert!(failed.next_start >= Some(at(2)));
 }
 
+#[test]
+fn a_step_that_fails_beside_a_recorded_vmm_is_no_failed_start() {
+    let world = running();
+    let (vm, policy) = (&world.vms[0], Policy::default());
+    let kept = start_failed(&vm.status, vm.id, &vm.spec, "no TAP", at(0), &policy);
+    assert_eq!((kept.phase, kept.failures), (Phase::Running, 0));
+    assert_eq!(kept.vmm, vm.status.vmm);
+    assert_eq!(kept.reason.as_deref(), Some("no TAP"));
+}
+
 fn rebooted() -> hearth_plan::World {
     let mut world = down(Phase::Running);
     world.vms[0].status.vmm = Some(identity(web(), 10));
