@@ -189,3 +189,45 @@ async fn a_new_spec_changes_leases_as_a_whole() {
     drop(store);
     assert_eq!(open(&dir).vms().await, kept);
 }
+
+/// Even a hand at the database cannot lease anything twice: the schema refuses.
+#[tokio::test]
+async fn the_schema_itself_keeps_leases_apart() {
+    let dir = dir();
+    let store = open(&dir);
+    for (name, port) in [("a", "0.0.0.0:80:80"), ("b", "127.0.0.1:81:80")] {
+        store
+            .create_vm(with_port(name, port), ranges(), now())
+            .await
+            .unwrap();
+    }
+    drop(store);
+    let hand = rusqlite::Connection::open(&dir.db).unwrap();
+    let of_a = "WHERE vm = (SELECT id FROM vms WHERE name = 'a')";
+    for refused in [
+        format!("UPDATE leases SET ip = (SELECT max(ip) FROM leases) {of_a}"),
+        format!("UPDATE leases SET mac = (SELECT max(mac) FROM leases) {of_a}"),
+        format!("UPDATE leases SET cid = (SELECT max(cid) FROM leases) {of_a}"),
+        format!("UPDATE leases SET uid = (SELECT max(uid) FROM leases) {of_a}"),
+        format!("UPDATE leases SET ip = NULL {of_a}"),
+        "UPDATE leases SET tap = 'ht0'".to_owned(),
+        "UPDATE vms SET name = 'c'".to_owned(),
+        "UPDATE ports SET host_port = 9".to_owned(),
+        "INSERT INTO ports SELECT id, 'tcp', 2130706433, 80, 1 FROM vms".to_owned(),
+        "INSERT INTO ports SELECT id, 'tcp', 0, 81, 1 FROM vms".to_owned(),
+    ] {
+        let error = hand.execute(&refused, []).unwrap_err();
+        assert_eq!(
+            error.sqlite_error_code(),
+            Some(rusqlite::ErrorCode::ConstraintViolation),
+            "{refused}"
+        );
+    }
+    // The same port of another protocol, and another address beside a single one, may be.
+    for allowed in [
+        "INSERT INTO ports SELECT id, 'udp', 0, 80, 1 FROM vms WHERE name = 'a'",
+        "INSERT INTO ports SELECT id, 'tcp', 2130706434, 81, 1 FROM vms WHERE name = 'a'",
+    ] {
+        hand.execute(allowed, []).unwrap();
+    }
+}
