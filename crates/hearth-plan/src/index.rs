@@ -8,17 +8,51 @@ use hearth_types::status::{Goal, Phase};
 
 use crate::model::{DesiredVm, World};
 
+/// None, one, or (which should never be) more. One needs no allocation: there are
+/// thousands of these in a pass.
+#[derive(Debug)]
+pub(crate) struct Few<'a, T> {
+    first: Option<&'a T>,
+    more: Vec<&'a T>,
+}
+
+impl<T> Default for Few<'_, T> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            more: Vec::new(),
+        }
+    }
+}
+
+impl<'a, T> Few<'a, T> {
+    fn push(&mut self, item: &'a T) {
+        match self.first {
+            None => self.first = Some(item),
+            Some(_) => self.more.push(item),
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a T> + '_ {
+        self.first.iter().chain(&self.more).copied()
+    }
+}
+
 /// All that the survey found of one VM.
 #[derive(Debug, Default)]
 pub(crate) struct Seen<'a> {
     /// It is in the database.
     pub(crate) desired: bool,
     /// Its living VMMs; more than one should never be.
-    pub(crate) vmms: Vec<&'a ObservedProcess>,
+    pub(crate) vmms: Few<'a, ObservedProcess>,
     /// Its living shims.
-    pub(crate) shims: Vec<&'a ObservedProcess>,
+    pub(crate) shims: Few<'a, ObservedProcess>,
     /// Its TAPs.
-    pub(crate) taps: Vec<&'a ObservedTap>,
+    pub(crate) taps: Few<'a, ObservedTap>,
     /// Its folder.
     pub(crate) dir: Option<&'a ObservedDir>,
 }

@@ -95,7 +95,7 @@ impl<'a> Vm<'a, '_> {
     /// The VMM that counts. Any other is a twin that must not be: two VMMs write one disk.
     fn one_vmm(&mut self) -> Option<&'a ObservedProcess> {
         let recorded = self.status.vmm.as_ref();
-        let keep = *self.seen.vmms.iter().min_by_key(|process| {
+        let keep = self.seen.vmms.iter().min_by_key(|process| {
             (
                 Some(&process.identity) != recorded,
                 process.started_at,
@@ -302,7 +302,7 @@ impl<'a> Vm<'a, '_> {
             self.plan.due(later(since, grace));
             return true;
         }
-        for shim in &self.seen.shims {
+        for shim in self.seen.shims.iter() {
             self.plan.push(
                 Step::KillOrphan {
                     identity: shim.identity.clone(),

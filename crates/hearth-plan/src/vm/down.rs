@@ -183,7 +183,7 @@ impl Vm<'_, '_> {
             self.plan.push(
                 Step::RemoveTap {
                     vm: self.vm.id,
-                    tap: (*tap).clone(),
+                    tap: tap.clone(),
                 },
                 reason,
             );
