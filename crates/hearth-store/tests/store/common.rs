@@ -34,7 +34,7 @@ pub(crate) fn ranges_with_prefix(prefix: u8) -> LeaseRanges {
     LeaseRanges {
         subnet: Ipv4Net::new(Ipv4Addr::new(10, 213, 0, 0), prefix).unwrap(),
         uid_base: 2_000_000_000,
-        uid_count: 1000,
+        uid_count: 100_000,
         cid_base: 100,
     }
 }
