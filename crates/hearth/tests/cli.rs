@@ -1,0 +1,25 @@
+//! The `hearth` binary against a small daemon that speaks the real routes with canned objects.
+
+#[path = "cli/fake.rs"]
+mod fake;
+#[path = "cli/objects.rs"]
+mod objects;
+#[path = "cli/runner.rs"]
+mod runner;
+
+#[path = "cli/apply.rs"]
+mod apply;
+#[path = "cli/cp.rs"]
+mod cp;
+#[path = "cli/errors.rs"]
+mod errors;
+#[path = "cli/exec.rs"]
+mod exec;
+#[path = "cli/help.rs"]
+mod help;
+#[path = "cli/lifecycle.rs"]
+mod lifecycle;
+#[path = "cli/output.rs"]
+mod output;
+#[path = "cli/run.rs"]
+mod run;

@@ -1,0 +1,502 @@
+//! A daemon that answers on a unix socket: the routes of the API, canned objects, and a
+//! record of what was asked.
+
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post, put};
+use serde_json::{Value, json};
+
+use hearth_types::api::{ExecControl, ExecRequest, Vm};
+use hearth_types::problem::{Code, Problem};
+
+use crate::objects;
+
+type Params = Query<std::collections::BTreeMap<String, String>>;
+
+/// What the daemon was asked: `METHOD path?query`, then notable headers and the body.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) lines: Vec<String>,
+    pub(crate) uploads: Vec<Vec<u8>>,
+}
+
+type Shared = Arc<Mutex<Seen>>;
+
+/// A running fake daemon; it ends with the value.
+pub(crate) struct Fake {
+    socket: String,
+    seen: Shared,
+    _dir: tempfile::TempDir,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Fake {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("hearthd.sock");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let seen = Shared::default();
+        let app = router(seen.clone());
+        // Bound before the first command runs.
+        let listener = runtime
+            .block_on(async { tokio::net::UnixListener::bind(&socket) })
+            .unwrap();
+        runtime.spawn(async move { axum::serve(listener, app).await });
+        Self {
+            socket: socket.to_str().unwrap().to_owned(),
+            seen,
+            _dir: dir,
+            _runtime: runtime,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    pub(crate) fn host(&self) -> String {
+        format!("unix://{}", self.socket)
+    }
+
+    /// The requests that changed something.
+    pub(crate) fn changes(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        let changing = seen.lines.iter().filter(|line| !line.starts_with("GET "));
+        changing.cloned().collect()
+    }
+
+    pub(crate) fn requests(&self) -> Vec<String> {
+        self.seen.lock().unwrap().lines.clone()
+    }
+
+    pub(crate) fn uploads(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().unwrap().uploads.clone()
+    }
+}
+
+fn router(seen: Shared) -> Router {
+    Router::new()
+        .route("/v1/vms", get(list).post(create))
+        .route("/v1/vms/{vm}", get(vm).delete(remove))
+        .route("/v1/vms/{vm}/spec", put(replace))
+        .route("/v1/vms/{vm}/{action}", post(act))
+        .route("/v1/vms/{vm}/wait", get(wait))
+        .route("/v1/vms/{vm}/logs", get(logs))
+        .route("/v1/vms/{vm}/console", any(console))
+        .route("/v1/vms/{vm}/exec", any(exec))
+        .route("/v1/vms/{vm}/archive", get(download).put(upload))
+        .route("/v1/vms/{vm}/stats", get(stats))
+        .route(
+            "/v1/images",
+            get(async || axum::Json(json!({"items": [objects::image_view()]}))),
+        )
+        .route("/v1/images/{image}", get(image).delete(remove_image))
+        .route("/v1/images/pull", post(pull))
+        .route("/v1/images/import", post(async || pulled("demo:1")))
+        .route("/v1/kernels", get(kernels).post(import_kernel))
+        .route(
+            "/v1/kernels/{name}/default",
+            post(async || axum::Json(objects::kernel(true))),
+        )
+        .route(
+            "/v1/kernels/{name}",
+            delete(async || StatusCode::NO_CONTENT),
+        )
+        .route("/v1/plan", get(async || axum::Json(objects::plan())))
+        .route("/v1/doctor", get(async || axum::Json(objects::doctor())))
+        .route("/v1/config", get(async || axum::Json(objects::config())))
+        .route("/v1/events", get(events))
+        .route(
+            "/v1/version",
+            get(async || axum::Json(json!({"version": "0.1.0", "api": "1", "schema": 4}))),
+        )
+        .layer(middleware::from_fn_with_state(seen.clone(), record))
+        .with_state(seen)
+}
+
+/// Writes down what was asked, with the bodies that are JSON.
+async fn record(State(seen): State<Shared>, request: Request, next: Next) -> Response {
+    let mut line = format!("{} {}", request.method(), request.uri());
+    for name in ["if-match", "authorization", "last-event-id"] {
+        if let Some(value) = request.headers().get(name) {
+            line.push_str(&format!(" [{name}: {}]", value.to_str().unwrap()));
+        }
+    }
+    let is_json = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v == "application/json");
+    let request = if is_json {
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+        line.push_str(&format!(" {}", String::from_utf8_lossy(&body)));
+        Request::from_parts(parts, Body::from(body))
+    } else {
+        request
+    };
+    seen.lock().unwrap().lines.push(line);
+    next.run(request).await
+}
+
+fn problem(problem: Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap();
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, kind, serde_json::to_string(&problem).unwrap()).into_response()
+}
+
+fn find(reference: &str) -> Result<Vm, Box<Response>> {
+    let all = [objects::broken(), objects::db(), objects::web()];
+    let new =
+        serde_json::from_value(objects::created(&json!({"name": "new", "image": "x"}))).unwrap();
+    let mut all = all.into_iter().chain([new]);
+    all.find(|vm| vm.spec.name.as_str() == reference || vm.id.to_string() == reference)
+        .ok_or_else(|| {
+            let detail = format!("There is no VM {reference:?}");
+            Box::new(problem(
+                Problem::new(Code::NotFound, detail).hint("hearth ps -a lists all VMs"),
+            ))
+        })
+}
+
+/// Two pages, so that paging is used.
+async fn list(Query(query): Query<Vec<(String, String)>>) -> Response {
+    let selectors: Vec<_> = query.iter().filter(|(k, _)| k == "label").collect();
+    let matches = |vm: &Vm| {
+        selectors.iter().all(|(_, selector)| {
+            let (key, value) = selector
+                .split_once('=')
+                .map_or((selector.as_str(), None), |(k, v)| (k, Some(v)));
+            vm.spec
+                .labels
+                .get(key)
+                .is_some_and(|v| value.is_none_or(|value| v == value))
+        })
+    };
+    let after = query.iter().any(|(k, _)| k == "after");
+    let vms = if after {
+        vec![objects::web()]
+    } else {
+        vec![objects::broken(), objects::db()]
+    };
+    let items: Vec<_> = vms.into_iter().filter(matches).collect();
+    axum::Json(json!({"items": items, "next": (!after).then_some("db")})).into_response()
+}
+
+async fn create(headers: HeaderMap, body: axum::Json<Value>) -> Response {
+    assert!(
+        headers.contains_key("idempotency-key"),
+        "no idempotency key"
+    );
+    if body["spec"]["name"] == "web-1" {
+        return problem(Problem::new(Code::Conflict, "The name \"web-1\" is taken"));
+    }
+    (
+        StatusCode::CREATED,
+        axum::Json(objects::created(&body["spec"])),
+    )
+        .into_response()
+}
+
+async fn vm(Path(reference): Path<String>) -> Response {
+    match find(&reference) {
+        Ok(vm) => axum::Json(vm).into_response(),
+        Err(problem) => *problem,
+    }
+}
+
+async fn remove(Path(reference): Path<String>, Query(query): Params) -> Response {
+    match find(&reference) {
+        Ok(vm) if vm.pid.is_some() && !query.contains_key("force") => problem(Problem::new(
+            Code::Conflict,
+            format!("{reference} is running"),
+        )),
+        Ok(vm) => (StatusCode::ACCEPTED, axum::Json(vm)).into_response(),
+        Err(problem) => *problem,
+    }
+}
+
+async fn replace(Path(reference): Path<String>, headers: HeaderMap) -> Response {
+    if reference == "db" {
+        return problem(Problem::new(
+            Code::PreconditionFailed,
+            "db has generation 3, not 2",
+        ));
+    }
+    assert_eq!(headers.get("if-match").unwrap(), "\"3\"");
+    vm(Path(reference)).await
+}
+
+async fn act(Path((reference, action)): Path<(String, String)>) -> Response {
+    match (find(&reference), action.as_str()) {
+        (Ok(vm), "start") if vm.spec.name.as_str() == "broken" => {
+            let text = "broken did not come up: the VMM ended with status 1";
+            problem(Problem::new(Code::Conflict, text).hint("hearth logs --vmm broken"))
+        }
+        (Ok(vm), "pause") if vm.spec.name.as_str() == "db" => problem(Problem {
+            status: 504,
+            ..Problem::new(Code::GuestUnreachable, "db did not pause in 120s")
+        }),
+        (Ok(vm), _) => (StatusCode::ACCEPTED, axum::Json(vm)).into_response(),
+        (Err(problem), _) => *problem,
+    }
+}
+
+async fn wait(Path(reference): Path<String>, Query(query): Params) -> Response {
+    match find(&reference) {
+        Err(problem) => *problem,
+        Ok(_) if query.contains_key("timeout") => problem(Problem {
+            status: 504,
+            ..Problem::new(
+                Code::GuestUnreachable,
+                format!("{reference} did not stop in time"),
+            )
+        }),
+        Ok(vm) if vm.spec.name.as_str() == "new" => {
+            axum::Json(json!({"exit_code": 7, "end": null})).into_response()
+        }
+        Ok(vm) => {
+            let code = vm.last_end.as_ref().and_then(|end| end.exit_code);
+            axum::Json(json!({"exit_code": code, "end": vm.last_end})).into_response()
+        }
+    }
+}
+
+async fn logs(Path(reference): Path<String>, Query(query): Params) -> Response {
+    if let Err(problem) = find(&reference) {
+        return *problem;
+    }
+    let source = query.get("source").map_or("console", String::as_str);
+    let mut chunks = vec![Ok::<_, std::io::Error>(Bytes::from(format!(
+        "{source} of {reference}\n"
+    )))];
+    chunks.push(Ok(Bytes::from_static(b"bytes \xff as they are\n")));
+    Body::from_stream(futures::stream::iter(chunks)).into_response()
+}
+
+async fn stats(Path(_): Path<String>) -> Response {
+    axum::Json(objects::stats()).into_response()
+}
+
+/// Sends back what it gets, in upper case, and ends at `q`.
+async fn console(socket: WebSocketUpgrade) -> Response {
+    socket.on_upgrade(async |mut socket| {
+        socket
+            .send(Message::Binary("login: ".into()))
+            .await
+            .unwrap();
+        while let Some(Ok(Message::Binary(bytes))) = socket.recv().await {
+            let upper = bytes.to_ascii_uppercase();
+            let last = upper.contains(&b'Q');
+            socket.send(Message::Binary(upper.into())).await.unwrap();
+            if last {
+                break;
+            }
+        }
+    })
+}
+
+async fn exec(Path(reference): Path<String>, socket: WebSocketUpgrade) -> Response {
+    match find(&reference) {
+        Ok(_) => socket.on_upgrade(serve_exec),
+        Err(problem) => *problem,
+    }
+}
+
+async fn say(socket: &mut WebSocket, control: &ExecControl) {
+    let text = serde_json::to_string(control).unwrap();
+    socket.send(Message::Text(text.into())).await.unwrap();
+}
+
+async fn put_out(socket: &mut WebSocket, stream: u8, bytes: &[u8]) {
+    let message = [&[stream], bytes].concat();
+    socket.send(Message::Binary(message.into())).await.unwrap();
+}
+
+/// Some commands: `cat`, `exit N`, `env`, `signal`, `hang-up`.
+async fn serve_exec(mut socket: WebSocket) {
+    let Some(Ok(Message::Text(text))) = socket.recv().await else {
+        panic!("the first message is no request");
+    };
+    let request: ExecRequest = serde_json::from_str(&text).unwrap();
+    let words: Vec<_> = request.argv.iter().map(String::as_str).collect();
+    let code = match words[..] {
+        ["cat"] => cat(&mut socket).await,
+        ["exit", code] => {
+            put_out(&mut socket, 1, b"to stdout\n").await;
+            put_out(&mut socket, 2, b"to stderr\n").await;
+            put_out(&mut socket, 1, b"").await;
+            code.parse().unwrap()
+        }
+        ["request"] => {
+            let text = serde_json::to_string_pretty(&request).unwrap();
+            put_out(&mut socket, 1, text.as_bytes()).await;
+            0
+        }
+        ["signal"] => {
+            put_out(&mut socket, 1, b"ready\n").await;
+            loop {
+                if let Some(Ok(Message::Text(text))) = socket.recv().await {
+                    let ExecControl::Signal { signal } = serde_json::from_str(&text).unwrap()
+                    else {
+                        continue;
+                    };
+                    break 128 + signal;
+                }
+            }
+        }
+        ["hang-up"] => return,
+        ["forbidden"] => {
+            let problem = Problem::new(Code::Invalid, "Cannot run forbidden: permission denied");
+            return say(&mut socket, &ExecControl::Error { problem }).await;
+        }
+        _ => {
+            let problem = Problem::new(
+                Code::NotFound,
+                format!("There is no command {:?}", words[0]),
+            );
+            return say(&mut socket, &ExecControl::Error { problem }).await;
+        }
+    };
+    say(&mut socket, &ExecControl::Exit { code }).await;
+}
+
+/// Returns all input; the exit code says that the end of the input was seen.
+async fn cat(socket: &mut WebSocket) -> i32 {
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Binary(bytes))) if bytes[..] == [0] => return 42,
+            Some(Ok(Message::Binary(bytes))) => put_out(socket, 1, &bytes[1..]).await,
+            other => panic!("unexpected message {other:?}"),
+        }
+    }
+}
+
+/// `/file` is a file, `/dir` a folder with one file, all else is not there.
+async fn download(Path(_): Path<String>, Query(query): Params) -> Response {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(if name.ends_with('/') { 0o755 } else { 0o640 });
+        header.set_entry_type(if name.ends_with('/') {
+            tar::EntryType::Directory
+        } else {
+            tar::EntryType::Regular
+        });
+        header.set_size(data.len() as u64);
+        tar.append_data(&mut header, name, data).unwrap();
+    };
+    match query["path"].as_str() {
+        "/file" => add("file", b"of the guest\n"),
+        "/dir" | "/" => {
+            add("dir/", b"");
+            add("dir/inner", &vec![b'i'; 200_000]);
+        }
+        path => {
+            return problem(Problem::new(
+                Code::NotFound,
+                format!("There is no {path} in the guest"),
+            ));
+        }
+    }
+    Body::from(tar.into_inner().unwrap()).into_response()
+}
+
+async fn upload(State(seen): State<Shared>, body: Body) -> Response {
+    let bytes = axum::body::to_bytes(body, 64 << 20).await;
+    match bytes {
+        Ok(bytes) => {
+            seen.lock().unwrap().uploads.push(bytes.to_vec());
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Err(_) => problem(Problem::new(Code::Invalid, "The archive is not whole")),
+    }
+}
+
+async fn image(Path(reference): Path<String>) -> Response {
+    if reference.contains("missing") {
+        return problem(Problem::new(
+            Code::NotFound,
+            format!("There is no image {reference:?}"),
+        ));
+    }
+    axum::Json(objects::image_view()).into_response()
+}
+
+async fn remove_image(Path(reference): Path<String>) -> Response {
+    if reference == "localhost:5000/demo:1" {
+        return problem(Problem::new(
+            Code::InUse,
+            "localhost:5000/demo:1 is used by db, web-1",
+        ));
+    }
+    StatusCode::NO_CONTENT.into_response()
+}
+
+fn ndjson(lines: &[Value]) -> Response {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response()
+}
+
+fn pulled(reference: &str) -> Response {
+    ndjson(&[
+        json!({"type": "stage", "message": format!("Resolving {reference}")}),
+        json!({"type": "item", "id": "ab12ab12ab12", "state": "download", "done": 0, "total": 100}),
+        json!({"type": "item", "id": "ab12ab12ab12", "state": "download", "done": 50, "total": 100}),
+        json!({"type": "item", "id": "ab12ab12ab12", "state": "done", "done": 100, "total": 100}),
+        json!({"type": "image", "image": objects::image()}),
+    ])
+}
+
+async fn pull(body: axum::Json<Value>) -> Response {
+    match body["reference"].as_str().unwrap() {
+        "refused:1" => ndjson(&[json!({"type": "failed", "problem":
+            Problem::new(Code::Upstream, "The registry refused refused:1").hint("docker login")})]),
+        "cut:1" => ndjson(&[json!({"type": "stage", "message": "Resolving cut:1"})]),
+        reference => pulled(reference),
+    }
+}
+
+async fn kernels() -> Response {
+    axum::Json(json!({"items": [objects::kernel(true)]})).into_response()
+}
+
+async fn import_kernel() -> Response {
+    ndjson(&[
+        json!({"type": "stage", "message": "Building the initramfs"}),
+        json!({"type": "kernel", "kernel": objects::kernel(true)}),
+    ])
+}
+
+async fn events(headers: HeaderMap, Query(query): Params) -> Response {
+    let after: u64 = query.get("after").map_or(0, |text| text.parse().unwrap());
+    let newer: Vec<_> = objects::events()
+        .into_iter()
+        .filter(|event| event["seq"].as_u64().unwrap() > after)
+        .collect();
+    if headers
+        .get(header::ACCEPT)
+        .is_none_or(|v| v != "text/event-stream")
+    {
+        return axum::Json(json!({"items": newer})).into_response();
+    }
+    let mut text = ": welcome\n\n".to_owned();
+    let mut live = objects::events().remove(0);
+    live["seq"] = json!(after + 1);
+    live["message"] = json!(format!("after {after}"));
+    text.push_str(&format!(
+        "id: {0}\nevent: vm.started\ndata: {live}\n\n",
+        after + 1
+    ));
+    ([(header::CONTENT_TYPE, "text/event-stream")], text).into_response()
+}

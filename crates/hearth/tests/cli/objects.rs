@@ -1,0 +1,149 @@
+//! The objects of the fake daemon, as the API's JSON.
+
+use serde_json::{Value, json};
+
+use hearth_types::api::Vm;
+
+pub(crate) const WEB: &str = "01950000-0000-7000-8000-0000000000a1";
+pub(crate) const DB: &str = "01950000-0000-7000-8000-0000000000b2";
+pub(crate) const BROKEN: &str = "01950000-0000-7000-8000-0000000000c3";
+pub(crate) const NEW: &str = "01950000-0000-7000-8000-0000000000d4";
+
+fn vm(value: Value) -> Vm {
+    serde_json::from_value(value).unwrap()
+}
+
+pub(crate) fn web() -> Vm {
+    vm(json!({
+        "id": WEB,
+        "spec": {
+            "name": "web-1", "image": "localhost:5000/demo:1", "memory": "512MiB",
+            "env": {"TOKEN": "s3cret"},
+            "ports": [
+                {"host_port": 8080, "guest_port": 80},
+                {"host_ip": "127.0.0.1", "host_port": 53, "guest_port": 53, "protocol": "udp"}
+            ],
+            "labels": {"tier": "web"}, "restart": "always"
+        },
+        "generation": 3, "goal": "running", "phase": "running", "reason": null, "health": "healthy",
+        "leases": {"ip": "10.213.0.2", "mac": "06:48:0a:d5:00:02", "cid": 3, "uid": 100_000},
+        "pid": 4711, "driver": "qemu", "accelerator": "kvm",
+        "created_at": "2026-02-27T12:00:00Z", "started_at": "2026-03-01T10:00:00Z",
+        "last_end": null, "restarts": 1, "next_start": null
+    }))
+}
+
+pub(crate) fn db() -> Vm {
+    vm(json!({
+        "id": DB,
+        "spec": {"name": "db", "image": "debian:12", "labels": {"tier": "data"}},
+        "generation": 2, "goal": "stopped", "phase": "exited", "reason": null, "health": "none",
+        "leases": {"ip": "10.213.0.3", "mac": "06:48:0a:d5:00:03", "cid": 4, "uid": 100_001},
+        "pid": null, "driver": null, "accelerator": null,
+        "created_at": "2026-02-01T12:00:00Z", "started_at": null,
+        "last_end": {"exit_code": 0, "vmm": {"code": 0}, "guest": null, "failure": false,
+            "reason": "stopped", "at": "2026-03-01T11:59:15Z"},
+        "restarts": 0, "next_start": null
+    }))
+}
+
+pub(crate) fn broken() -> Vm {
+    vm(json!({
+        "id": BROKEN,
+        "spec": {"name": "broken", "image": "debian:12", "network": {"mode": "none"}, "restart": "on-failure:3"},
+        "generation": 2, "goal": "running", "phase": "backoff", "reason": "the VMM ended with status 1",
+        "health": "none", "leases": {"ip": null, "mac": null, "cid": 5, "uid": 100_002},
+        "pid": null, "driver": null, "accelerator": null,
+        "created_at": "2026-03-01T11:00:00Z", "started_at": null,
+        "last_end": {"exit_code": null, "vmm": {"code": 1}, "guest": null, "failure": true,
+            "reason": "the VMM ended with status 1", "at": "2026-03-01T11:59:50Z"},
+        "restarts": 2, "next_start": "2026-03-01T12:00:08Z"
+    }))
+}
+
+/// A VM as it is right after its creation.
+pub(crate) fn created(spec: &Value) -> Value {
+    json!({
+        "id": NEW, "spec": spec, "generation": 1, "goal": "stopped", "phase": "created",
+        "reason": null, "health": "none",
+        "leases": {"ip": "10.213.0.4", "mac": "06:48:0a:d5:00:04", "cid": 6, "uid": 100_003},
+        "pid": null, "driver": null, "accelerator": null,
+        "created_at": "2026-03-01T12:00:00Z", "started_at": null, "last_end": null,
+        "restarts": 0, "next_start": null
+    })
+}
+
+pub(crate) fn image() -> Value {
+    json!({
+        "id": format!("sha256:{}", "ab12".repeat(16)),
+        "references": ["localhost:5000/demo:1", "docker.io/library/demo:latest"],
+        "source": "registry", "architecture": "amd64", "created": "2026-02-20T12:00:00Z",
+        "imported_at": "2026-02-28T12:00:00Z", "volume_bytes": 734_003_200, "disk_bytes": 240_123_904,
+        "layers": 3,
+        "config": {"entrypoint": ["/bin/demo"], "cmd": [], "env": ["PATH=/bin"], "user": null,
+            "workdir": "/", "exposed_ports": ["80/tcp"], "stop_signal": null, "labels": {}}
+    })
+}
+
+pub(crate) fn image_view() -> Value {
+    json!({"image": image(), "used_by": ["db", "web-1"]})
+}
+
+pub(crate) fn kernel(default: bool) -> Value {
+    json!({
+        "name": "6.1.0-39-cloud-amd64", "version": "6.1.0-39-cloud-amd64 #1 SMP Debian",
+        "digest": "0f".repeat(32), "default": default, "has_bzimage": true, "has_elf": false,
+        "modules": ["virtio_mmio", "virtio_blk"], "initramfs_bytes": 3_145_728,
+        "imported_at": "2026-02-28T12:00:00Z"
+    })
+}
+
+pub(crate) fn plan() -> Value {
+    json!({
+        "steps": [
+            {"step": "start_vmm", "vm": BROKEN, "name": "broken", "object": "VMM of broken",
+             "reason": "it should run and does not", "destructive": false},
+            {"step": "remove_tap", "vm": "01950000-0000-7000-8000-0000000000ee", "name": null,
+             "object": "TAP ht0000000000ee", "reason": "no VM wants it", "destructive": true},
+            {"step": "apply_rules", "vm": null, "name": null, "object": "table inet hearth",
+             "reason": "one port is missing", "destructive": false}
+        ],
+        "notes": ["folders could not be surveyed: nothing is removed"],
+        "next_pass": "2026-03-01T12:00:30Z"
+    })
+}
+
+pub(crate) fn doctor() -> Value {
+    json!({"checks": [
+        {"name": "kvm", "status": "warning", "detail": "/dev/kvm opens, but a probe guest did not boot",
+         "hint": "VMs run with TCG, many times slower; enable nested virtualisation"},
+        {"name": "qemu", "status": "ok", "detail": "7.2.0", "hint": null},
+        {"name": "nftables", "status": "failed", "detail": "no nft in PATH", "hint": "apt install nftables"}
+    ]})
+}
+
+pub(crate) fn config() -> Value {
+    json!({"entries": [
+        {"key": "DATA_DIR", "value": "/var/lib/hearth", "source": "default"},
+        {"key": "API_TOKEN", "value": "(set)", "source": "environment HEARTH_API_TOKEN"}
+    ]})
+}
+
+pub(crate) fn events() -> Vec<Value> {
+    vec![
+        json!({"seq": 1, "at": "2026-03-01T10:00:00.123Z", "severity": "info", "code": "vm.started",
+            "vm": WEB, "name": "web-1", "message": "web-1 runs", "details": {"pid": 4711}}),
+        json!({"seq": 2, "at": "2026-03-01T11:59:50Z", "severity": "error", "code": "vm.failed",
+            "vm": BROKEN, "name": "broken", "message": "the VMM ended\u{1b}[31m with status 1"}),
+        json!({"seq": 3, "at": "2026-03-01T11:59:55Z", "severity": "warning", "code": "orphan.removed",
+            "vm": null, "name": null, "message": "removed TAP ht0000000000ee"}),
+    ]
+}
+
+pub(crate) fn stats() -> Value {
+    json!({"cpu_millis": 61_250, "vmm_rss": 157_286_400, "guest": {
+        "uptime_secs": 7200, "mem_total": 536_870_912, "mem_available": 402_653_184,
+        "load1_centi": 25, "processes": 12, "disk_total": 1_073_741_824, "disk_free": 536_870_912,
+        "net_rx": 1_048_576, "net_tx": 2048
+    }})
+}
