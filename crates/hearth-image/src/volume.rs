@@ -35,6 +35,11 @@ const STEP: u64 = 128 << 20;
 const SLACK: u64 = 32 << 20;
 /// Bytes left free for the guest before it grows the file system itself, besides a tenth.
 const HEADROOM: u64 = 64 << 20;
+/// Bytes to spare where the file system cannot grow while it is mounted. They cost nothing:
+/// the file is sparse.
+const FIXED_SPARE: u64 = 2 << 30;
+/// `CAP_SYS_RESOURCE` of capabilities(7): ext4 wants it for growing online.
+const CAP_SYS_RESOURCE: u32 = 24;
 /// Inodes that stay free before growing.
 const INODES: u64 = 1024;
 /// How long mke2fs may take.
@@ -63,6 +68,8 @@ pub(crate) struct Volume {
     largest: u64,
     /// Bytes and inodes that are known to be free.
     free: (u64, u64),
+    /// Whether this process may grow a mounted file system.
+    growable: bool,
 }
 
 impl Volume {
@@ -73,7 +80,13 @@ impl Volume {
         content: u64,
         largest: u64,
     ) -> Result<Self, ImageError> {
-        let size = whole(START.max(content.min(largest)));
+        let content = content.min(largest);
+        let growable = may_grow_mounted();
+        let size = whole(START.max(if growable {
+            content
+        } else {
+            content * 3 + FIXED_SPARE
+        }));
         let file = File::options()
             .read(true)
             .write(true)
@@ -95,6 +108,7 @@ impl Volume {
                 size,
                 largest,
                 free: (0, 0),
+                growable,
             })
         };
         tokio::task::spawn_blocking(attach)
@@ -107,7 +121,7 @@ impl Volume {
         let (free, _) = self.measure()?;
         let used = self.size - free.min(self.size);
         let wanted = HEADROOM + used / 10;
-        if free < wanted {
+        if free < wanted && self.growable {
             self.grow(wanted - free)?;
         }
         let Self {
@@ -215,6 +229,14 @@ async fn mkfs(path: &Utf8Path) -> Result<(), ImageError> {
         .await
         .map(drop)
         .map_err(|e| ImageError::Volume(Box::new(e)))
+}
+
+/// Root in a container may lack the right to grow a mounted ext4.
+fn may_grow_mounted() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .is_some_and(|bits| bits & (1 << CAP_SYS_RESOURCE) != 0)
 }
 
 /// `lost+found` is mke2fs's, not the image's. e2fsck makes it again when it needs it.
