@@ -26,7 +26,7 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// The network of one installation on this host: netlink, `nft`, `conntrack`, `dnsmasq`.
 ///
-/// It keeps no state of its own: each answer is what the kernel says now. Bridges and TAPs
+/// It keeps no state of its own but what the kernel says is unchanged since it was read. Bridges and TAPs
 /// are ours by their alias, tables by their owner set, the name server by its environment.
 /// Three settings of the host outlive [`Network::remove_bridge`]: `net.ipv4.ip_forward`
 /// stays on, because nobody can know who else has come to need it meanwhile; those
@@ -35,7 +35,7 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(20);
 pub struct HostNetwork {
     config: NetworkConfig,
     /// Reading our tables and changing them is one critical section.
-    tables: Mutex<()>,
+    tables: Mutex<tables::Known>,
     /// So is looking for the name server and starting it.
     names: Mutex<()>,
 }
@@ -50,7 +50,7 @@ impl HostNetwork {
         check_config(&config)?;
         Ok(Self {
             config,
-            tables: Mutex::new(()),
+            tables: Mutex::default(),
             names: Mutex::new(()),
         })
     }
@@ -132,18 +132,18 @@ impl Network for HostNetwork {
     }
 
     async fn rules(&self) -> Result<Option<RuleSet>, NetError> {
-        let _one_at_a_time = self.tables.lock().await;
-        tables::rules(&self.config).await
+        let mut known = self.tables.lock().await;
+        tables::rules(&self.config, &mut known).await
     }
 
     async fn apply_rules(&self, rules: &RuleSet) -> Result<(), NetError> {
-        let _one_at_a_time = self.tables.lock().await;
-        tables::apply(&self.config, rules).await
+        let mut known = self.tables.lock().await;
+        tables::apply(&self.config, &mut known, rules).await
     }
 
     async fn remove_rules(&self) -> Result<(), NetError> {
-        let _one_at_a_time = self.tables.lock().await;
-        tables::remove(&self.config).await
+        let mut known = self.tables.lock().await;
+        tables::remove(&self.config, &mut known).await
     }
 
     async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError> {

@@ -1,11 +1,16 @@
 //! Our nftables tables on the host: read by `nft -j list table`, changed by `nft -f -`.
 //!
+//! Reading costs two runs of `nft` and grows with the elements; the kernel's count of
+//! transactions says for the price of a system call when nothing needs to be read.
+//!
 //! ```text
 //!            ┌──────────── replace both tables, read back, seal ◄───────────┐
 //!            ▼                                                              │
 //! apply: sealed and unchanged? ── yes ─► add/delete the elements that ─ refused
 //!                                        differ (one transaction)
 //! ```
+
+mod generation;
 
 use hearth_host::command::{self, CommandError};
 use hearth_types::net::RuleSet;
@@ -29,10 +34,17 @@ fn shape(config: &NetworkConfig) -> Shape {
     }
 }
 
+/// What was read last, and the generation that it is true for.
+#[derive(Debug, Default)]
+pub(super) struct Known(Option<(u32, Option<Tables>)>);
+
 /// What our tables say; nothing (but not `None`) when their static part was damaged, so
 /// that the next pass applies what should be there.
-pub(super) async fn rules(config: &NetworkConfig) -> Result<Option<RuleSet>, NetError> {
-    Ok(read(config).await?.map(|tables| {
+pub(super) async fn rules(
+    config: &NetworkConfig,
+    known: &mut Known,
+) -> Result<Option<RuleSet>, NetError> {
+    Ok(read(config, known).await?.map(|tables| {
         if tables.intact {
             tables.rules
         } else {
@@ -41,72 +53,134 @@ pub(super) async fn rules(config: &NetworkConfig) -> Result<Option<RuleSet>, Net
     }))
 }
 
-pub(super) async fn apply(config: &NetworkConfig, rules: &RuleSet) -> Result<(), NetError> {
+pub(super) async fn apply(
+    config: &NetworkConfig,
+    known: &mut Known,
+    rules: &RuleSet,
+) -> Result<(), NetError> {
     let failed = |error| failed("write", config, error);
     if let Some(bad) = rules.guests.iter().find(|g| !is_interface_name(&g.tap)) {
         return Err(failed(BadTap(bad.tap.clone()).into()));
     }
     let shape = shape(config);
-    if let Some(tables) = read(config).await?
+    if let Some(tables) = read(config, known).await?
         && tables.intact
     {
         let text = nft::delta(&shape, &tables.rules, rules).map_err(|e| failed(e.into()))?;
-        if text.is_empty() {
-            return Ok(());
-        }
-        match write(&text).await {
-            Ok(()) => return Ok(()),
-            // Somebody else changed elements between the reading and the writing.
+        let after = Tables {
+            rules: rules.clone(),
+            ..tables
+        };
+        match write(&text, known, after).await {
+            // True unless somebody else wrote at the same time: then it is read anew.
+            Ok(()) => {
+                let now = read(config, known).await?;
+                if now.is_some_and(|now| now.intact && now.rules == *rules) {
+                    return Ok(());
+                }
+            }
             Err(CommandError::Failed { output, .. }) => {
                 tracing::warn!(table = config.table, output, "rules replaced as a whole");
             }
             Err(error) => return Err(failed(error.into())),
         }
     }
-    let text = nft::replacement(&shape, rules).map_err(|e| failed(e.into()))?;
-    write(&text).await.map_err(|e| failed(e.into()))?;
+    replace(config, known, &shape, rules).await
+}
+
+/// Writes both tables anew and seals them.
+async fn replace(
+    config: &NetworkConfig,
+    known: &mut Known,
+    shape: &Shape,
+    rules: &RuleSet,
+) -> Result<(), NetError> {
+    let failed = |error| failed("write", config, error);
+    let text = nft::replacement(shape, rules).map_err(|e| failed(e.into()))?;
+    known.0 = None;
+    send(&text).await.map_err(|e| failed(e.into()))?;
     // A crash before the seal leaves tables that work and are replaced once more.
-    let Some(tables) = read(config).await? else {
+    let Some(tables) = read(config, known).await? else {
         return Err(failed("the tables are gone again".into()));
     };
-    let seal = nft::seal(&shape, tables.fingerprint);
-    write(&seal).await.map_err(|e| failed(e.into()))
+    let seal = nft::seal(shape, tables.fingerprint);
+    let after = Tables {
+        intact: true,
+        ..tables
+    };
+    write(&seal, known, after)
+        .await
+        .map_err(|e| failed(e.into()))
 }
 
 /// Removes what is there of our tables, after it has proved to be ours.
-pub(super) async fn remove(config: &NetworkConfig) -> Result<(), NetError> {
-    if read(config).await?.is_none() {
+pub(super) async fn remove(config: &NetworkConfig, known: &mut Known) -> Result<(), NetError> {
+    // Looked at again whatever is known: this takes something away.
+    known.0 = None;
+    if read(config, known).await?.is_none() {
         return Ok(());
     }
+    known.0 = None;
     let mut text = String::new();
     for family in ["inet", "bridge"] {
         let table = &config.table;
         text += &format!("add table {family} {table}\ndelete table {family} {table}\n");
     }
-    write(&text)
+    send(&text)
         .await
         .map_err(|error| failed("remove", config, error.into()))
 }
 
-/// Reads both tables; `None` when there is neither.
-async fn read(config: &NetworkConfig) -> Result<Option<Tables>, NetError> {
+/// Reads both tables; `None` when there is neither. What is known already is not read
+/// again as long as nobody in this namespace has changed any table.
+async fn read(config: &NetworkConfig, known: &mut Known) -> Result<Option<Tables>, NetError> {
+    let before = generation::current();
+    if let (Some(now), Some((then, tables))) = (before, &known.0)
+        && now == *then
+    {
+        return Ok(tables.clone());
+    }
+    known.0 = None;
     let (inet, bridge) = tokio::try_join!(list(config, "inet"), list(config, "bridge"))?;
     let printed: Vec<&[u8]> = [&inet, &bridge]
         .into_iter()
         .filter_map(|text| text.as_deref())
         .collect();
-    if printed.is_empty() {
-        return Ok(None);
-    }
-    let tables =
-        nft::parse(&shape(config), &printed).map_err(|e| failed("read", config, e.into()))?;
-    if tables.ours {
-        Ok(Some(tables))
+    let tables = if printed.is_empty() {
+        None
     } else {
-        Err(NetError::Foreign {
+        let parsed = nft::parse(&shape(config), &printed);
+        Some(parsed.map_err(|e| failed("read", config, e.into()))?)
+    };
+    if tables.as_ref().is_some_and(|tables| !tables.ours) {
+        return Err(NetError::Foreign {
             object: format!("an nftables table named {}", config.table),
-        })
+        });
     }
+    if let Some(generation) = before
+        && generation::current() == before
+    {
+        known.0 = Some((generation, tables.clone()));
+    }
+    Ok(tables)
+}
+
+/// Writes one transaction on top of what is known, and knows the outcome if nobody else
+/// wrote meanwhile.
+async fn write(text: &str, known: &mut Known, after: Tables) -> Result<(), CommandError> {
+    let before = known.0.take().map(|(generation, _)| generation);
+    if text.is_empty() {
+        known.0 = before.map(|generation| (generation, Some(after)));
+        return Ok(());
+    }
+    send(text).await?;
+    let now = generation::current();
+    if let (Some(before), Some(now)) = (before, now)
+        && now == generation::next(before)
+    {
+        known.0 = Some((now, Some(after)));
+    }
+    Ok(())
 }
 
 /// One table as JSON; `None` when there is none.
@@ -123,7 +197,7 @@ async fn list(config: &NetworkConfig, family: &str) -> Result<Option<Vec<u8>>, N
     }
 }
 
-async fn write(text: &str) -> Result<(), CommandError> {
+async fn send(text: &str) -> Result<(), CommandError> {
     command::run("nft", &["-f", "-"], text.as_bytes(), TOOL_DEADLINE)
         .await
         .map(drop)

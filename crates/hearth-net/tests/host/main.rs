@@ -2,13 +2,6 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-mod support;
-
-mod contract;
 mod fake;
-mod filter;
-mod foreign;
-mod many;
-mod names;
-mod ports;
-mod rules;
+mod netns;
+mod support;

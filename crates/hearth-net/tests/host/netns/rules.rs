@@ -76,6 +76,33 @@ fn a_change_touches_only_what_differs() {
 }
 
 #[test]
+fn changes_of_another_hand_at_the_same_time_do_not_stay() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let (net, other) = (network(&config), network(&config));
+        net.apply_rules(&RuleSet::default()).await.unwrap();
+        for turn in 0..5 {
+            let more = "nft add element inet hearth ports_any { udp . 9 : 10.213.0.2 . 9 }";
+            run(more);
+            let rules = if turn % 2 == 0 {
+                some_rules()
+            } else {
+                RuleSet::default()
+            };
+            net.apply_rules(&rules).await.unwrap();
+            assert_eq!(other.rules().await.unwrap(), Some(rules));
+        }
+        let (a, b) = (some_rules(), RuleSet::default());
+        let (first, second) = tokio::join!(net.apply_rules(&a), other.apply_rules(&b));
+        // One of them may find its change refused; what both see then is the same.
+        drop((first, second));
+        assert_eq!(net.rules().await.unwrap(), other.rules().await.unwrap());
+        net.apply_rules(&a).await.unwrap();
+        assert_eq!(other.rules().await.unwrap(), Some(a));
+    });
+}
+
+#[test]
 fn a_changed_configuration_replaces_the_tables() {
     in_namespace(|| async {
         let (config, _dir) = config();
