@@ -7,8 +7,10 @@
 
 mod disk_clone;
 mod report;
+mod unpack;
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -79,11 +81,23 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 1] = [Bench {
-    name: "disk-clone",
-    about: "a VM's root disk from an image's volume",
-    cases: disk_clone::cases,
-}];
+const BENCHES: [Bench; 3] = [
+    Bench {
+        name: "unpack-tar",
+        about: "a root filesystem's layer, plain tar, into an ext4 volume",
+        cases: unpack::plain,
+    },
+    Bench {
+        name: "unpack-gzip",
+        about: "a root filesystem's layer, gzip, into an ext4 volume",
+        cases: unpack::gzip,
+    },
+    Bench {
+        name: "disk-clone",
+        about: "a VM's root disk from an image's volume",
+        cases: disk_clone::cases,
+    },
+];
 
 /// Runs the chosen benches one after the other.
 #[expect(clippy::print_stdout, reason = "the table is this command's answer")]
@@ -155,4 +169,18 @@ fn sample_all(cases: &mut [Case], runs: usize) -> Vec<Samples> {
         }
     }
     all
+}
+
+/// Runs a program that must succeed.
+pub(crate) fn tool<const N: usize>(program: &str, args: [&str; N]) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    anyhow::ensure!(
+        output.status.success(),
+        "{program} failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
 }

@@ -1,13 +1,11 @@
 //! A VM's root disk from an image's volume: ours beside `cp --sparse=always` and `cp --reflink`.
 
-use std::process::Command;
-
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::{FileVolumes, Volumes};
 use hearth_types::units::Bytes;
 
-use super::{Case, Context};
+use super::{Case, Context, tool};
 
 /// Like a small root filesystem: 256 MiB of data in a volume of 2 GiB.
 const DATA: usize = 256 << 20;
@@ -44,10 +42,10 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
     ] {
         let (from, to) = (source.clone(), folder.join("theirs"));
         let case = Case::new(name, move || {
-            tool("cp", &[options[0], options[1], from.as_str(), to.as_str()])?;
-            tool("truncate", &["-s", &GROWN.0.to_string(), to.as_str()])?;
+            tool("cp", [options[0], options[1], from.as_str(), to.as_str()])?;
+            tool("truncate", ["-s", &GROWN.0.to_string(), to.as_str()])?;
             // Ours is durable when it is done.
-            tool("sync", &[to.as_str()])
+            tool("sync", [to.as_str()])
         });
         cases.push(removing(case, folder.join("theirs")));
     }
@@ -76,17 +74,4 @@ fn make_source(path: &Utf8Path) -> anyhow::Result<()> {
         file.write_all_at(&chunk, piece * (7 << 20))?;
     }
     file.sync_all().context("cannot sync the source")
-}
-
-fn tool(program: &str, args: &[&str]) -> anyhow::Result<()> {
-    let output = Command::new(program)
-        .args(args)
-        .output()
-        .with_context(|| format!("cannot run {program}"))?;
-    anyhow::ensure!(
-        output.status.success(),
-        "{program} failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
 }
