@@ -16,6 +16,8 @@
 pub mod check;
 mod driver;
 mod host;
+#[cfg(feature = "rooms")]
+pub mod rooms;
 mod store;
 
 pub use driver::{Crashed, EndState, Sim, VmEnd};

@@ -1,0 +1,114 @@
+//! The simulated host behind the traits of the rooms: VMM driver, network, volumes.
+//!
+//! All handles are clones of one [`Rooms`]. Time is tokio's, so a test that pauses tokio's
+//! clock runs in virtual time. Simulated guests have no agent and no console: both are told as
+//! errors, and a stop goes on with the power button.
+
+mod net;
+mod vmm;
+mod volumes;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use hearth_types::observe::ObservedProcess;
+
+use crate::host::SimHost;
+
+#[derive(Debug)]
+struct Shared {
+    host: Mutex<SimHost>,
+    /// Counts changes: who waits for a death looks again.
+    changes: watch::Sender<u64>,
+    /// Tokio's time that goes with the host's time at the beginning.
+    began: (Instant, Timestamp),
+}
+
+/// A handle of the simulated host: driver, network and volumes in one.
+#[derive(Debug, Clone)]
+pub struct Rooms(Arc<Shared>);
+
+impl Rooms {
+    /// Puts a host behind the traits. Call it within a tokio runtime.
+    #[must_use]
+    pub fn new(host: SimHost) -> Self {
+        let began = (Instant::now(), host.now);
+        Self(Arc::new(Shared {
+            host: Mutex::new(host),
+            changes: watch::Sender::new(0),
+            began,
+        }))
+    }
+
+    /// The host's time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        let (began, at) = self.0.began;
+        hearth_plan::transition::later(at, began.elapsed())
+    }
+
+    /// The boot id.
+    #[must_use]
+    pub fn boot_id(&self) -> String {
+        self.lock().boot_id()
+    }
+
+    /// Our living processes.
+    ///
+    /// # Errors
+    /// The reason, when the survey is set to fail.
+    pub fn processes(&self) -> Result<Vec<ObservedProcess>, String> {
+        match self.look().survey().processes {
+            hearth_types::Survey::Known(processes) => Ok(processes),
+            hearth_types::Survey::Unknown(why) => Err(why),
+        }
+    }
+
+    /// Does something on the host, as fate or a test would, and lets everybody look again.
+    pub fn change<T>(&self, change: impl FnOnce(&mut SimHost) -> T) -> T {
+        let done = change(&mut self.look());
+        self.0.changes.send_modify(|count| *count += 1);
+        done
+    }
+
+    /// The host as it is now.
+    fn look(&self) -> MutexGuard<'_, SimHost> {
+        let now = self.now();
+        let mut host = self.lock();
+        host.advance(now);
+        host
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SimHost> {
+        // A test that panicked with the lock has failed already.
+        self.0.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when `done` holds, looking again at each change and each event of the host.
+    async fn until(&self, done: impl Fn(&SimHost) -> bool) {
+        let mut changes = self.0.changes.subscribe();
+        loop {
+            let next = {
+                let host = self.look();
+                if done(&host) {
+                    return;
+                }
+                host.next_event()
+            };
+            let Some(at) = next else {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let wait = hearth_plan::transition::elapsed(self.now(), at);
+            // Timers have a grain of a millisecond: never look again in no time.
+            let wait = wait.max(std::time::Duration::from_millis(1));
+            // Either wakes: a change that could not be awaited is a time that has come.
+            let _change = tokio::time::timeout(wait, changes.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The simulated VMM driver.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+
+use hearth_types::ids::VmId;
+use hearth_types::observe::RunState;
+use hearth_types::process::{ExitRecord, ProcessIdentity};
+use hearth_types::status::StopRung;
+use hearth_vmm::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError};
+
+use super::Rooms;
+use crate::host::{HostError, Kind};
+
+fn control(vm: VmId, command: &str, detail: impl ToString) -> VmmError {
+    VmmError::Control {
+        vm,
+        command: command.to_owned(),
+        detail: detail.to_string(),
+    }
+}
+
+impl Rooms {
+    fn identity(&self, vm: VmId, command: &str) -> Result<ProcessIdentity, VmmError> {
+        let host = self.look();
+        let identity = host.vmms(vm).next().map(|p| p.identity.clone());
+        identity.ok_or_else(|| control(vm, command, "no VMM lives"))
+    }
+
+    fn rung(&self, vm: VmId, command: &str, rung: StopRung) -> Result<(), VmmError> {
+        let identity = self.identity(vm, command)?;
+        self.change(|host| host.stop(&identity, rung))
+            .map_err(|error| control(vm, command, error))
+    }
+
+    fn set_paused(&self, vm: VmId, paused: bool) -> Result<(), VmmError> {
+        let command = if paused { "pause" } else { "resume" };
+        let identity = self.identity(vm, command)?;
+        self.change(|host| host.set_paused(&identity, paused))
+            .map_err(|error| control(vm, command, error))
+    }
+}
+
+#[async_trait]
+impl Vmm for Rooms {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
+    async fn probe(&self, _kernel: Option<&KernelFiles>) -> Result<Probe, VmmError> {
+        Ok(Probe {
+            version: "1.0".to_owned(),
+            accelerator: "sim".to_owned(),
+            detail: "nothing is run".to_owned(),
+        })
+    }
+
+    async fn launch(&self, spec: &LaunchSpec) -> Result<ProcessIdentity, VmmError> {
+        self.change(|host| {
+            host.fault("start_vmm")?;
+            // The folder is a real one here; the simulated one follows.
+            host.make_dir(spec.vm);
+            host.launch(spec.vm, spec.nic.is_some())
+        })
+        .map_err(|error| match error {
+            HostError::AlreadyRunning(vm) => VmmError::AlreadyRunning { vm },
+            error => VmmError::Start {
+                vm: spec.vm,
+                detail: error.to_string(),
+            },
+        })
+    }
+
+    async fn run_state(
+        &self,
+        vm: VmId,
+        _dir: &Utf8Path,
+        _deadline: Duration,
+    ) -> Result<RunState, VmmError> {
+        let host = self.look();
+        if host.unknown.contains(&Kind::RunStates) {
+            return Err(control(vm, "query-status", "simulated failure"));
+        }
+        match host.vmms(vm).next() {
+            Some(process) if process.paused => Ok(RunState::Paused),
+            Some(_) => Ok(RunState::Running),
+            None => Err(control(vm, "query-status", "no VMM lives")),
+        }
+    }
+
+    async fn pause(&self, vm: VmId, _dir: &Utf8Path) -> Result<(), VmmError> {
+        self.set_paused(vm, true)
+    }
+
+    async fn resume(&self, vm: VmId, _dir: &Utf8Path) -> Result<(), VmmError> {
+        self.set_paused(vm, false)
+    }
+
+    async fn power_button(&self, vm: VmId, _dir: &Utf8Path) -> Result<(), VmmError> {
+        self.rung(vm, "system_powerdown", StopRung::PowerButton)
+    }
+
+    async fn quit(&self, vm: VmId, _dir: &Utf8Path) -> Result<(), VmmError> {
+        self.rung(vm, "quit", StopRung::Quit)
+    }
+
+    async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
+        self.change(|host| host.kill(identity))
+            .map_err(|error| VmmError::NotProven {
+                identity: Box::new(identity.clone()),
+                detail: error.to_string(),
+            })
+    }
+
+    async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
+        self.until(|host| {
+            let process = host.processes.get(&identity.pid);
+            process.is_none_or(|process| process.identity != *identity)
+        })
+        .await;
+        Ok(())
+    }
+
+    async fn agent(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+        Err(control(vm, "agent", "a simulated guest has none"))
+    }
+
+    async fn console(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+        Err(control(vm, "console", "a simulated guest has none"))
+    }
+
+    async fn exit_record(&self, dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError> {
+        // The folder is named after its VM.
+        let vm = dir.file_name().and_then(|name| name.parse::<VmId>().ok());
+        let vm = vm.ok_or_else(|| VmmError::Io {
+            operation: "find the VM of",
+            path: Utf8PathBuf::from(dir),
+            source: std::io::ErrorKind::InvalidInput.into(),
+        })?;
+        Ok(self.look().dirs.get(&vm).and_then(|dir| dir.exit.clone()))
+    }
+}

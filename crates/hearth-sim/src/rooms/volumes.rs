@@ -1,0 +1,82 @@
+//! The simulated volumes: real sparse files without content, because the daemon's survey of
+//! folders looks at the real file system.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use async_trait::async_trait;
+use camino::Utf8Path;
+
+use hearth_disk::{DiskError, Made, Volumes};
+use hearth_types::Bytes;
+
+use super::Rooms;
+
+impl Rooms {
+    fn make_volume(&self, path: &Utf8Path, size: Bytes, made: Made) -> Result<Made, DiskError> {
+        let failed = |operation, source| DiskError::Io {
+            operation,
+            path: path.to_owned(),
+            source,
+        };
+        self.change(|host| host.fault("ensure_disks"))
+            .map_err(|error| failed("make", std::io::Error::other(error)))?;
+        match fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+        {
+            Ok(file) => {
+                file.set_len(size.0)
+                    .map_err(|error| failed("grow", error))?;
+                Ok(made)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(Made::Present),
+            Err(error) => Err(failed("make", error)),
+        }
+    }
+}
+
+#[async_trait]
+impl Volumes for Rooms {
+    async fn clone_from(
+        &self,
+        _source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+        _owner: u32,
+    ) -> Result<Made, DiskError> {
+        self.make_volume(path, size, Made::Copy)
+    }
+
+    async fn create_ext4(
+        &self,
+        path: &Utf8Path,
+        size: Bytes,
+        _label: &str,
+        _owner: u32,
+    ) -> Result<Made, DiskError> {
+        self.make_volume(path, size, Made::Empty)
+    }
+
+    async fn grow(&self, path: &Utf8Path, size: Bytes) -> Result<(), DiskError> {
+        let file = fs::OpenOptions::new().write(true).open(path);
+        let grown = file.and_then(|file| file.set_len(size.0));
+        grown.map_err(|source| DiskError::Io {
+            operation: "grow",
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    async fn remove(&self, path: &Utf8Path) -> Result<(), DiskError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(DiskError::Io {
+                operation: "remove",
+                path: path.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+}
