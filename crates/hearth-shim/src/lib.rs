@@ -77,6 +77,8 @@ pub struct Request {
     pub owned: Vec<String>,
     /// The uid and gid of the VMM; `None` keeps the shim's.
     pub user: Option<u32>,
+    /// Supplementary groups of the VMM, if `user` is given.
+    pub groups: Vec<u32>,
     /// Bytes per console log file.
     pub console_bytes: u64,
     /// Old console logs kept.

@@ -87,7 +87,7 @@ fn attend(request: &Request, started: Started) -> ExitCode {
             drop(made);
             answer(&Answer::Failed {
                 reason: Reason::System,
-                detail,
+                detail: format!("{detail}: {}", last_words(&mut child)),
             });
             return ExitCode::FAILURE;
         }
@@ -116,6 +116,23 @@ fn identify(request: &Request, child: &Child) -> Result<(Instance, ProcessIdenti
         .ok_or("the VMM ended at once")?;
     let identity = instance.clone().identify(request.mark).map_err(read)?;
     Ok((instance, identity))
+}
+
+/// What a VMM said before it ended so early that nobody attended to it.
+fn last_words(child: &mut Child) -> String {
+    const LENGTH_MAX: u64 = 4096;
+    let mut said = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        // The VMM is dead, so the pipe has an end.
+        drop(stderr.take(LENGTH_MAX).read_to_end(&mut said));
+    }
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<_> = said.lines().map(str::trim).collect();
+    if lines.is_empty() {
+        "it said nothing".to_owned()
+    } else {
+        lines.join("; ")
+    }
 }
 
 fn record(identity: ProcessIdentity, status: ExitStatus, guest: Option<GuestReport>) -> ExitRecord {

@@ -317,8 +317,18 @@ fn execute(request: &Request, numbers: &BTreeMap<String, i32>) -> Result<Child, 
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if let Some(user) = request.user {
-        // As root the standard library empties the supplementary groups with this.
-        command.uid(user).gid(user);
+        let groups: Vec<Gid> = request.groups.iter().copied().map(Gid::from_raw).collect();
+        // SAFETY: between fork and exec the closure makes three system calls and does not
+        // allocate; the child has one thread, so changing the thread changes the process.
+        unsafe {
+            command.pre_exec(move || {
+                let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+                rustix::thread::set_thread_groups(&groups)?;
+                rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+                rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+                Ok(())
+            });
+        }
     }
     command
         .spawn()

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 mod companion;
 #[doc(hidden)]
 pub mod contract;
+pub mod fake;
 pub mod qemu;
 mod record;
 

@@ -78,6 +78,34 @@ impl QemuDriver {
         }
     }
 
+    /// Boots a kernel without a root file system, with KVM or emulated, and waits for its
+    /// panic: whether guests can run at all, for `hearth doctor` and the probe's own test.
+    ///
+    /// # Errors
+    /// In words: how far it came.
+    pub async fn boots(
+        &self,
+        kernel: &KernelFiles,
+        kvm: bool,
+        deadline: Duration,
+    ) -> Result<(), String> {
+        let binary = self.binary().map_err(|error| error.to_string())?;
+        let accelerator = if kvm {
+            Accelerator::Kvm { groups: Vec::new() }
+        } else {
+            Accelerator::Tcg {
+                khz: probe::host_khz(),
+            }
+        };
+        let bzimage = kernel.bzimage.as_ref().ok_or("the kernel has no bzImage")?;
+        let boot = probe::Boot {
+            accelerator,
+            user: None,
+            deadline,
+        };
+        boot.run(&self.config, &binary, bzimage).await
+    }
+
     fn binary(&self) -> Result<Utf8PathBuf, VmmError> {
         const NAME: &str = "qemu-system-x86_64";
         let found = match &self.config.binary {
@@ -102,7 +130,10 @@ impl QemuDriver {
     async fn accelerator(&self, kernel: &KernelFiles) -> Result<Accelerator, VmmError> {
         let probe = self.probe(Some(kernel)).await?;
         Ok(if probe.accelerator == "kvm" {
-            Accelerator::Kvm
+            let groups = probe::kvm_groups(std::path::Path::new("/dev/kvm"));
+            Accelerator::Kvm {
+                groups: groups.unwrap_or_default(),
+            }
         } else {
             Accelerator::Tcg {
                 khz: probe::host_khz(),
@@ -145,7 +176,7 @@ impl Vmm for QemuDriver {
         let binary = self.binary()?;
         let shim = self.shim()?;
         let accelerator = self.accelerator(&spec.kernel).await?;
-        let request = args::request(spec, &binary, accelerator)?;
+        let request = args::request(spec, &binary, &accelerator)?;
         let begun = tokio::time::Instant::now();
         let identity = launch::through_shim(&shim, &request).await?;
         let executed = begun.elapsed();

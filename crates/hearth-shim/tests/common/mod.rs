@@ -1,6 +1,12 @@
 //! VMs for tests, in folders that a careless driver would stumble over: below a folder
 //! that nobody else may enter, with a path longer than a socket address holds.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "part of tests: a failed unwrap is a failed test, and a skip is said"
+)]
+
 use std::os::unix::fs::PermissionsExt;
 
 use async_trait::async_trait;
@@ -14,25 +20,21 @@ use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
 use hearth_vmm::{Disk, KernelFiles, LaunchSpec, LogLimits, Vmm};
 
 /// An unprivileged uid that owns nothing.
-pub const UID: u32 = 54_321;
+const UID: u32 = 54_321;
 
-/// The newc archive with nothing in it.
+/// The newc archive with nothing in it: 13 header fields, all zero but the name's length.
 fn empty_cpio() -> Vec<u8> {
-    let fields = "00000000".repeat(11);
-    let mut archive = format!("070701{fields}0000000B00000000TRAILER!!!\0").into_bytes();
-    // The name's length is field 12 of 13.
-    archive.truncate(6);
-    archive.extend_from_slice("00000000".repeat(11).as_bytes());
-    archive.extend_from_slice(b"0000000B00000000TRAILER!!!\0");
+    let zeros = "00000000".repeat(11);
+    let mut archive = format!("070701{zeros}0000000B00000000TRAILER!!!").into_bytes();
     archive.resize(512, 0);
     archive
 }
 
-pub struct Vms {
-    pub driver: QemuDriver,
-    pub root: tempfile::TempDir,
-    pub installation: InstallationId,
-    pub machine: Machine,
+pub(crate) struct Vms {
+    pub(crate) driver: QemuDriver,
+    pub(crate) root: tempfile::TempDir,
+    pub(crate) installation: InstallationId,
+    pub(crate) machine: Machine,
     kernel: Utf8PathBuf,
     standin: bool,
     drop_privileges: bool,
@@ -40,7 +42,7 @@ pub struct Vms {
 
 impl Vms {
     /// Stand-in processes instead of QEMU.
-    pub fn standin() -> Self {
+    pub(crate) fn standin() -> Self {
         let root = tempfile::tempdir().unwrap();
         let kernel = Utf8Path::from_path(root.path()).unwrap().join("vmlinuz");
         let mut image = vec![0; 4096];
@@ -50,7 +52,7 @@ impl Vms {
     }
 
     /// Real QEMU with a real kernel; `None` with a note when either is missing.
-    pub fn qemu() -> Option<Self> {
+    pub(crate) fn qemu() -> Option<Self> {
         if hearth_host::command::find("qemu-system-x86_64").is_none() {
             println!("SKIP: qemu-system-x86_64 is not installed");
             return None;
@@ -85,7 +87,7 @@ impl Vms {
         }
     }
 
-    pub fn make(&self) -> LaunchSpec {
+    pub(crate) fn make(&self) -> LaunchSpec {
         let vm = VmId::new();
         let root = Utf8Path::from_path(self.root.path()).unwrap();
         let dir = root.join("v".repeat(100)).join(vm.to_string());
@@ -164,7 +166,7 @@ impl Fixture for Vms {
 }
 
 /// A kernel for guests: `HEARTH_TEST_KERNEL`, else what a test run keeps, else the host's.
-pub fn test_kernel() -> Option<Utf8PathBuf> {
+pub(crate) fn test_kernel() -> Option<Utf8PathBuf> {
     let named = std::env::var("HEARTH_TEST_KERNEL")
         .ok()
         .map(Utf8PathBuf::from);

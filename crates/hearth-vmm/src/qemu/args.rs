@@ -20,21 +20,20 @@ pub(super) const AGENT_PORT: &str = "org.hearth.agent";
 pub(super) const REPORT_PORT: &str = "org.hearth.report";
 
 /// With what guest code is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Accelerator {
-    Kvm,
+    /// Hardware virtualisation, with the groups that may open its device.
+    Kvm { groups: Vec<u32> },
     /// Emulation. The frequency of the host's clock in kHz goes to the guest: a microvm has
     /// no HPET and no PM timer, and the kernel's own calibration against the PIT fails at
     /// random under emulation, after which the guest spins for ever.
-    Tcg {
-        khz: Option<u64>,
-    },
+    Tcg { khz: Option<u64> },
 }
 
 impl Accelerator {
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) const fn name(&self) -> &'static str {
         match self {
-            Self::Kvm => "kvm",
+            Self::Kvm { .. } => "kvm",
             Self::Tcg { .. } => "tcg",
         }
     }
@@ -44,7 +43,7 @@ impl Accelerator {
 pub(super) fn request(
     spec: &LaunchSpec,
     program: &camino::Utf8Path,
-    accelerator: Accelerator,
+    accelerator: &Accelerator,
 ) -> Result<Request, VmmError> {
     check(spec)?;
     let kernel = spec
@@ -77,6 +76,10 @@ pub(super) fn request(
         sockets: vec![socket("qmp", QMP_SOCKET), socket("agent", AGENT_SOCKET)],
         owned: spec.disks.iter().map(|disk| disk.file.clone()).collect(),
         user: spec.user,
+        groups: match accelerator {
+            Accelerator::Kvm { groups } => groups.clone(),
+            Accelerator::Tcg { .. } => Vec::new(),
+        },
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,
@@ -124,7 +127,7 @@ fn check(spec: &LaunchSpec) -> Result<(), VmmError> {
     }
 }
 
-fn arguments(spec: &LaunchSpec, accelerator: Accelerator) -> Vec<String> {
+fn arguments(spec: &LaunchSpec, accelerator: &Accelerator) -> Vec<String> {
     let mut args = Args(Vec::with_capacity(64));
     args.flag("-name")
         .value(format!("guest={},process=hearth-vm", spec.name));
@@ -154,9 +157,9 @@ fn arguments(spec: &LaunchSpec, accelerator: Accelerator) -> Vec<String> {
     args.0
 }
 
-fn machine(args: &mut Args, machine: Machine, accelerator: Accelerator) {
+fn machine(args: &mut Args, machine: Machine, accelerator: &Accelerator) {
     let accel = match accelerator {
-        Accelerator::Kvm => "kvm",
+        Accelerator::Kvm { .. } => "kvm",
         Accelerator::Tcg { .. } => "tcg,thread=multi",
     };
     args.flag("-accel").value(accel);
@@ -166,12 +169,12 @@ fn machine(args: &mut Args, machine: Machine, accelerator: Accelerator) {
         Machine::Q35 => "q35,usb=off,sata=off,smbus=off,vmport=off",
     });
     args.flag("-cpu").value(match accelerator {
-        Accelerator::Kvm => "host",
+        Accelerator::Kvm { .. } => "host",
         Accelerator::Tcg { .. } => "max",
     });
 }
 
-fn command_line(spec: &LaunchSpec, accelerator: Accelerator) -> String {
+fn command_line(spec: &LaunchSpec, accelerator: &Accelerator) -> String {
     // noaux, nokbd: most of a second is spent on looking for a keyboard otherwise.
     let mut words = vec!["console=ttyS0 panic=-1 quiet i8042.noaux i8042.nokbd".to_owned()];
     if let Accelerator::Tcg { khz: Some(khz) } = accelerator {

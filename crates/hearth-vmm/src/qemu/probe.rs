@@ -1,31 +1,421 @@
-//! stub
-use super::QemuConfig;
-use crate::{KernelFiles, Probe, VmmError};
-use camino::Utf8Path;
+//! Does KVM really work here?
+//!
+//! `/dev/kvm` may open, create vCPUs and still never run a kernel, for example under another
+//! hypervisor. So a kernel is booted once, without a root file system, until it panics and
+//! ends by itself. The answer is kept for this combination of host kernel, QEMU, CPU and
+//! guest kernel.
+//!
+//! ```text
+//!  KVM off by configuration ─┐
+//!  no /dev/kvm, no access  ──┼─► tcg
+//!  no kernel to boot yet   ──┘
+//!  cached answer ──────────────► as cached
+//!  boots until its panic ──────► kvm  (kept)
+//!  silent until the deadline ──► tcg  (kept)
+//! ```
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::OwnerMark;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::spec::Machine;
+use hearth_types::units::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::args::{Accelerator, request};
+use super::{KvmMode, QemuConfig, launch};
+use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion, record};
+
+const KVM: &str = "/dev/kvm";
+/// How long the probe's guest may take. With KVM it needs half a second, a loaded host
+/// included a few.
+const BOOT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long QEMU may take to say its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// `nobody`: the probe's guest runs without privileges, as VMs do.
+const NOBODY: u32 = 65_534;
+/// What the answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    host_kernel: String,
+    qemu: String,
+    cpu: String,
+    /// Size and change time of the guest kernel that was booted.
+    guest_kernel: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    key: Key,
+    accelerator: String,
+    detail: String,
+}
+
+/// The answers so far. The lock is held while a probe runs: one at a time is enough.
+#[derive(Debug, Default)]
+pub(super) struct Probes(Mutex<Memory>);
 
 #[derive(Debug, Default)]
-pub(super) struct Probes;
+struct Memory {
+    /// Version of the program with this path, size and change time.
+    version: Option<(Utf8PathBuf, String, String)>,
+    kept: Option<Kept>,
+}
 
 impl Probes {
     pub(super) async fn answer(
         &self,
-        _config: &QemuConfig,
-        _binary: &Utf8Path,
-        _kernel: Option<&KernelFiles>,
+        config: &QemuConfig,
+        binary: &Utf8Path,
+        kernel: Option<&KernelFiles>,
     ) -> Result<Probe, VmmError> {
-        Ok(Probe {
-            version: "unknown".to_owned(),
+        let mut memory = self.0.lock().await;
+        let version = memory.version(binary).await?;
+        let tcg = |detail: &str| Probe {
+            version: version.clone(),
             accelerator: "tcg".to_owned(),
-            detail: "not probed".to_owned(),
+            detail: detail.to_owned(),
+        };
+        if config.kvm == KvmMode::Off {
+            return Ok(tcg("KVM is switched off by the configuration"));
+        }
+        let groups = match kvm_groups(Path::new(KVM)) {
+            Ok(groups) => groups,
+            Err(why) => return Ok(tcg(&why)),
+        };
+        let Some(bzimage) = kernel.and_then(|kernel| kernel.bzimage.as_ref()) else {
+            return Ok(tcg("not probed: no kernel imported yet"));
+        };
+        let key = Key {
+            host_kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            qemu: version.clone(),
+            cpu: cpu_field("model name").unwrap_or_default(),
+            guest_kernel: stamp(bzimage)?,
+        };
+        let kept = match memory.recall(config, &key) {
+            Some(kept) => kept,
+            None => {
+                let kept = try_kvm(config, binary, bzimage, groups, key).await;
+                memory.keep(config, kept.clone());
+                kept
+            }
+        };
+        Ok(Probe {
+            version,
+            accelerator: kept.accelerator,
+            detail: kept.detail,
         })
     }
 }
 
+impl Memory {
+    async fn version(&mut self, binary: &Utf8Path) -> Result<String, VmmError> {
+        let stamp = stamp(binary)?;
+        if let Some((path, seen, version)) = &self.version
+            && path == binary
+            && *seen == stamp
+        {
+            return Ok(version.clone());
+        }
+        let version = ask_version(binary).await?;
+        self.version = Some((binary.to_owned(), stamp, version.clone()));
+        Ok(version)
+    }
+
+    fn recall(&mut self, config: &QemuConfig, key: &Key) -> Option<Kept> {
+        if self.kept.is_none() {
+            // A cache that cannot be read is no cache.
+            let text = std::fs::read(config.probe_cache.as_ref()?).ok()?;
+            self.kept = serde_json::from_slice(&text).ok();
+        }
+        self.kept.clone().filter(|kept| kept.key == *key)
+    }
+
+    fn keep(&mut self, config: &QemuConfig, kept: Kept) {
+        if let Some(path) = &config.probe_cache
+            && let Ok(text) = serde_json::to_vec_pretty(&kept)
+        {
+            let draft = path.with_extension("new");
+            let written = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, path));
+            if let Err(error) = written {
+                tracing::warn!(%path, %error, "the answer of the KVM probe cannot be kept");
+            }
+        }
+        self.kept = Some(kept);
+    }
+}
+
+async fn try_kvm(
+    config: &QemuConfig,
+    binary: &Utf8Path,
+    bzimage: &Utf8Path,
+    groups: Vec<u32>,
+    key: Key,
+) -> Kept {
+    let begun = tokio::time::Instant::now();
+    let user = rustix::process::geteuid().is_root().then_some(NOBODY);
+    let boot = Boot {
+        accelerator: Accelerator::Kvm { groups },
+        user,
+        deadline: BOOT_DEADLINE,
+    };
+    let (accelerator, detail) = match boot.run(config, binary, bzimage).await {
+        Ok(()) => (
+            "kvm",
+            format!("a guest booted within {} ms", begun.elapsed().as_millis()),
+        ),
+        Err(why) => (
+            "tcg",
+            format!("{KVM} is there, but a guest does not boot with it: {why}"),
+        ),
+    };
+    tracing::info!(accelerator, detail, "probed KVM");
+    Kept {
+        key,
+        accelerator: accelerator.to_owned(),
+        detail,
+    }
+}
+
+/// One boot of a kernel that finds no root file system.
+pub(super) struct Boot {
+    pub(super) accelerator: Accelerator,
+    pub(super) user: Option<u32>,
+    pub(super) deadline: Duration,
+}
+
+impl Boot {
+    pub(super) async fn run(
+        &self,
+        config: &QemuConfig,
+        binary: &Utf8Path,
+        bzimage: &Utf8Path,
+    ) -> Result<(), String> {
+        let shim = config.shim.as_deref().map(Utf8Path::as_std_path);
+        let shim = find_companion("hearth-shim", shim).map_err(|error| error.to_string())?;
+        let vm = VmId::new();
+        let root = match config.probe_cache.as_ref().and_then(|path| path.parent()) {
+            Some(parent) => parent.to_owned(),
+            None => Utf8PathBuf::from_path_buf(std::env::temp_dir())
+                .map_err(|path| format!("{} is not UTF-8", path.display()))?,
+        };
+        let dir = root.join(format!("kvm-probe-{vm}"));
+        let made = std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .and_then(|()| std::fs::write(dir.join("initrd"), empty_initramfs()));
+        let result = match made {
+            Ok(()) => self.in_folder(vm, &dir, &shim, binary, bzimage).await,
+            Err(error) => Err(format!("cannot prepare {dir}: {error}")),
+        };
+        drop(std::fs::remove_dir_all(&dir));
+        result
+    }
+
+    async fn in_folder(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+        shim: &Utf8Path,
+        binary: &Utf8Path,
+        bzimage: &Utf8Path,
+    ) -> Result<(), String> {
+        let spec = self.spec(vm, dir, bzimage);
+        let mut request =
+            request(&spec, binary, &self.accelerator).map_err(|error| error.to_string())?;
+        // The shim ends the guest, so a daemon that dies now leaves nothing.
+        request.max_millis = u64::try_from(self.deadline.as_millis()).ok();
+        let identity = launch::through_shim(shim, &request)
+            .await
+            .map_err(|error| hearth_types::survey::chain(&error))?;
+        hearth_host::process::watch(identity).await;
+        let ended = record::exit_record(dir)
+            .await
+            .map_err(|error| hearth_types::survey::chain(&error))?;
+        let console = std::fs::read(dir.join(crate::CONSOLE_LOG)).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        // The guest's clock has passed through interrupts, timers and scheduling by then.
+        if console.contains("Kernel panic") {
+            return Ok(());
+        }
+        let last = console.lines().rfind(|line| !line.trim().is_empty());
+        Err(match (last, ended) {
+            (Some(line), _) => format!("the last it said was {line:?}"),
+            (None, Some(_)) => format!(
+                "silent for {} s; QEMU: {}",
+                self.deadline.as_secs(),
+                record::vmm_log_tail(dir)
+            ),
+            (None, None) => "the probe was disturbed".to_owned(),
+        })
+    }
+
+    fn spec(&self, vm: VmId, dir: &Utf8Path, bzimage: &Utf8Path) -> LaunchSpec {
+        LaunchSpec {
+            vm,
+            name: "kvm-probe".to_owned(),
+            mark: OwnerMark::of_vm(InstallationId::new(), vm),
+            dir: dir.to_owned(),
+            vcpus: 1,
+            memory: Bytes::mib(128),
+            machine: Machine::Microvm,
+            kernel: KernelFiles {
+                bzimage: Some(bzimage.to_owned()),
+                elf: None,
+            },
+            initramfs: dir.join("initrd"),
+            cmdline: vec!["ignore_loglevel earlyprintk=serial,ttyS0,115200".to_owned()],
+            disks: Vec::new(),
+            nic: None,
+            cid: 0,
+            user: self.user,
+            console: LogLimits {
+                max_bytes: 1 << 20,
+                keep: 0,
+            },
+        }
+    }
+}
+
+/// The newc archive without files: all fields of its end mark are zero but the length of
+/// the name.
+fn empty_initramfs() -> Vec<u8> {
+    let zeros = "00000000".repeat(11);
+    let mut archive = format!("070701{zeros}0000000B00000000TRAILER!!!").into_bytes();
+    archive.resize(124, 0);
+    archive
+}
+
+/// The supplementary groups with which an unprivileged process may open `/dev/kvm`.
+pub(super) fn kvm_groups(device: &Path) -> Result<Vec<u32>, String> {
+    const READ_WRITE: u32 = 0o6;
+    let meta = std::fs::metadata(device)
+        .map_err(|error| format!("{} cannot be used: {error}", device.display()))?;
+    let (mode, group) = (meta.mode(), meta.gid());
+    if mode & READ_WRITE == READ_WRITE || !rustix::process::geteuid().is_root() {
+        return Ok(Vec::new());
+    }
+    // Root's own group would open more than this one device.
+    if (mode >> 3) & READ_WRITE == READ_WRITE && group != 0 {
+        return Ok(vec![group]);
+    }
+    Err(format!(
+        "{} (mode {:o}, group {group}) is closed to VMs, which run without privileges; give it \
+         to a group of its own with mode 660",
+        device.display(),
+        mode & 0o777
+    ))
+}
+
+async fn ask_version(binary: &Utf8Path) -> Result<String, VmmError> {
+    let missing = |detail: String| VmmError::Missing {
+        what: "QEMU's version".to_owned(),
+        detail,
+    };
+    let output = tokio::process::Command::new(binary)
+        .arg("--version")
+        .env_clear()
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(VERSION_DEADLINE, output)
+        .await
+        .map_err(|_| missing(format!("{binary} --version does not end")))?
+        .map_err(|error| missing(format!("{binary} cannot be run: {error}")))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first = text.lines().next().unwrap_or_default();
+    let version = first
+        .strip_prefix("QEMU emulator version ")
+        .unwrap_or(first);
+    if version.is_empty() {
+        return Err(missing(format!("{binary} --version says nothing")));
+    }
+    Ok(version.to_owned())
+}
+
+/// Tells one content of a file from another without reading it.
+fn stamp(path: &Utf8Path) -> Result<String, VmmError> {
+    let meta = std::fs::metadata(path).map_err(|error| VmmError::Missing {
+        what: path.to_string(),
+        detail: error.to_string(),
+    })?;
+    Ok(format!(
+        "{}-{}.{:09}",
+        meta.len(),
+        meta.mtime(),
+        meta.mtime_nsec()
+    ))
+}
+
+fn cpu_field(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    text.lines().find_map(|line| {
+        let (field, value) = line.split_once(':')?;
+        (field.trim() == name).then(|| value.trim().to_owned())
+    })
+}
+
 /// The frequency of the host's clock in kHz, from `/proc/cpuinfo`.
 pub(super) fn host_khz() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("cpu MHz"))?;
-    let (mhz, thousandths) = line.split_once(':')?.1.trim().split_once('.')?;
-    let khz: u64 = format!("{thousandths:0<3}").get(..3)?.parse().ok()?;
-    Some(mhz.parse::<u64>().ok()? * 1000 + khz)
+    khz(&cpu_field("cpu MHz")?)
+}
+
+fn khz(mhz: &str) -> Option<u64> {
+    let (whole, part) = mhz.split_once('.').unwrap_or((mhz, "0"));
+    let part: u64 = format!("{part:0<3}").get(..3)?.parse().ok()?;
+    let khz = whole.parse::<u64>().ok()?.checked_mul(1000)? + part;
+    // A virtual CPU may say 0. Outside of this the guest's clock would run wild.
+    (100_000..=10_000_000).contains(&khz).then_some(khz)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_frequencies() {
+        assert_eq!(khz("2596.100"), Some(2_596_100));
+        assert_eq!(khz("2596.1"), Some(2_596_100));
+        assert_eq!(khz("2596"), Some(2_596_000));
+        assert_eq!(khz("0.000"), None);
+        assert_eq!(khz("fast"), None);
+    }
+
+    #[test]
+    fn the_empty_initramfs_is_an_archive() {
+        let archive = empty_initramfs();
+        // 13 fields of 8 digits after a magic of 6, then the name; all in words of 4 bytes.
+        assert_eq!(&archive[110..121], b"TRAILER!!!\0");
+        assert_eq!(archive.len() % 4, 0);
+    }
+
+    #[test]
+    fn devices_that_only_root_may_open_are_refused() {
+        use std::os::unix::fs::PermissionsExt;
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: not root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("kvm");
+        assert!(kvm_groups(&device).unwrap_err().contains("No such file"));
+        std::fs::write(&device, "").unwrap();
+        let with = |mode, gid| {
+            std::fs::set_permissions(&device, PermissionsExt::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&device, None, Some(gid)).unwrap();
+            kvm_groups(&device)
+        };
+        assert_eq!(with(0o666, 0), Ok(vec![]));
+        assert_eq!(with(0o660, 104), Ok(vec![104]));
+        assert!(with(0o660, 0).unwrap_err().contains("mode 660"));
+        assert!(with(0o600, 104).is_err());
+    }
 }
