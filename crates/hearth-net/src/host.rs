@@ -170,20 +170,27 @@ impl Network for HostNetwork {
 /// those whose answers come from it or go to it: with address translation these differ.
 async fn flush_conntrack(ip: Ipv4Addr) -> Result<(), NetError> {
     let ip_text = ip.to_string();
-    for end in ["--src", "--dst", "--reply-src", "--reply-dst"] {
+    let forget = async |end: &str| {
         match command::run("conntrack", &["-D", end, &ip_text], b"", TOOL_DEADLINE).await {
-            Ok(_) => {}
+            Ok(_) => Ok(()),
             // conntrack calls it a failure to have found nothing.
             Err(CommandError::Failed { output, .. })
-                if output.contains("0 flow entries have been deleted") => {}
-            Err(error) => {
-                return Err(NetError::failed(
-                    "forget the connections of",
-                    ip_text,
-                    error,
-                ));
+                if output.contains("0 flow entries have been deleted") =>
+            {
+                Ok(())
             }
+            Err(error) => Err(NetError::failed(
+                "forget the connections of",
+                &ip_text,
+                error,
+            )),
         }
-    }
+    };
+    tokio::try_join!(
+        forget("--src"),
+        forget("--dst"),
+        forget("--reply-src"),
+        forget("--reply-dst"),
+    )?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use std::future::Future;
 use std::net::Ipv4Addr;
 use std::process::{Command, Output};
 
+use hearth_host::process::{Signal, prove, survey};
 use hearth_net::{HostNetwork, Network as _, NetworkConfig, TapSpec};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
@@ -44,7 +45,7 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Se
 }
 
 /// A configuration that nobody else uses, with a folder that goes away.
-pub(crate) fn config() -> (NetworkConfig, tempfile::TempDir) {
+pub(crate) fn config() -> (NetworkConfig, Scratch) {
     let dir = tempfile::tempdir().expect("a folder");
     let path = camino::Utf8Path::from_path(dir.path()).expect("UTF-8");
     // The name server's account must be let pass, as in a system's folder for data.
@@ -57,7 +58,33 @@ pub(crate) fn config() -> (NetworkConfig, tempfile::TempDir) {
         mark: OwnerMark::shared(InstallationId::new()),
         dir: path.join("names"),
     };
-    (config, dir)
+    let installation = config.mark.installation;
+    (config, Scratch { dir, installation })
+}
+
+/// A test's folder and installation. Its name server would outlive a test that fails, as
+/// it outlives a daemon: what is still there is ended here.
+pub(crate) struct Scratch {
+    dir: tempfile::TempDir,
+    installation: InstallationId,
+}
+
+impl Scratch {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        for process in survey(self.installation).unwrap_or_default() {
+            if let Ok(proven) = prove(&process.identity) {
+                drop(proven.signal(Signal::KILL));
+            }
+        }
+        let fallback = format!("/run/hearth-names-{}", self.installation);
+        drop(std::fs::remove_dir_all(fallback));
+    }
 }
 
 pub(crate) fn network(config: &NetworkConfig) -> HostNetwork {
@@ -114,7 +141,7 @@ pub(crate) struct World {
     pub(crate) two: Peer,
     pub(crate) outside: Peer,
     pub(crate) rules: RuleSet,
-    _dir: tempfile::TempDir,
+    _dir: Scratch,
 }
 
 impl World {
