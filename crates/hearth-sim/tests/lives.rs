@@ -147,3 +147,30 @@ proptest! {
         prop_assert_eq!(comparable(&straight), comparable(&crashed));
     }
 }
+
+/// (f) Every single point of one whole life: started, killed, stopped, removed.
+#[test]
+fn a_crash_at_every_point_of_a_life_leads_to_the_same_end() {
+    let life = |crash_in: Option<u32>| {
+        let mut sim = world();
+        sim.crash_in = crash_in;
+        for chapter in action::a_whole_life() {
+            for action in &chapter {
+                run(&mut sim, action);
+            }
+            sim = settled(sim);
+        }
+        assert_innocent(&sim);
+        sim
+    };
+    let straight = life(None);
+    assert!(straight.points > 40, "only {} points", straight.points);
+    for at in 0..straight.points {
+        let crashed = life(Some(at));
+        assert_eq!(
+            straight.end_state(),
+            crashed.end_state(),
+            "crash at point {at}"
+        );
+    }
+}

@@ -379,3 +379,36 @@ fn action() -> impl Strategy<Value = Action> {
 pub(crate) fn actions(most: usize) -> impl Strategy<Value = Vec<Action>> {
     prop::collection::vec(action(), 1..most)
 }
+
+/// Two VMs are made, one loses its VMM, one is stopped, the host reboots, both are removed.
+pub(crate) fn a_whole_life() -> Vec<Vec<Action>> {
+    let spec = |bridged| VmSpecOf {
+        restart: RestartPolicy::Always,
+        bridged,
+        auto_remove: false,
+        goal: Goal::Running,
+    };
+    let guest = Guest {
+        agent: Reaction::Missing,
+        ..Guest::default()
+    };
+    vec![
+        vec![
+            Action::Create(0, spec(true), guest),
+            Action::Create(1, spec(false), Guest::default()),
+        ],
+        vec![
+            Action::KillVmm(0, false),
+            Action::Goal(1, Goal::Paused, false),
+        ],
+        vec![
+            Action::Restart(0),
+            Action::OrphanTap(0),
+            Action::OrphanDir(1),
+        ],
+        vec![Action::Goal(1, Goal::Stopped, false)],
+        vec![Action::Reboot],
+        vec![Action::Goal(0, Goal::Absent, true)],
+        vec![Action::Goal(1, Goal::Absent, false)],
+    ]
+}
