@@ -10,20 +10,27 @@
 //! A kernel is made in a temporary folder, made durable and renamed, so a name is there with
 //! all its files or not at all. One process owns the folder (the daemon, by its lock file).
 
+mod error;
+mod folder;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use hearth_types::image::KernelRecord;
 use jiff::Timestamp;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
 
-use crate::fsutil::{TEMPORARY, read_limited, replace, sync_dir, write_new};
+use crate::fsutil::{TEMPORARY, read_limited, replace, sync_dir};
 use crate::initrd;
 use crate::modules::Wanted;
-use crate::source::{self, Found, Kind, Loaded, Source, SourceError, digest_of};
+use crate::source::{self, Found, Kind, Loaded, Source, digest_of};
+use error::failed;
+use folder::{check_name, names_in, remove_any, write_kernel};
+
+pub use error::KernelError;
 
 const RECORD: &str = "record.json";
 const BZIMAGE: &str = "bzImage";
@@ -37,83 +44,6 @@ const RECORD_LIMIT: u64 = 1 << 20;
 const BUILDER: u32 = 1;
 /// Length of a kernel's name; a folder's name may have 255 bytes.
 const NAME_LIMIT: usize = 128;
-
-/// Why the store cannot do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// A file operation in the store failed.
-    #[error("cannot {operation} {path}")]
-    Io {
-        /// What was tried.
-        operation: &'static str,
-        /// On which path.
-        path: Utf8PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The source cannot be used.
-    #[error("cannot import the kernel")]
-    Source(#[from] SourceError),
-    /// The initramfs cannot be made.
-    #[error("cannot make the initramfs of kernel {name}")]
-    Initramfs {
-        /// The kernel.
-        name: String,
-        /// Why.
-        #[source]
-        source: crate::cpio::TooBig,
-    },
-    /// The name cannot be used.
-    #[error(
-        "{name:?} cannot be a kernel's name: letters, digits, '.', '_', '+', '~' and '-', starting with a letter or digit, at most {NAME_LIMIT}, not \"{DEFAULT}\""
-    )]
-    InvalidName {
-        /// The name.
-        name: String,
-    },
-    /// Another kernel has this name.
-    #[error(
-        "another kernel is called {name} ({digest}): remove it first, or import under another name"
-    )]
-    NameTaken {
-        /// The name.
-        name: String,
-        /// The digest of the kernel that has the name.
-        digest: String,
-    },
-    /// There is no kernel of this name.
-    #[error("there is no kernel {name}; known kernels: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") })]
-    Unknown {
-        /// The name.
-        name: String,
-        /// Those that are there.
-        known: Vec<String>,
-    },
-    /// No name was given and no kernel is the default.
-    #[error("no kernel is the default: import one, or choose one of: {}", if known.is_empty() { "none yet".to_owned() } else { known.join(", ") })]
-    NoDefault {
-        /// Those that are there.
-        known: Vec<String>,
-    },
-    /// A record cannot be read.
-    #[error("the record {path} is damaged: remove its folder and import the kernel again")]
-    Record {
-        /// The file.
-        path: Utf8PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// A record is far bigger than any that was written.
-    #[error(
-        "the record {path} is bigger than {RECORD_LIMIT} bytes: remove its folder and import the kernel again"
-    )]
-    RecordTooBig {
-        /// The file.
-        path: Utf8PathBuf,
-    },
-}
 
 /// What to import, and as what.
 #[derive(Debug, Clone)]
@@ -175,18 +105,6 @@ pub struct KernelStore {
     changes: Mutex<()>,
 }
 
-fn failed(
-    operation: &'static str,
-    path: impl Into<Utf8PathBuf>,
-) -> impl FnOnce(std::io::Error) -> KernelError {
-    let path = path.into();
-    move |source| KernelError::Io {
-        operation,
-        path,
-        source,
-    }
-}
-
 impl KernelStore {
     /// Opens the store, makes its folder if needed and removes what a crash left unfinished.
     ///
@@ -210,7 +128,7 @@ impl KernelStore {
     }
 
     #[cfg(test)]
-    pub(crate) fn with_root(mut self, root: &Path) -> Self {
+    pub(crate) fn with_root(mut self, root: &std::path::Path) -> Self {
         root.clone_into(&mut self.root);
         self
     }
@@ -508,61 +426,6 @@ fn record(name: &str, found: &Found, loaded: &Loaded, initramfs: &[u8]) -> Kerne
         initramfs_bytes: initramfs.len() as u64,
         imported_at: Timestamp::now(),
     }
-}
-
-/// Writes all files of a kernel and makes them durable.
-fn write_kernel(
-    folder: &Path,
-    stored: &Stored,
-    loaded: &Loaded,
-    initramfs: &[u8],
-) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    if let Some(bzimage) = &loaded.bzimage {
-        write_new(&folder.join(BZIMAGE), bzimage)?;
-    }
-    write_new(&folder.join(ELF), &loaded.elf)?;
-    write_new(&folder.join(INITRAMFS), initramfs)?;
-    write_new(&folder.join(RECORD), &serde_json::to_vec_pretty(stored)?)?;
-    // A VMM that runs as another user reads the kernel; there is nothing secret in it.
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
-    sync_dir(folder)
-}
-
-fn check_name(name: &str) -> Result<(), KernelError> {
-    let valid = name.len() <= NAME_LIMIT
-        && name != DEFAULT
-        && name.starts_with(|letter: char| letter.is_ascii_alphanumeric())
-        && name
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || "._+~-".contains(letter));
-    if valid {
-        Ok(())
-    } else {
-        Err(KernelError::InvalidName {
-            name: name.to_owned(),
-        })
-    }
-}
-
-/// Names of the entries of a folder; those that are not UTF-8 are nobody's here.
-fn names_in(folder: &Utf8Path) -> Result<Vec<String>, KernelError> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
-        let entry = entry.map_err(failed("list", folder))?;
-        names.extend(entry.file_name().into_string().ok());
-    }
-    Ok(names)
-}
-
-fn remove_any(path: &Utf8Path) -> Result<(), KernelError> {
-    let kind = fs::symlink_metadata(path).map_err(failed("inspect", path))?;
-    if kind.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    }
-    .map_err(failed("remove", path))
 }
 
 #[cfg(test)]

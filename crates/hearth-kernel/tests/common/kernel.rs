@@ -1,12 +1,15 @@
 //! The Debian cloud kernel's package, for the tests that need a real kernel.
 //!
-//! It is found by `HEARTH_TEST_KERNEL_DEB`, or in the build folder's `fixtures`, or downloaded
-//! there with `apt-get download`.
+//! It is found by `HEARTH_TEST_KERNEL_DEB`, or in the folder `HEARTH_TEST_CACHE` (the build
+//! folder's `fixtures` without it), or downloaded there with `apt-get download`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn fixtures() -> PathBuf {
+    if let Some(cache) = std::env::var_os("HEARTH_TEST_CACHE") {
+        return cache.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
