@@ -8,5 +8,6 @@ mod rules {
     mod start;
     mod stop;
     mod unknown;
+    mod view;
     mod world;
 }
