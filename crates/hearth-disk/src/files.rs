@@ -75,7 +75,9 @@ impl FileVolumes {
         }
         remove_stale(path)?;
         let new = Unfinished::create(path)?;
-        let made = if copy::reflink(&from, &new.file).map_err(failed("clone", source))? {
+        let made = if copy::reflink(&from, &new.file)
+            .map_err(|error| full(error, "share blocks with", path, self.reserve.0))?
+        {
             Made::Reflink
         } else {
             let wanted = copy::allocated(&from).map_err(failed("inspect", source))?;
