@@ -19,8 +19,6 @@ use crate::output::{Format, Output};
     name = "hearth",
     version,
     max_term_width = 100,
-    propagate_version = true,
-    disable_help_subcommand = false,
     after_long_help = exit_codes::HELP,
     after_help = "Exit codes: hearth help exit-codes"
 )]

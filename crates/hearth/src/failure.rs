@@ -117,7 +117,10 @@ fn chain(mut next: Option<&(dyn Error + 'static)>) -> Vec<String> {
     while let Some(error) = next {
         let text = error.to_string();
         // Libraries like to repeat their cause's words.
-        if causes.last() != Some(&text) {
+        if !causes
+            .last()
+            .is_some_and(|last: &String| last.ends_with(&text))
+        {
             causes.push(text);
         }
         next = error.source();

@@ -23,3 +23,5 @@ mod lifecycle;
 mod output;
 #[path = "cli/run.rs"]
 mod run;
+#[path = "cli/terminal.rs"]
+mod terminal;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use bytes::Bytes;
 use clap::Args;
 
-use hearth_client::{ConsoleReader, ConsoleWriter};
+use hearth_client::{ConsoleReader, ConsoleSocket, ConsoleWriter};
 use hearth_types::api::WaitResult;
 
 use crate::cli::Context;
@@ -20,23 +20,23 @@ const ESCAPE: u8 = 0x1d;
 /// Connects to a VM's serial console; Ctrl-] leaves
 #[derive(Debug, Args)]
 pub(crate) struct ConsoleArgs {
-    /// VM: name, id or the beginning of an id
+    /// VM by name or id
     vm: String,
 }
 
 pub(crate) async fn run(context: &Context, args: ConsoleArgs) -> Outcome {
-    attach(context, &args.vm, &args.vm, std::future::pending()).await?;
+    let socket = context.client.console(&args.vm).await?;
+    attach(context, socket, &args.vm, std::future::pending()).await?;
     Ok(exit_codes::OK)
 }
 
 /// Joins terminal and console until the person leaves (`None`), the console closes or `end` is there.
 pub(crate) async fn attach(
     context: &Context,
-    vm: &str,
+    socket: ConsoleSocket,
     name: &str,
     end: impl Future<Output = Result<WaitResult, Failure>>,
 ) -> Result<Option<WaitResult>, Failure> {
-    let socket = context.client.console(vm).await?;
     let mut signals = Signals::ending()?;
     let raw = RawMode::enter().map_err(|e| {
         Failure::because(

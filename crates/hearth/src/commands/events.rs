@@ -30,7 +30,11 @@ pub(crate) struct EventsArgs {
     #[arg(short, long)]
     follow: bool,
 
-    /// Only those since then: #SEQ, a time (2026-01-31T12:00:00Z) or how long ago (10m)
+    /// Only those after this number (-o wide shows the numbers)
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<u64>,
+
+    /// Only those since then: a time (2026-01-31T12:00:00Z) or how long ago (10m)
     #[arg(long, value_name = "WHEN", value_parser = since)]
     since: Option<Since>,
 
@@ -45,23 +49,16 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Clone, Copy)]
 enum Since {
-    Seq(EventSeq),
     Time(Timestamp),
     Ago(Duration),
 }
 
 fn since(text: &str) -> Result<Since, String> {
-    if let Some(seq) = text.strip_prefix('#') {
-        let seq = seq
-            .parse()
-            .map_err(|_| "expected a number after #".to_owned())?;
-        return Ok(Since::Seq(EventSeq(seq)));
-    }
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(Since::Time(time));
     }
     values::duration(text).map(Since::Ago).map_err(|_| {
-        "expected #SEQ, a time such as 2026-01-31T12:00:00Z or how long ago such as 10m".to_owned()
+        "expected a time such as 2026-01-31T12:00:00Z or how long ago such as 10m".to_owned()
     })
 }
 
@@ -82,14 +79,12 @@ impl Filter {
 }
 
 pub(crate) async fn run(context: &Context, args: EventsArgs) -> Outcome {
-    let mut last = None;
+    let mut last = args.after.map(EventSeq);
     let mut filter = Filter {
         from: None,
         vm: args.vm,
     };
     match args.since {
-        // The event itself is shown, too.
-        Some(Since::Seq(seq)) => last = seq.0.checked_sub(1).map(EventSeq),
         Some(Since::Time(time)) => filter.from = Some(time),
         Some(Since::Ago(span)) => filter.from = context.out.now.checked_sub(span).ok(),
         None => {}

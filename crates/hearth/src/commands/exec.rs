@@ -44,7 +44,7 @@ pub(crate) struct ExecArgs {
     #[arg(short, long)]
     user: Option<String>,
 
-    /// VM: name, id or the beginning of an id
+    /// VM by name or id
     vm: String,
 
     /// Command and arguments

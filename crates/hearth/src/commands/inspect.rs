@@ -9,7 +9,7 @@ use crate::failure::Outcome;
 /// Shows all that is known of VMs, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// VMs: names, ids or beginnings of ids
+    /// VMs by name or id
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
 }

@@ -13,10 +13,10 @@ use crate::cli::Context;
 use crate::failure::{Failure, Outcome};
 use crate::values;
 
-/// VMs by name, id or the beginning of an id.
+/// VMs as a person names them.
 #[derive(Debug, Args)]
 pub(crate) struct Targets {
-    /// VMs: names, ids or beginnings of ids
+    /// VMs by name or id
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
 }

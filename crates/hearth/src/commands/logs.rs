@@ -25,7 +25,7 @@ pub(crate) struct LogsArgs {
     #[arg(long)]
     vmm: bool,
 
-    /// VM: name, id or the beginning of an id
+    /// VM by name or id
     vm: String,
 }
 

@@ -104,7 +104,18 @@ async fn foreground(context: &Context, args: &RunArgs) -> Outcome {
         }
     };
     let result = if args.interactive || args.tty {
-        super::console::attach(context, &vm.id.to_string(), name, end).await?
+        match context.client.console(&vm.id.to_string()).await {
+            Ok(socket) => super::console::attach(context, socket, name, end).await?,
+            // It has ended before the console could be opened.
+            Err(error)
+                if error
+                    .problem()
+                    .is_some_and(|p| matches!(p.status, 404 | 409)) =>
+            {
+                Some(end.await?)
+            }
+            Err(error) => return Err(error.into()),
+        }
     } else {
         follow(context, &vm, end).await?
     };

@@ -28,7 +28,7 @@ pub(crate) struct StatsArgs {
     #[arg(long)]
     no_stream: bool,
 
-    /// VMs: names, ids or beginnings of ids; all that run when absent
+    /// VMs by name or id; all that run when absent
     #[arg(value_name = "VM")]
     vms: Vec<String>,
 }

@@ -27,7 +27,7 @@ pub(crate) struct WaitArgs {
     #[arg(short, long, value_name = "TIME", value_parser = values::duration)]
     timeout: Option<Duration>,
 
-    /// VMs: names, ids or beginnings of ids
+    /// VMs by name or id
     #[arg(required = true, value_name = "VM")]
     vms: Vec<String>,
 }

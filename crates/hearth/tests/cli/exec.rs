@@ -31,7 +31,9 @@ fn output_exit_codes_and_failures() {
 #[test]
 fn binary_data_passes_both_ways_and_the_end_of_input_is_told() {
     let fake = Fake::start();
-    let input: Vec<u8> = (0..3_000_000u32).map(|n| (n * n >> 8) as u8).collect();
+    let input: Vec<u8> = (0..3_000_000u32)
+        .map(|n| (n.wrapping_mul(n) >> 8).to_le_bytes()[0])
+        .collect();
     let output = run_with_input(&fake, &["exec", "-i", "web-1", "cat"], &input);
     assert_eq!(
         output.status.code(),

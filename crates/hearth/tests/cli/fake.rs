@@ -25,6 +25,8 @@ type Params = Query<std::collections::BTreeMap<String, String>>;
 pub(crate) struct Seen {
     pub(crate) lines: Vec<String>,
     pub(crate) uploads: Vec<Vec<u8>>,
+    /// Set while a VM called `slow` runs: its wait ends with a stop.
+    slow: Option<Arc<tokio::sync::Notify>>,
 }
 
 type Shared = Arc<Mutex<Seen>>;
@@ -193,7 +195,14 @@ async fn list(Query(query): Query<Vec<(String, String)>>) -> Response {
     axum::Json(json!({"items": items, "next": (!after).then_some("db")})).into_response()
 }
 
-async fn create(headers: HeaderMap, body: axum::Json<Value>) -> Response {
+async fn create(
+    State(seen): State<Shared>,
+    headers: HeaderMap,
+    body: axum::Json<Value>,
+) -> Response {
+    if body["spec"]["name"] == "slow" {
+        seen.lock().unwrap().slow = Some(Arc::default());
+    }
     assert!(
         headers.contains_key("idempotency-key"),
         "no idempotency key"
@@ -237,7 +246,15 @@ async fn replace(Path(reference): Path<String>, headers: HeaderMap) -> Response 
     vm(Path(reference)).await
 }
 
-async fn act(Path((reference, action)): Path<(String, String)>) -> Response {
+async fn act(
+    State(seen): State<Shared>,
+    Path((reference, action)): Path<(String, String)>,
+) -> Response {
+    if action == "stop"
+        && let Some(slow) = &seen.lock().unwrap().slow
+    {
+        slow.notify_one();
+    }
     match (find(&reference), action.as_str()) {
         (Ok(vm), "start") if vm.spec.name.as_str() == "broken" => {
             let text = "broken did not come up: the VMM ended with status 1";
@@ -252,7 +269,16 @@ async fn act(Path((reference, action)): Path<(String, String)>) -> Response {
     }
 }
 
-async fn wait(Path(reference): Path<String>, Query(query): Params) -> Response {
+async fn wait(
+    State(seen): State<Shared>,
+    Path(reference): Path<String>,
+    Query(query): Params,
+) -> Response {
+    let slow = seen.lock().unwrap().slow.clone();
+    if let Some(slow) = slow {
+        slow.notified().await;
+        return axum::Json(json!({"exit_code": 143, "end": null})).into_response();
+    }
     match find(&reference) {
         Err(problem) => *problem,
         Ok(_) if query.contains_key("timeout") => problem(Problem {
@@ -289,7 +315,10 @@ async fn stats(Path(_): Path<String>) -> Response {
 }
 
 /// Sends back what it gets, in upper case, and ends at `q`.
-async fn console(socket: WebSocketUpgrade) -> Response {
+async fn console(Path(reference): Path<String>, socket: WebSocketUpgrade) -> Response {
+    if let Err(problem) = find(&reference) {
+        return *problem;
+    }
     socket.on_upgrade(async |mut socket| {
         socket
             .send(Message::Binary("login: ".into()))
@@ -300,6 +329,7 @@ async fn console(socket: WebSocketUpgrade) -> Response {
             let last = upper.contains(&b'Q');
             socket.send(Message::Binary(upper.into())).await.unwrap();
             if last {
+                socket.send(Message::Close(None)).await.unwrap();
                 break;
             }
         }
@@ -355,6 +385,7 @@ async fn serve_exec(mut socket: WebSocket) {
                 }
             }
         }
+        ["tty"] => tty(&mut socket, &request).await,
         ["hang-up"] => return,
         ["forbidden"] => {
             let problem = Problem::new(Code::Invalid, "Cannot run forbidden: permission denied");
@@ -369,6 +400,29 @@ async fn serve_exec(mut socket: WebSocket) {
         }
     };
     say(&mut socket, &ExecControl::Exit { code }).await;
+}
+
+/// Tells the terminal's first size and each later one; ends at `q`.
+async fn tty(socket: &mut WebSocket, request: &ExecRequest) -> i32 {
+    let size = request.tty.unwrap();
+    let line = format!("size {} {}\r\n", size.rows, size.cols);
+    put_out(socket, 1, line.as_bytes()).await;
+    loop {
+        match socket.recv().await {
+            Some(Ok(Message::Text(text))) => {
+                if let ExecControl::Resize(size) = serde_json::from_str(&text).unwrap() {
+                    let line = format!("resized {} {}\r\n", size.rows, size.cols);
+                    put_out(socket, 1, line.as_bytes()).await;
+                }
+            }
+            Some(Ok(Message::Binary(bytes))) if bytes[..] == *b"\0q" => return 5,
+            Some(Ok(Message::Binary(bytes))) => {
+                let line = format!("typed {:?}\r\n", &bytes[1..]);
+                put_out(socket, 1, line.as_bytes()).await;
+            }
+            _ => return 1,
+        }
+    }
 }
 
 /// Returns all input; the exit code says that the end of the input was seen.

@@ -92,7 +92,7 @@ fn events() {
         &fake,
         &[
             &["events", "-n", "1"],
-            &["events", "--since", "#2"],
+            &["events", "--after", "1"],
             &["events", "--since", "10m"],
             &["events", "--vm", "web-1"],
             &["events", "--since", "yesterday"],

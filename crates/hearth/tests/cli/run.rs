@@ -128,6 +128,36 @@ fn interactive_it_joins_the_console() {
 }
 
 #[test]
+fn ctrl_c_stops_the_vm() {
+    use std::io::{BufRead, BufReader};
+    let fake = Fake::start();
+    let mut child = hearth(&fake.host())
+        .args(["run", "--name", "slow", "demo:1"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // With the first line of the console the signals are caught.
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143));
+    let talk = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(talk, "Starting slow\nStopping slow; once more to kill it\n");
+    let stop = fake.changes().pop().unwrap();
+    assert!(
+        stop.ends_with(r#"/stop {"force":false,"timeout":null}"#),
+        "{stop}"
+    );
+}
+
+#[test]
 fn failed_pulls() {
     let fake = Fake::start();
     let text = session(

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::Value;
 
-use hearth_types::spec::VmSpec;
+use hearth_types::spec::{VmSpec, VolumeSpec};
 
 /// One field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,7 +43,16 @@ pub(super) fn between(from: &VmSpec, to: &VmSpec) -> Vec<Change> {
     let (mut old, mut new) = (BTreeMap::new(), BTreeMap::new());
     for (spec, fields) in [(from, &mut old), (to, &mut new)] {
         // A specification is plain data: writing it cannot fail.
-        let value = serde_json::to_value(spec).unwrap_or_default();
+        let mut value = serde_json::to_value(spec).unwrap_or_default();
+        // In the words of the flags, which are shorter than fields.
+        let ports = spec.ports.iter().map(ToString::to_string).map(Value::from);
+        let volumes = spec.volumes.iter().map(volume).map(Value::from);
+        for (field, texts) in [("ports", ports.collect()), ("volumes", volumes.collect())] {
+            let texts: Vec<_> = texts;
+            if !texts.is_empty() {
+                value[field] = Value::from(texts);
+            }
+        }
         flatten(String::new(), value, fields);
     }
     let mut changes: Vec<_> = old
@@ -72,15 +81,30 @@ fn without_secrets(change: Change) -> Change {
     if !change.field.starts_with("env.") {
         return change;
     }
+    // Two hidden values that differ must not look the same.
+    let to = if change.from.is_some() {
+        "(hidden, differs)"
+    } else {
+        "(hidden)"
+    };
     let hidden = |value: Option<Value>, word: &str| value.map(|_| Value::from(word));
     Change {
         from: hidden(change.from, "(hidden)"),
-        to: hidden(change.to, "(hidden, differs)"),
+        to: hidden(change.to, to),
         field: change.field,
     }
 }
 
-/// Lists of words stay whole: a command reads better than its sixth word.
+/// `NAME:MOUNT:SIZE[:ro]`.
+fn volume(volume: &VolumeSpec) -> String {
+    let read_only = if volume.read_only { ":ro" } else { "" };
+    format!(
+        "{}:{}:{}{read_only}",
+        volume.name, volume.mount, volume.size
+    )
+}
+
+/// A command stays whole: it reads better than its sixth word.
 fn flatten(path: String, value: Value, fields: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(map) => {
@@ -93,7 +117,7 @@ fn flatten(path: String, value: Value, fields: &mut BTreeMap<String, Value>) {
                 flatten(path, value, fields);
             }
         }
-        Value::Array(list) if list.iter().any(Value::is_object) => {
+        Value::Array(list) if matches!(path.as_str(), "ports" | "volumes") => {
             for (index, value) in list.into_iter().enumerate() {
                 flatten(format!("{path}[{index}]"), value, fields);
             }
@@ -129,7 +153,7 @@ mod tests {
                 "image: x:1 → x:2",
                 "labels.tier: web → (none)",
                 "memory: 256MiB → 1GiB",
-                "ports[0].host_port: 80 → 81",
+                "ports[0]: 0.0.0.0:80:80/tcp → 0.0.0.0:81:80/tcp",
             ]
         );
         assert_eq!(lines(from, from), [""; 0]);
