@@ -315,7 +315,7 @@ fn reap(news: &Sender<News>) {
 }
 
 /// One JSON line on the report port.
-fn send_report(report: &GuestReport) -> Result<(), Failure> {
+pub(crate) fn send_report(report: &GuestReport) -> Result<(), Failure> {
     let patience = Duration::from_secs(1);
     let port = crate::uevent::wait_for("the report port", patience, || {
         crate::uevent::find_port(REPORT_PORT)

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use hearth_guest_proto::config::InitMode;
 use hearth_guest_proto::message::{
-    ErrorCode, ExecRequest, GuestStat, PathKind, Request, Response, ShutdownKind, StreamReply,
+    ErrorCode, ExecRequest, GuestReport, GuestStat, PathKind, Request, Response, ShutdownKind,
+    StreamReply,
 };
 
 use super::exec::{Exec, Kind};
@@ -170,6 +171,7 @@ impl Session {
             (InitMode::Hearth, None) => return Err(failed("PID 1 does not listen".to_owned())),
             (InitMode::Image, _) => {
                 system::ask_init(kind).map_err(failed)?;
+                report_shutdown();
                 let at = Instant::now() + Duration::from_millis(timeout_ms);
                 self.force_off_at = Some((at, kind));
             }
@@ -185,6 +187,16 @@ impl Session {
             crate::supervise::go_down(kind);
         }
     }
+}
+
+/// The image's init writes no report: that its end was asked for is known here alone.
+fn report_shutdown() {
+    let report = GuestReport {
+        exit: None,
+        reason: "shutdown".to_owned(),
+        message: None,
+    };
+    crate::error::tell(crate::supervise::send_report(&report));
 }
 
 fn refuse_path(path: &str, error: &std::io::Error) -> Refusal {
