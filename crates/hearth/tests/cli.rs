@@ -1,11 +1,19 @@
 //! The `hearth` binary against a small daemon that speaks the real routes with canned objects.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
 #[path = "cli/fake.rs"]
 mod fake;
 #[path = "cli/objects.rs"]
 mod objects;
 #[path = "cli/runner.rs"]
 mod runner;
+#[path = "cli/sockets.rs"]
+mod sockets;
 
 #[path = "cli/apply.rs"]
 mod apply;

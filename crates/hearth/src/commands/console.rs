@@ -1,6 +1,7 @@
 //! `hearth console`, and the console of `hearth run -it`.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
@@ -26,15 +27,24 @@ pub(crate) struct ConsoleArgs {
 
 pub(crate) async fn run(context: &Context, args: ConsoleArgs) -> Outcome {
     let socket = context.client.console(&args.vm).await?;
-    attach(context, socket, &args.vm, std::future::pending()).await?;
+    attach(
+        context,
+        socket,
+        &args.vm,
+        Duration::ZERO,
+        std::future::pending(),
+    )
+    .await?;
     Ok(exit_codes::OK)
 }
 
-/// Joins terminal and console until the person leaves (`None`), the console closes or `end` is there.
+/// Joins terminal and console until the person leaves (`None`) or `end` is there. A console
+/// that closes is the end, too; what `end` has to say may come so much (`grace`) later.
 pub(crate) async fn attach(
     context: &Context,
     socket: ConsoleSocket,
     name: &str,
+    grace: Duration,
     end: impl Future<Output = Result<WaitResult, Failure>>,
 ) -> Result<Option<WaitResult>, Failure> {
     let mut signals = Signals::ending()?;
@@ -63,7 +73,7 @@ pub(crate) async fn attach(
                 // The guest has gone: its end, if anybody waits for it, comes at once.
                 break tokio::select! {
                     result = &mut end => result.map(Some),
-                    () = tokio::time::sleep(std::time::Duration::from_secs(2)) => Ok(None),
+                    () = tokio::time::sleep(grace) => Ok(None),
                 };
             }
             left = &mut typed, if typing => match left {

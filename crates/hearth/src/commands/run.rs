@@ -5,10 +5,11 @@ use std::time::Duration;
 use clap::Args;
 use futures::TryStreamExt;
 
-use hearth_client::{ActOptions, Action, ByteStream, LogOptions, Wait, WaitCondition};
+use hearth_client::{ActOptions, Action, ByteStream, ClientError, LogOptions, Wait, WaitCondition};
 use hearth_types::api::{StopVm, Vm, WaitResult};
 
 use super::create::{self, PullArgs};
+use super::wait::patient;
 use crate::cli::Context;
 use crate::exit_codes;
 use crate::failure::{Failure, Outcome};
@@ -71,7 +72,7 @@ async fn foreground(context: &Context, args: &RunArgs) -> Outcome {
     let removed = args.spec.rm.then(|| {
         let client = context.client.clone();
         let id = vm.id.to_string();
-        tokio::spawn(async move { client.wait_vm(&id, WaitCondition::Removed, None).await })
+        tokio::spawn(async move { patient(&client, &id, WaitCondition::Removed, None).await })
     });
     context.out.note(format!("Starting {name}"));
     let options = ActOptions::waiting(Some(START_TIMEOUT));
@@ -80,7 +81,7 @@ async fn foreground(context: &Context, args: &RunArgs) -> Outcome {
         .act(&vm.id.to_string(), Action::Start, &options)
         .await;
     if let Err(error) = started
-        && !(args.spec.rm && error.is_not_found())
+        && !has_run(context, &vm, &error, args.spec.rm).await
     {
         let failure = Failure::from(error);
         return Err(if failure.hint.is_none() {
@@ -97,15 +98,15 @@ async fn foreground(context: &Context, args: &RunArgs) -> Outcome {
                 .await
                 .map_err(|e| Failure::because(exit_codes::FAILURE, "The wait ended early", &e))?
                 .map_err(Failure::from),
-            None => Ok(context
-                .client
-                .wait_vm(&vm.id.to_string(), WaitCondition::Stopped, None)
-                .await?),
+            None => {
+                let id = vm.id.to_string();
+                Ok(patient(&context.client, &id, WaitCondition::Stopped, None).await?)
+            }
         }
     };
     let result = if args.interactive || args.tty {
         match context.client.console(&vm.id.to_string()).await {
-            Ok(socket) => super::console::attach(context, socket, name, end).await?,
+            Ok(socket) => super::console::attach(context, socket, name, LAST_WORDS, end).await?,
             // It has ended before the console could be opened.
             Err(error)
                 if error
@@ -122,6 +123,18 @@ async fn foreground(context: &Context, args: &RunArgs) -> Outcome {
     Ok(result.map_or(exit_codes::OK, |end| code_of(context, name, &end)))
 }
 
+/// Whether a start that "failed" did run: the VM's program ended before anybody looked.
+async fn has_run(context: &Context, vm: &Vm, error: &ClientError, removes: bool) -> bool {
+    if error.is_not_found() {
+        return removes;
+    }
+    if error.problem().is_none_or(|p| p.status != 409) {
+        return false;
+    }
+    let now = context.client.vm(&vm.id.to_string()).await;
+    now.is_ok_and(|vm| vm.last_end.is_some_and(|end| end.exit_code.is_some()))
+}
+
 /// Shows the console until the VM has ended; signals stop it.
 async fn follow(
     context: &Context,
@@ -129,18 +142,7 @@ async fn follow(
     end: impl Future<Output = Result<WaitResult, Failure>>,
 ) -> Result<Option<WaitResult>, Failure> {
     let id = vm.id.to_string();
-    let options = LogOptions {
-        follow: true,
-        ..LogOptions::default()
-    };
-    let logs = async {
-        match context.client.logs(&id, options).await {
-            Ok(stream) => copy(stream).await,
-            // Ended and removed before the first look.
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    };
+    let logs = show_logs(context, &id);
     let mut logs = std::pin::pin!(logs);
     let mut end = std::pin::pin!(end);
     let mut signals = Signals::ending()?;
@@ -195,12 +197,45 @@ async fn stop(context: &Context, id: &str, name: &str, force: bool) -> Result<()
     }
 }
 
-async fn copy(mut stream: ByteStream) -> Result<(), Failure> {
+/// Shows the console's log to its end; a daemon that restarts is waited for by the wait
+/// beside it, and the log goes on with what comes after.
+async fn show_logs(context: &Context, id: &str) -> Result<(), Failure> {
     let mut output = RawOutput::new();
-    while let Some(bytes) = stream.try_next().await? {
-        output.stdout(&bytes).await?;
+    let mut options = LogOptions {
+        follow: true,
+        ..LogOptions::default()
+    };
+    loop {
+        match context.client.logs(id, options).await {
+            Ok(stream) => match copy(stream, &mut output).await? {
+                None => return Ok(()),
+                Some(lost) => context.out.note(format!(
+                    "{lost}; some lines may be missing (hearth logs has them)"
+                )),
+            },
+            // Ended and removed before the first look.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_connection() => {}
+            Err(error) => return Err(error.into()),
+        }
+        options.tail = Some(0);
+        tokio::time::sleep(super::wait::RETRY).await;
     }
-    Ok(())
+}
+
+/// Shows one stream; `Some` when the connection broke.
+async fn copy(
+    mut stream: ByteStream,
+    output: &mut RawOutput,
+) -> Result<Option<ClientError>, Failure> {
+    loop {
+        match stream.try_next().await {
+            Ok(Some(bytes)) => output.stdout(&bytes).await?,
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_connection() => return Ok(Some(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The exit code for how the VM ended, with a word when it was not by its program.

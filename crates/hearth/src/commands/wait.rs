@@ -1,17 +1,23 @@
 //! `hearth wait`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use hearth_client::WaitCondition;
+use hearth_client::{Client, ClientError, WaitCondition};
+use hearth_types::api::WaitResult;
 
 use super::each;
 use super::lifecycle::CONDITIONS;
 use crate::cli::Context;
 use crate::failure::Outcome;
 use crate::values;
+
+/// How long a daemon that has gone is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between tries to reach it.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 
 /// Waits until VMs have ended and prints their exit codes
 ///
@@ -39,10 +45,40 @@ fn condition() -> impl TypedValueParser<Value = WaitCondition> {
     })
 }
 
+/// Waits, also through a restart of the daemon: VMs go on without it, so the wait does, too.
+pub(super) async fn patient(
+    client: &Client,
+    vm: &str,
+    condition: WaitCondition,
+    timeout: Option<Duration>,
+) -> Result<WaitResult, ClientError> {
+    let begun = Instant::now();
+    let mut lost: Option<Instant> = None;
+    loop {
+        let left = timeout.map(|t| t.saturating_sub(begun.elapsed()));
+        let asked = Instant::now();
+        match client.wait_vm(vm, condition, left).await {
+            Err(error) if error.is_connection() => {
+                let answered = matches!(error, ClientError::Broken { .. });
+                // A daemon that was never there is not waited for, and one that hangs up at
+                // once again and again not for ever.
+                if answered && (lost.is_none() || asked.elapsed() > RETRY) {
+                    lost = Some(Instant::now());
+                }
+                if lost.is_none_or(|since| since.elapsed() > PATIENCE) {
+                    return Err(error);
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            other => return other,
+        }
+    }
+}
+
 pub(crate) async fn run(context: &Context, args: WaitArgs) -> Outcome {
     let act = |vm: String| async move {
         let client = &context.client;
-        Ok(client.wait_vm(&vm, args.condition, args.timeout).await?)
+        Ok(patient(client, &vm, args.condition, args.timeout).await?)
     };
     each(&args.vms, act, |name, result| {
         if context.out.is_json() {

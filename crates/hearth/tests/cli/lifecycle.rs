@@ -1,7 +1,7 @@
 //! Commands that change what VMs should do: several at once, and what they ask for.
 
 use crate::fake::Fake;
-use crate::runner::{run, session};
+use crate::runner::{hearth, run, session};
 
 #[test]
 fn several_at_once_go_on_after_failures() {
@@ -45,6 +45,38 @@ fn wait_prints_exit_codes() {
         fake.requests()
             .contains(&"GET /v1/vms/web-1/wait?condition=stopped&timeout=2".to_owned())
     );
+}
+
+#[test]
+fn waits_go_on_through_a_restart_of_the_daemon() {
+    use std::io::{Read, Write};
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let child = hearth(&format!("unix://{}", socket.display()))
+        .args(["wait", "web-1"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first daemon takes the question and dies.
+    let (mut first, _) = listener.accept().unwrap();
+    first.read_exact(&mut [0; 16]).unwrap();
+    drop((first, listener));
+    std::fs::remove_file(&socket).unwrap();
+    // The second one is asked again and answers.
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (mut second, _) = listener.accept().unwrap();
+    second.read_exact(&mut [0; 16]).unwrap();
+    let body = r#"{"exit_code":9,"end":null}"#;
+    write!(
+        second,
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "9\n");
+    assert!(output.status.success());
 }
 
 #[test]
