@@ -114,18 +114,18 @@ impl LoopDevice {
             .map_err(|e| self.failed("resize", e.into()))
     }
 
-    /// Waits until nothing has the device mounted any more, then writes out its cache and
-    /// lets go of it.
+    /// Waits until nothing has the device mounted any more, then lets go of it. Unmounting has
+    /// then written everything to the file; bringing that to the disk is the caller's `fsync`.
     ///
     /// # Errors
-    /// When it is still in use at the deadline or its cache cannot be written.
+    /// When it is still in use at the deadline.
     pub fn release(self, deadline: Duration) -> Result<(), LoopError> {
         let end = Instant::now() + deadline;
         // An exclusive open fails while the kernel has the device mounted: the mount goes
         // away with the last descriptor of it, which a child between fork and exec may hold.
         loop {
             match open(&self.path, true) {
-                Ok(_) => break,
+                Ok(_) => return Ok(()),
                 Err(LoopError::Open { source, .. })
                     if source.raw_os_error() == Some(rustix::io::Errno::BUSY.raw_os_error()) => {}
                 Err(error) => return Err(error),
@@ -138,9 +138,6 @@ impl LoopDevice {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.device
-            .sync_all()
-            .map_err(|e| self.failed("write out", e))
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> LoopError {

@@ -27,6 +27,14 @@ pub struct MountError {
     source: io::Error,
 }
 
+impl MountError {
+    /// Whether the kernel refused for lack of a capability.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        self.source.kind() == io::ErrorKind::PermissionDenied
+    }
+}
+
 /// A mounted ext4 file system that is attached to no namespace. Dropping it unmounts.
 #[derive(Debug)]
 pub struct DetachedExt4 {
@@ -75,12 +83,12 @@ impl DetachedExt4 {
         })
     }
 
-    /// Grows the mounted file system to `blocks` blocks. The device must be that large.
+    /// Grows the mounted file system to `blocks` blocks. The device must be that large. The
+    /// kernel asks for `CAP_SYS_RESOURCE`.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn grow(&self, blocks: u64) -> Result<(), MountError> {
-        // fsmount gives an O_PATH-like descriptor, on which ioctls do not work.
         let failed = |source: rustix::io::Errno| MountError {
             action: format!("grow to {blocks} blocks the"),
             filesystem: "ext4",
@@ -91,6 +99,7 @@ impl DetachedExt4 {
         let flags = rustix::fs::OFlags::RDONLY
             | rustix::fs::OFlags::DIRECTORY
             | rustix::fs::OFlags::CLOEXEC;
+        // fsmount gives an O_PATH-like descriptor, on which ioctls do not work.
         let root = rustix::fs::openat(&self.root, ".", flags, rustix::fs::Mode::empty())
             .map_err(failed)?;
         // SAFETY: EXT4_IOC_RESIZE_FS reads one 64-bit number of blocks; we have just mounted

@@ -100,6 +100,20 @@ pub(crate) async fn document(
     Ok(bytes)
 }
 
+/// Removes a kept blob whose bytes have another digest than its name; whether it did.
+pub(crate) fn remove_if_damaged(path: &Utf8Path, digest: &str) -> Result<bool, ImageError> {
+    let Ok(file) = File::open(path) else {
+        return Ok(false);
+    };
+    let mut reader = digest::HashingReader::new(file);
+    io::copy(&mut reader, &mut io::sink()).map_err(ImageError::file("read", path))?;
+    if reader.finish() == digest {
+        return Ok(false);
+    }
+    fs::remove_file(path).map_err(ImageError::file("remove", path))?;
+    Ok(true)
+}
+
 enum Failure {
     Wrong { error: ImageError, resumed: bool },
     Other(ImageError),

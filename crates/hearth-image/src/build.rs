@@ -135,10 +135,7 @@ impl Work<'_> {
         volume: &mut Volume,
         mut layers: mpsc::Receiver<Ready>,
     ) -> Result<Option<String>, ImageError> {
-        let root = volume
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|e| ImageError::Volume(Box::new(e)))?;
+        let root = volume.root()?;
         let mut unpacker = Unpacker::new(root.as_fd(), &self.inner.limits, volume, self.cancelled)?
             .report_to(self.reporter.clone());
         let mut digest = None;

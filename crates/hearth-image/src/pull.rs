@@ -40,17 +40,18 @@ pub(crate) async fn run(
     reporter.stage(format!("Resolving {reference}"));
     let registry = Registry::new(&request, reference.clone())?;
     let (id, manifest) = resolve(store, &registry, &reference, &wanted).await?;
-    let turn = store.turn(id.as_str()).await;
-    let record = match store.inner.find(&id)? {
-        Some(record) => record,
-        None => {
-            let puller = Puller {
-                store,
-                registry: &registry,
-                reporter: &reporter,
-            };
-            puller.image(&reference, id, &manifest, turn).await?
+    let puller = Puller {
+        store,
+        registry: &registry,
+        reporter: &reporter,
+    };
+    let record = match puller.image(&reference, &id, &manifest).await {
+        // Layers of an earlier time may have been damaged on the disk: get those again.
+        Err(error) if puller.drop_damaged(&manifest).await? => {
+            tracing::warn!(%reference, %error, "a kept layer was damaged; downloading it again");
+            puller.image(&reference, &id, &manifest).await?
         }
+        result => result?,
     };
     let id = record.id.clone();
     store
@@ -104,10 +105,13 @@ impl Puller<'_> {
     async fn image(
         &self,
         reference: &Reference,
-        id: ImageId,
+        id: &ImageId,
         manifest: &Manifest,
-        turn: crate::store::Turn,
     ) -> Result<ImageRecord, ImageError> {
+        let turn = self.store.turn(id.as_str()).await;
+        if let Some(record) = self.store.inner.find(id)? {
+            return Ok(record);
+        }
         let what = reference.to_string();
         let config = blob::document(self.store, self.registry, &manifest.config).await?;
         let details = Details::parse(&what, &config, manifest.layers.len())?;
@@ -116,7 +120,7 @@ impl Puller<'_> {
             manifest.layers.len()
         ));
         let recipe = Recipe {
-            id: Some(id),
+            id: Some(id.clone()),
             source: "registry",
             details,
             blobs: std::iter::once(&manifest.config)
@@ -141,6 +145,24 @@ impl Puller<'_> {
             (Err(error), Err(ImageError::Cancelled)) => Err(error),
             (_, built) => built,
         }
+    }
+
+    /// Removes kept layers that are not what their digests say; whether there were any.
+    async fn drop_damaged(&self, manifest: &Manifest) -> Result<bool, ImageError> {
+        let digests: Vec<String> = manifest
+            .layers
+            .iter()
+            .map(|layer| layer.digest.clone())
+            .collect();
+        self.store
+            .blocking(move |inner| {
+                let mut any = false;
+                for digest in &digests {
+                    any |= blob::remove_if_damaged(&inner.blob_path(digest)?, digest)?;
+                }
+                Ok(any)
+            })
+            .await
     }
 
     async fn download(

@@ -147,11 +147,12 @@ impl<R: BufRead> TarStream<R> {
     }
 
     /// Hands the current entry's data to `sink`, piece by piece with its offset in the file.
+    /// The outer result is the stream's, the inner one the sink's.
     pub(crate) fn data(
         &mut self,
         entry: &Entry,
         sink: &mut dyn FnMut(u64, &[u8]) -> io::Result<()>,
-    ) -> io::Result<()> {
+    ) -> Result<io::Result<()>, TarError> {
         let whole = [Segment {
             offset: 0,
             length: entry.size,
@@ -162,12 +163,14 @@ impl<R: BufRead> TarStream<R> {
             while left > 0 {
                 let available = self.reader.fill_buf()?;
                 if available.is_empty() {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+                    return Err(TarError::Io(io::ErrorKind::UnexpectedEof.into()));
                 }
                 let n = available
                     .len()
                     .min(usize::try_from(left).unwrap_or(usize::MAX));
-                sink(offset, &available[..n])?;
+                if let Err(error) = sink(offset, &available[..n]) {
+                    return Ok(Err(error));
+                }
                 self.reader.consume(n);
                 self.position += n as u64;
                 offset += n as u64;
@@ -175,7 +178,7 @@ impl<R: BufRead> TarStream<R> {
                 self.data -= n as u64;
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Reads what follows the archive's end (padding of the last record) and gives the

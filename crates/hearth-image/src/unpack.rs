@@ -40,11 +40,18 @@ const ENTRY_ROOM: u64 = 8 << 10;
 
 /// The file system under the root, which can be asked to make room.
 pub trait Room {
-    /// Makes sure that `bytes` more bytes and one more file fit.
+    /// Makes sure that `bytes` more bytes and one more file fit, if that is possible while
+    /// files are open. False: [`Room::enlarge`] has to do it.
     ///
     /// # Errors
-    /// When they do not and the file system cannot grow.
-    fn reserve(&mut self, bytes: u64) -> Result<(), ImageError>;
+    /// When the file system cannot grow.
+    fn reserve(&mut self, bytes: u64) -> Result<bool, ImageError>;
+
+    /// Makes the file system larger while nothing on it is open, and opens its root anew.
+    ///
+    /// # Errors
+    /// When it cannot grow.
+    fn enlarge(&mut self, bytes: u64) -> Result<OwnedFd, ImageError>;
 }
 
 /// Room that somebody else has taken care of.
@@ -52,8 +59,12 @@ pub trait Room {
 pub struct EnoughRoom;
 
 impl Room for EnoughRoom {
-    fn reserve(&mut self, _: u64) -> Result<(), ImageError> {
-        Ok(())
+    fn reserve(&mut self, _: u64) -> Result<bool, ImageError> {
+        Ok(true)
+    }
+
+    fn enlarge(&mut self, _: u64) -> Result<OwnedFd, ImageError> {
+        Err(ImageError::Volume("this folder cannot grow".into()))
     }
 }
 
@@ -81,11 +92,23 @@ impl std::fmt::Debug for Layer<'_> {
     }
 }
 
+/// The root, borrowed apart from the rest of the unpacker.
+macro_rules! root {
+    ($unpacker:expr) => {
+        $unpacker
+            .root
+            .as_ref()
+            .expect("only gone when the room could not be enlarged, which ended the work")
+    };
+}
+
 /// Why an entry was not written.
 #[derive(Debug)]
 enum Problem {
     Refused(String),
     Io(io::Error),
+    /// The archive itself cannot be read on.
+    Stream(TarError),
     /// An error that already says everything.
     Whole(ImageError),
 }
@@ -111,7 +134,8 @@ type Made = HashSet<(u64, Box<[u8]>)>;
 
 /// Writes layers into a root folder.
 pub struct Unpacker<'a> {
-    root: OwnedFd,
+    /// None only while the room is being enlarged.
+    root: Option<OwnedFd>,
     limits: Limits,
     room: &'a mut dyn Room,
     cancelled: &'a AtomicBool,
@@ -151,7 +175,7 @@ impl<'a> Unpacker<'a> {
         let root = rustix::fs::openat(root, ".", flags, Mode::empty())
             .map_err(|e| ImageError::Volume(Box::new(io::Error::from(e))))?;
         Ok(Self {
-            root,
+            root: Some(root),
             limits: limits.clone(),
             room,
             cancelled,
@@ -183,6 +207,7 @@ impl<'a> Unpacker<'a> {
         };
         self.made = (self.layers > 0).then(HashSet::new);
         self.layers += 1;
+        self.parents.start_layer();
         let inflated = Inflated::start(layer.source, hash)?;
         let mut tar = TarStream::new(inflated, self.limits.metadata);
         let entries = self.entries;
@@ -253,10 +278,8 @@ impl<'a> Unpacker<'a> {
                 unit: "bytes",
             }));
         }
-        self.room
-            .reserve(data + ENTRY_ROOM)
-            .map_err(Problem::Whole)?;
-        let parent = self.parents.open(&self.root, place.parent())?;
+        self.make_room(data + ENTRY_ROOM).map_err(Problem::Whole)?;
+        let parent = self.parents.open(root!(self), place.parent())?;
         match entry.kind {
             Kind::File => self.file(tar, entry, &parent, name)?,
             Kind::HardLink => self.hard_link(entry, &parent, name)?,
@@ -270,12 +293,25 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
+    fn make_room(&mut self, bytes: u64) -> Result<(), ImageError> {
+        if !self.room.reserve(bytes)? {
+            self.parents.forget();
+            self.root = None;
+            self.root = Some(self.room.enlarge(bytes)?);
+        }
+        Ok(())
+    }
+
+    fn root(&self) -> &OwnedFd {
+        root!(self)
+    }
+
     /// An entry for the root: only its attributes count.
     fn root_itself(&mut self, entry: &Entry) -> Result<(), Problem> {
         if entry.kind != Kind::Directory {
             return refuse("its path names the root");
         }
-        meta::open_folder(self.root.as_fd(), entry)?;
+        meta::open_folder(self.root().as_fd(), entry)?;
         self.folder_times.push((Vec::new(), entry.mtime));
         Ok(())
     }
@@ -304,7 +340,8 @@ impl<'a> Unpacker<'a> {
                 offset += n as u64;
             }
             Ok(())
-        })?;
+        })
+        .map_err(Problem::Stream)??;
         if entry.sparse.is_some() {
             rustix::fs::ftruncate(&file, entry.size)?;
         }
@@ -322,7 +359,7 @@ impl<'a> Unpacker<'a> {
                 shown(&entry.link)
             )
         };
-        let Some(target_parent) = self.parents.open_existing(&self.root, target.parent())? else {
+        let Some(target_parent) = self.parents.open_existing(root!(self), target.parent())? else {
             return refuse(missing());
         };
         if target_parent.inode == parent.inode && target_name == name {
@@ -429,7 +466,7 @@ impl<'a> Unpacker<'a> {
         let Some(made) = &self.made else {
             return Ok(());
         };
-        let Some(parent) = self.parents.open_existing(&self.root, place.parent())? else {
+        let Some(parent) = self.parents.open_existing(root!(self), place.parent())? else {
             return Ok(());
         };
         if opaque {
@@ -441,9 +478,17 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
+    /// Folders that only had something put in or taken out keep the time they had.
     fn folder_times(&mut self, layer: &str) -> Result<(), ImageError> {
+        self.parents
+            .restore_times(root!(self))
+            .map_err(|source| ImageError::Write {
+                archive: layer.to_owned(),
+                entry: "a folder's time".to_owned(),
+                source: source.into(),
+            })?;
         for (path, mtime) in std::mem::take(&mut self.folder_times) {
-            meta::folder_time(self.root.as_fd(), &path, mtime).map_err(|source| {
+            meta::folder_time(self.root().as_fd(), &path, mtime).map_err(|source| {
                 ImageError::Write {
                     archive: layer.to_owned(),
                     entry: shown(&path),
@@ -481,6 +526,7 @@ fn named(layer: &str, entry: &Entry, problem: Problem) -> ImageError {
             entry: shown(&entry.path),
             source,
         },
+        Problem::Stream(error) => unreadable(layer, error),
         Problem::Whole(error) => error,
     }
 }

@@ -8,19 +8,22 @@
 //! finish ── final size, unmount, loop device free, fsync ──► root.img
 //! ```
 //!
-//! Starting small and growing online makes the volume as small as its content (+10 % + 64 MiB)
-//! without a second pass over it: nothing is ever moved or shrunk. Dropping it before `finish`
-//! unmounts; the kernel frees the loop device. So does death of the process.
+//! Starting small and growing makes the volume as small as its content (+10 % + 64 MiB)
+//! without a second pass over it: nothing is ever moved or shrunk. Growing is online where the
+//! kernel lets us (it asks for `CAP_SYS_RESOURCE`, which containers often lack), else by
+//! unmounting, `resize2fs` and mounting again. Dropping the volume before `finish` unmounts; the
+//! kernel frees the loop device. So does death of the process.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_host::command;
 use hearth_host::loopdev::LoopDevice;
 use hearth_host::mount::DetachedExt4;
+use rustix::fs::{Mode, OFlags};
 
 use crate::ImageError;
 use crate::unpack::Room;
@@ -35,9 +38,6 @@ const STEP: u64 = 128 << 20;
 const SLACK: u64 = 32 << 20;
 /// Bytes left free for the guest before it grows the file system itself, besides a tenth.
 const HEADROOM: u64 = 64 << 20;
-/// Bytes to spare where the file system cannot grow while it is mounted. They cost nothing:
-/// the file is sparse.
-const FIXED_SPARE: u64 = 2 << 30;
 /// `CAP_SYS_RESOURCE` of capabilities(7): ext4 wants it for growing online.
 const CAP_SYS_RESOURCE: u32 = 24;
 /// Inodes that stay free before growing.
@@ -59,17 +59,16 @@ const OPTIONS: [(&str, &str); 5] = [
 
 /// The volume in the making.
 pub(crate) struct Volume {
-    // Fields drop in this order: the mount goes before the device.
-    mount: DetachedExt4,
-    device: LoopDevice,
+    /// None only while it grows offline.
+    mounted: Option<Mounted>,
+    /// Whether the kernel lets us grow it while it is mounted.
+    online: bool,
     file: File,
     path: Utf8PathBuf,
     size: u64,
     largest: u64,
     /// Bytes and inodes that are known to be free.
     free: (u64, u64),
-    /// Whether this process may grow a mounted file system.
-    growable: bool,
 }
 
 impl Volume {
@@ -81,12 +80,7 @@ impl Volume {
         largest: u64,
     ) -> Result<Self, ImageError> {
         let content = content.min(largest);
-        let growable = may_grow_mounted();
-        let size = whole(START.max(if growable {
-            content
-        } else {
-            content * 3 + FIXED_SPARE
-        }));
+        let size = whole(START.max(content + content / 10 + HEADROOM + SLACK));
         let file = File::options()
             .read(true)
             .write(true)
@@ -97,18 +91,16 @@ impl Volume {
             .map_err(ImageError::file("size", &path))?;
         mkfs(&path).await?;
         let attach = move || {
-            let device = LoopDevice::attach(file.as_fd())?;
-            let mount = DetachedExt4::mount(device.path(), &OPTIONS)?;
-            remove_lost_found(mount.as_fd())?;
+            let mounted = Mounted::new(&file)?;
+            remove_lost_found(mounted.mount.as_fd())?;
             Ok(Self {
-                mount,
-                device,
+                mounted: Some(mounted),
+                online: may_grow_mounted(),
                 file,
                 path,
                 size,
                 largest,
                 free: (0, 0),
-                growable,
             })
         };
         tokio::task::spawn_blocking(attach)
@@ -116,46 +108,47 @@ impl Volume {
             .map_err(|e| ImageError::Volume(Box::new(e)))?
     }
 
+    /// The root of the mounted volume.
+    pub(crate) fn root(&self) -> Result<OwnedFd, ImageError> {
+        self.mounted()?.root(&self.path)
+    }
+
+    fn mounted(&self) -> Result<&Mounted, ImageError> {
+        let lost = || ImageError::Volume("the volume was lost while it grew".into());
+        self.mounted.as_ref().ok_or_else(lost)
+    }
+
     /// Unmounts, gives the volume its final size and writes it to the disk. Returns its size.
     pub(crate) fn finish(mut self) -> Result<u64, ImageError> {
         let (free, _) = self.measure()?;
         let used = self.size - free.min(self.size);
         let wanted = HEADROOM + used / 10;
-        if free < wanted && self.growable {
-            self.grow(wanted - free)?;
+        if free < wanted && !self.grow(wanted - free)? {
+            self.grow_offline(wanted - free)?;
         }
         let Self {
-            mount,
-            device,
+            mounted,
             file,
             path,
             size,
             ..
         } = self;
-        // The file system's own flush, so that an error is seen and not swallowed by umount.
-        let root = rustix::fs::openat(
-            &mount,
-            ".",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .map_err(|e| ImageError::file("open", &path)(e.into()))?;
-        rustix::fs::syncfs(&root).map_err(|e| ImageError::file("write out", &path)(e.into()))?;
-        drop(root);
-        drop(mount);
-        device.release(UNMOUNT_DEADLINE)?;
+        if let Some(mounted) = mounted {
+            mounted.unmount(&path)?;
+        }
         file.sync_all()
             .map_err(ImageError::file("write out", &path))?;
         Ok(size)
     }
 
     fn measure(&self) -> Result<(u64, u64), ImageError> {
-        let stat = rustix::fs::fstatvfs(&self.mount)
+        let stat = rustix::fs::fstatvfs(&self.mounted()?.mount)
             .map_err(|e| ImageError::file("measure", &self.path)(e.into()))?;
         Ok((stat.f_bavail.saturating_mul(BLOCK), stat.f_favail))
     }
 
-    fn grow(&mut self, by: u64) -> Result<(), ImageError> {
+    /// The size after growth, if the limit allows it.
+    fn larger(&self, by: u64) -> Result<u64, ImageError> {
         let size = whole(self.size + by);
         if size > self.largest + 2 * HEADROOM + self.largest / 5 {
             return Err(ImageError::Limit {
@@ -164,39 +157,124 @@ impl Volume {
                 unit: "bytes",
             });
         }
+        Ok(size)
+    }
+
+    /// Grows online; false when the kernel does not let us.
+    fn grow(&mut self, by: u64) -> Result<bool, ImageError> {
+        if !self.online {
+            return Ok(false);
+        }
+        let size = self.larger(by)?;
         self.file
             .set_len(size)
             .map_err(ImageError::file("grow", &self.path))?;
-        self.device.refresh_capacity()?;
-        self.mount.grow(size / BLOCK)?;
+        let mounted = self.mounted()?;
+        mounted.device.refresh_capacity()?;
+        match mounted.mount.grow(size / BLOCK) {
+            Ok(()) => {
+                self.size = size;
+                Ok(true)
+            }
+            Err(error) if error.is_permission() => {
+                tracing::debug!("no permission to grow ext4 online (CAP_SYS_RESOURCE)");
+                self.online = false;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Grows while unmounted. Nothing on the volume may be open. On a blocking thread of tokio.
+    fn grow_offline(&mut self, by: u64) -> Result<(), ImageError> {
+        let size = self.larger(by)?;
+        if let Some(mounted) = self.mounted.take() {
+            mounted.unmount(&self.path)?;
+        }
+        self.file
+            .set_len(size)
+            .map_err(ImageError::file("grow", &self.path))?;
+        // -f: no check first; this kernel has just unmounted it.
+        let args = ["-f", self.path.as_str()];
+        tokio::runtime::Handle::current()
+            .block_on(command::run("resize2fs", &args, b"", MKFS_DEADLINE))
+            .map_err(|e| ImageError::Volume(Box::new(e)))?;
         self.size = size;
+        self.mounted = Some(Mounted::new(&self.file)?);
         Ok(())
     }
 }
 
-impl AsFd for Volume {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
+/// The mount and the device under it.
+struct Mounted {
+    // Fields drop in this order: the mount goes before the device.
+    mount: DetachedExt4,
+    device: LoopDevice,
+}
+
+impl Mounted {
+    fn new(file: &File) -> Result<Self, ImageError> {
+        let device = LoopDevice::attach(file.as_fd())?;
+        let mount = DetachedExt4::mount(device.path(), &OPTIONS)?;
+        Ok(Self { mount, device })
+    }
+
+    fn root(&self, path: &Utf8Path) -> Result<OwnedFd, ImageError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.mount, ".", flags, Mode::empty())
+            .map_err(|e| ImageError::file("open", path)(e.into()))
+    }
+
+    /// Unmounts and lets go of the device; the file then has everything, in memory at least.
+    fn unmount(self, path: &Utf8Path) -> Result<(), ImageError> {
+        // The file system's own flush, so that an error is seen and not swallowed by umount.
+        rustix::fs::syncfs(self.root(path)?)
+            .map_err(|e| ImageError::file("write out", path)(e.into()))?;
+        drop(self.mount);
+        Ok(self.device.release(UNMOUNT_DEADLINE)?)
     }
 }
 
-/// Makes room in a volume that is borrowed apart from its root.
 impl Room for Volume {
-    fn reserve(&mut self, bytes: u64) -> Result<(), ImageError> {
+    fn reserve(&mut self, bytes: u64) -> Result<bool, ImageError> {
         if bytes > self.free.0 || self.free.1 == 0 {
-            let (mut free, mut inodes) = self.measure()?;
-            let needed = bytes + SLACK;
-            if free < needed || inodes < INODES {
-                let by = (needed.saturating_sub(free)).max(STEP).max(self.size / 8);
-                self.grow(by)?;
-                (free, inodes) = self.measure()?;
+            let (free, inodes) = self.measure()?;
+            if free < bytes + SLACK || inodes < INODES {
+                let by = self.step(bytes, free);
+                if !self.grow(by)? {
+                    return Ok(false);
+                }
             }
-            // Small portions, because what is written takes more room than its bytes.
-            let portion = (free.saturating_sub(SLACK) / 2).max(bytes);
-            self.free = (portion, (inodes / 2).max(1));
+            self.portion(bytes)?;
         }
         self.free.0 = self.free.0.saturating_sub(bytes);
         self.free.1 -= 1;
+        Ok(true)
+    }
+
+    fn enlarge(&mut self, bytes: u64) -> Result<OwnedFd, ImageError> {
+        let (free, _) = self.measure()?;
+        self.grow_offline(self.step(bytes, free))?;
+        self.portion(bytes)?;
+        self.root()
+    }
+}
+
+impl Volume {
+    fn step(&self, bytes: u64, free: u64) -> u64 {
+        // Offline growth takes longer, so it is done less often.
+        let share = if self.online { 8 } else { 4 };
+        (bytes + SLACK)
+            .saturating_sub(free)
+            .max(STEP)
+            .max(self.size / share)
+    }
+
+    /// Hands out a part of what is free, because what is written takes more room than its bytes.
+    fn portion(&mut self, bytes: u64) -> Result<(), ImageError> {
+        let (free, inodes) = self.measure()?;
+        let portion = (free.saturating_sub(SLACK) / 2).max(bytes);
+        self.free = (portion, (inodes / 2).max(1));
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! What the tests share: a store in a temporary folder and a look into its volumes.
 
+pub mod registry;
+
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
