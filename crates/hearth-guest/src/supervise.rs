@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -176,10 +176,11 @@ fn start_entrypoint(config: &GuestConfig, console: &Option<File>) -> Result<Pid,
 /// Waits for the entrypoint's end, which may be asked for.
 fn watch(config: &GuestConfig, entrypoint: Pid) -> (GuestReport, ShutdownKind) {
     let (sender, news) = channel();
+    // Before the agent: who hears from the guest may press the button.
+    button::watch(&sender, News::Button);
     let mut agent = supervise_agent(config, &sender);
     let reaper = sender.clone();
     helper("reaper", move || reap(&reaper));
-    button::watch(&sender, News::Button);
     let stop = config
         .stop_signal
         .as_deref()
@@ -243,12 +244,9 @@ fn later(timeout: Duration) -> Instant {
 fn next(news: &Receiver<News>, deadlines: [Option<Instant>; 2]) -> Option<News> {
     match deadlines.into_iter().flatten().min() {
         None => news.recv().ok(),
-        Some(deadline) => {
-            match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(news) => Some(news),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            }
-        }
+        Some(deadline) => news
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            .ok(),
     }
 }
 

@@ -1,5 +1,12 @@
 //! Real guests, from power-on to power-off.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "helpers of tests: a failed unwrap is a failed test"
+)]
+
 #[path = "boot/vm.rs"]
 mod vm;
 
@@ -164,14 +171,13 @@ async fn a_guest_is_set_up_served_and_shut_down_in_order() {
         metrics.mem_total > 100 << 20 && metrics.disk_total > 80 << 20 && metrics.processes > 2
     );
     frozen_disks_take_no_writes(&client).await;
-    println!(
-        "{}",
-        sh(
-            &client,
-            "cat /proc/1/status /proc/[0-9]*/status | grep -E 'Name|VmRSS|RssAnon' | head -n 60"
-        )
-        .await
-    );
+    let memory = sh(&client, "cat /proc/1/status").await;
+    let rss = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let rss: u64 = rss.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(rss < 4096, "PID 1 takes {rss} KiB");
 
     drop(client);
     let client = vm.client().await;
@@ -298,6 +304,7 @@ async fn the_power_button_asks_and_then_insists() {
     let mut vm = Vm::boot(parts, &config, |_| {});
     let client = vm.client().await;
     client.ping(1, PATIENCE).await.unwrap();
+    vm.says("up\n").await;
     vm.power_button().await;
     let ended = vm.ended().await;
     assert_eq!(
@@ -306,4 +313,30 @@ async fn the_power_button_asks_and_then_insists() {
     );
     assert!(ended.message.unwrap().contains("killed"));
     assert!(vm.console().contains("deaf\n"), "{}", vm.console());
+}
+
+#[tokio::test]
+async fn the_images_own_init_runs_beside_the_agent() {
+    let parts = parts_or_skip!();
+    let mut config = config(&[]);
+    config.init = InitMode::Image;
+    let mut vm = Vm::boot(parts, &config, |tree| {
+        std::os::unix::fs::symlink("../bin/busybox", tree.join("sbin/init")).unwrap();
+        let inittab =
+            "::sysinit:/bin/echo init of the image\n::shutdown:/bin/echo init says good-bye\n";
+        std::fs::write(tree.join("etc/inittab"), inittab).unwrap();
+    });
+    let client = vm.client().await;
+    assert_eq!(sh(&client, "cat /proc/1/comm").await, "init\n");
+    assert!(sh(&client, "ls -l /proc/1/exe").await.contains("busybox"));
+    client
+        .shutdown(Duration::from_secs(60), ShutdownKind::Poweroff)
+        .await
+        .unwrap();
+    let ended = vm.ended().await;
+    assert_eq!((ended.exit, ended.reason.as_str()), (None, "shutdown"));
+    let console = vm.console();
+    for line in ["init of the image\n", "init says good-bye\n"] {
+        assert!(console.contains(line), "{console}");
+    }
 }

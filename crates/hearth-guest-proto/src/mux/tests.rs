@@ -276,7 +276,7 @@ proptest! {
         for (sent, end) in [(plan(2), &host), (plan(1), &guest)] {
             for (key, data) in sent {
                 let got = end.got.get(&key).cloned().unwrap_or_default();
-                prop_assert!(got == Vec::from(data), "stream {key:?} differs");
+                prop_assert!(data == got, "stream {key:?} differs");
             }
         }
     }

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Sender;
 
+use crate::error::{Context, tell};
+
 /// `EV_KEY` and `KEY_POWER` of linux/input-event-codes.h.
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
@@ -14,8 +16,12 @@ const EVENT_LEN: usize = 24;
 /// Sends `news` each time a button is pressed.
 pub(super) fn watch<T: Copy + Send + 'static>(sender: &Sender<T>, news: T) {
     for device in buttons() {
+        // Opened here: events count from the opening on.
+        let Some(device) = tell(File::open(&device).context("open", device.display())) else {
+            continue;
+        };
         let sender = sender.clone();
-        super::helper("button", move || listen(&device, &sender, news));
+        super::helper("button", move || listen(device, &sender, news));
     }
 }
 
@@ -35,10 +41,7 @@ fn buttons() -> Vec<PathBuf> {
         .collect()
 }
 
-fn listen<T: Copy>(device: &Path, sender: &Sender<T>, news: T) {
-    let Ok(mut device) = File::open(device) else {
-        return;
-    };
+fn listen<T: Copy>(mut device: File, sender: &Sender<T>, news: T) {
     let mut event = [0_u8; EVENT_LEN];
     while device.read_exact(&mut event).is_ok() {
         if pressed(&event) && sender.send(news).is_err() {

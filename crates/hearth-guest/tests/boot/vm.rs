@@ -303,6 +303,18 @@ impl Vm {
         serde_json::from_str(line).unwrap()
     }
 
+    /// Waits until the console has shown `text`.
+    pub(crate) async fn says(&self, text: &str) {
+        let wait = async {
+            while !self.console().contains(text) {
+                pause().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the console never says it");
+    }
+
     pub(crate) fn console(&self) -> String {
         let bytes = fs::read(self.folder.path().join("console.log")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
