@@ -25,7 +25,9 @@ pub fn find_companion(name: &str, explicit: Option<&Path>) -> Result<Utf8PathBuf
     };
     let found = candidates.iter().find(|path| path.is_file());
     found
-        .and_then(|path| Utf8PathBuf::from_path_buf(path.clone()).ok())
+        // Whoever runs it may have another working folder by then.
+        .and_then(|path| std::path::absolute(path).ok())
+        .and_then(|path| Utf8PathBuf::from_path_buf(path).ok())
         .ok_or_else(|| VmmError::Missing {
             what: name.to_owned(),
             detail: format!(

@@ -109,11 +109,14 @@ impl QemuDriver {
     fn binary(&self) -> Result<Utf8PathBuf, VmmError> {
         const NAME: &str = "qemu-system-x86_64";
         let found = match &self.config.binary {
-            Some(path) => path.is_file().then(|| path.clone()),
-            None => hearth_host::command::find(NAME)
-                .and_then(|path| Utf8PathBuf::from_path_buf(path).ok()),
+            Some(path) => path.is_file().then(|| path.as_std_path().to_owned()),
+            None => hearth_host::command::find(NAME),
         };
-        found.ok_or_else(|| VmmError::Missing {
+        // The shim runs it from another working folder.
+        let absolute = found
+            .and_then(|path| std::path::absolute(path).ok())
+            .and_then(|path| Utf8PathBuf::from_path_buf(path).ok());
+        absolute.ok_or_else(|| VmmError::Missing {
             what: "QEMU".to_owned(),
             detail: match &self.config.binary {
                 Some(path) => format!("there is no {path}"),

@@ -172,6 +172,10 @@ impl Proc {
             }
             match rustix::io::read(&fd, &mut buffer[used..]) {
                 Ok(0) => return Ok(Some(&buffer[..used])),
+                // These files give all they have, so what does not fill the buffer is all.
+                Ok(count) if used + count < buffer.len() => {
+                    return Ok(Some(&buffer[..used + count]));
+                }
                 Ok(count) => used += count,
                 Err(Errno::INTR) => {}
                 Err(Errno::SRCH) => return Ok(None),

@@ -25,13 +25,14 @@ pub fn survey(installation: InstallationId) -> Result<Vec<ObservedProcess>, Proc
     let boot = boot_time();
     let proc = Proc::open()?;
     let needle = format!("{OWNER_ENV}={installation}:");
+    let mut foreigners = Foreigners::default();
     let mut environ_buffer = vec![0; 64 << 10];
     let mut found = Vec::new();
     for pid in pids(&proc)? {
         let environ = match proc.environ(pid, &mut environ_buffer) {
             Ok(Environ::Is(environ)) => environ,
             Ok(Environ::Gone | Environ::NoProgram) => continue,
-            Err(_) if is_foreign(&proc, pid)? => continue,
+            Err(_) if foreigners.include(&proc, pid)? => continue,
             Err(error) => return Err(error),
         };
         if !environ
@@ -82,27 +83,39 @@ fn pids(proc: &Proc) -> Result<Vec<i32>, ProcessError> {
     Ok(pids)
 }
 
-/// Whether a process that may not be looked into is certainly none that we started.
+/// Tells which processes that may not be looked into are certainly none that we started.
 ///
 /// - Process 1 is the init of this pid namespace.
 /// - Without root nothing can be started under another uid; what belongs to another uid,
 ///   or is shown as root's because it may not be looked into, is not ours.
 /// - Nobody can give a capability that he has not: what may do more than we is not ours.
-///   (The kernel hides exactly such processes from a root without `CAP_SYS_PTRACE`.)
-fn is_foreign(proc: &Proc, pid: i32) -> Result<bool, ProcessError> {
-    if pid == 1 {
-        return Ok(true);
+///   Security modules and user namespaces hide exactly such processes.
+#[derive(Debug, Default)]
+struct Foreigners {
+    own_capabilities: Option<u64>,
+}
+
+impl Foreigners {
+    fn include(&mut self, proc: &Proc, pid: i32) -> Result<bool, ProcessError> {
+        if pid == 1 {
+            return Ok(true);
+        }
+        let own_uid = rustix::process::geteuid();
+        if !own_uid.is_root() {
+            return Ok(proc.owner(pid)?.is_none_or(|uid| uid != own_uid.as_raw()));
+        }
+        let ours = match self.own_capabilities {
+            Some(known) => known,
+            None => {
+                let own_pid = rustix::process::getpid().as_raw_nonzero().get();
+                let known = proc.capabilities(own_pid)?.unwrap_or(u64::MAX);
+                *self.own_capabilities.insert(known)
+            }
+        };
+        Ok(proc
+            .capabilities(pid)?
+            .is_none_or(|theirs| theirs & !ours != 0))
     }
-    let own_uid = rustix::process::geteuid();
-    if !own_uid.is_root() {
-        return Ok(proc.owner(pid)?.is_none_or(|uid| uid != own_uid.as_raw()));
-    }
-    let own_pid = rustix::process::getpid().as_raw_nonzero().get();
-    let Some(theirs) = proc.capabilities(pid)? else {
-        return Ok(true);
-    };
-    let ours = proc.capabilities(own_pid)?.unwrap_or(u64::MAX);
-    Ok(theirs & !ours != 0)
 }
 
 fn role_in(environ: &[u8]) -> Option<ProcessRole> {
