@@ -62,10 +62,13 @@ enum View {
 impl View {
     fn new(out: &Output) -> Self {
         if out.quiet {
-            Self::Silent
-        } else if std::io::stderr().is_terminal() {
+            return Self::Silent;
+        }
+        let all = MultiProgress::new();
+        // Hidden without a terminal, and on one that cannot move its cursor.
+        if std::io::stderr().is_terminal() && !all.is_hidden() {
             Self::Bars(Bars {
-                all: MultiProgress::new(),
+                all,
                 bars: HashMap::new(),
             })
         } else {

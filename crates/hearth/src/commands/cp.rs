@@ -224,7 +224,7 @@ enum There {
 async fn look(context: &Context, vm: &str, path: &str) -> Result<There, Failure> {
     let mut stream = match context.client.download(vm, path).await {
         Ok(stream) => stream,
-        // 404 may also mean the VM: then the upload says so.
+        // 404 may also mean the VM: its caller finds out.
         Err(error) if error.is_not_found() => return Ok(There::Nothing),
         Err(error) => return Err(error.into()),
     };
@@ -286,6 +286,14 @@ async fn upload(context: &Context, from: &str, vm: &str, path: &str, owners: boo
         There::Other | There::Nothing => {
             let (parent, name) = to.rsplit_once('/').unwrap_or(("", to));
             let parent = if parent.is_empty() { "/" } else { parent };
+            // Asked before anything is sent: an answer in the middle of a body can get lost.
+            if there == There::Nothing && look(context, vm, parent).await? != There::Folder {
+                context.client.vm(vm).await?;
+                return Err(Failure::new(
+                    exit_codes::NOT_FOUND,
+                    format!("There is no folder {vm}:{parent}"),
+                ));
+            }
             (parent.to_owned(), name.to_owned())
         }
     };

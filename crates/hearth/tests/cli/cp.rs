@@ -111,6 +111,8 @@ fn what_cannot_be_copied() {
             &["cp", "/nonexistent", "web-1:/"],
             &["cp", folder, "web-1:/file"],
             &["cp", "/dev/null", "web-1:/new/"],
+            &["cp", "/etc/hostname", "web-1:/no/such/folder"],
+            &["cp", "/etc/hostname", "nobody:/etc"],
         ],
     );
     insta::assert_snapshot!("cp-failures", text.replace(folder, "/FOLDER"));

@@ -315,7 +315,10 @@ async fn stats(Path(_): Path<String>) -> Response {
 }
 
 /// `/file` is a file, `/dir` a folder with one file, all else is not there.
-async fn download(Path(_): Path<String>, Query(query): Params) -> Response {
+async fn download(Path(reference): Path<String>, Query(query): Params) -> Response {
+    if let Err(problem) = find(&reference) {
+        return *problem;
+    }
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |name: &str, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -330,7 +333,7 @@ async fn download(Path(_): Path<String>, Query(query): Params) -> Response {
     };
     match query["path"].as_str() {
         "/file" => add("file", b"of the guest\n"),
-        "/dir" | "/" => {
+        "/dir" | "/" | "/srv" => {
             add("dir/", b"");
             add("dir/inner", &vec![b'i'; 200_000]);
         }

@@ -63,6 +63,7 @@ impl Terminal {
         let tty = || self.slave.try_clone().unwrap();
         command
             .args(args)
+            .env("TERM", "xterm")
             .env("PATH", std::env::var("PATH").unwrap());
         command
             .stdin(tty())
@@ -134,4 +135,20 @@ fn the_console_is_left_with_its_key() {
     terminal.master.write_all(b"ab\x1d").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!terminal.is_raw());
+}
+
+#[test]
+fn pulls_show_bars_on_a_terminal() {
+    let fake = Fake::start();
+    let mut terminal = Terminal::new();
+    let mut child = terminal.start(&fake, &["image", "pull", "localhost:5000/demo:1"]);
+    terminal.expect("localhost:5000/demo:1\r\n");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(terminal.shown.contains("[=="), "{:?}", terminal.shown);
+    // Plain lines are for those who have no terminal.
+    assert!(
+        !terminal.shown.contains("ab12ab12ab12: "),
+        "{:?}",
+        terminal.shown
+    );
 }
