@@ -92,7 +92,14 @@ fn attend(request: &Request, started: Started) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    answer(&Answer::Started(identity.clone()));
+    if !answer(&Answer::Started(identity.clone())) {
+        // A caller that has given up takes the launch for failed, so it must be.
+        drop(child.kill());
+        drop(child.wait());
+        draft.discard();
+        drop(made);
+        return ExitCode::FAILURE;
+    }
     leave_caller();
     let guest = pump.run();
     let status = child.wait();
@@ -170,13 +177,14 @@ fn read_request() -> Result<Request, Failure> {
     })
 }
 
-/// Says the one line. A caller that is gone does not need it.
-fn answer(answer: &Answer) {
-    if let Ok(mut text) = serde_json::to_vec(answer) {
-        text.push(b'\n');
-        let mut out = io::stdout().lock();
-        drop(out.write_all(&text).and_then(|()| out.flush()));
-    }
+/// Says the one line; whether somebody is there to hear it.
+fn answer(answer: &Answer) -> bool {
+    let Ok(mut text) = serde_json::to_vec(answer) else {
+        return false;
+    };
+    text.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&text).and_then(|()| out.flush()).is_ok()
 }
 
 /// Lets go of the caller's pipes: it waits for their end.

@@ -258,3 +258,36 @@ async fn standin_survives_its_launcher() {
     .await;
     std::fs::remove_dir_all(folder.parent().unwrap().parent().unwrap()).unwrap();
 }
+
+/// A caller that gave up before the answer takes the launch for failed.
+#[tokio::test]
+async fn a_launch_that_nobody_waits_for_is_undone() {
+    let vms = Vms::standin();
+    let spec = vms.make();
+    let request = serde_json::json!({
+        "vm": spec.vm, "mark": spec.mark, "dir": spec.dir,
+        "program": env!("CARGO_BIN_EXE_hearth-vmm-standin"),
+        "args": ["-chardev", "socket,id=qmp,fd={fd:qmp},server=on"],
+        "files": [], "sockets": [{"name": "qmp", "file": "qmp.sock"}],
+        "owned": [], "user": null, "groups": [],
+        "console_bytes": 1000, "console_keep": 1, "max_millis": null,
+    });
+    let mut shim = std::process::Command::new(env!("CARGO_BIN_EXE_hearth-shim"))
+        .env("HEARTH_OWNER", spec.mark.to_string())
+        .env("HEARTH_ROLE", "shim")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(shim.stdout.take());
+    serde_json::to_writer(shim.stdin.take().unwrap(), &request).unwrap();
+    assert!(shim.wait().unwrap().success(), "it detaches at once");
+    let log = spec.dir.join("vmm.log");
+    until("the launch to have begun", async || log.exists()).await;
+    until("the launch to be undone", async || {
+        survey(vms.installation).unwrap().is_empty()
+    })
+    .await;
+    assert!(!spec.dir.join("qmp.sock").exists());
+    assert_eq!(vms.driver.exit_record(&spec.dir).await.unwrap(), None);
+}
