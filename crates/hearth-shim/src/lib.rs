@@ -36,6 +36,7 @@ mod record;
 mod report;
 mod run;
 mod setup;
+mod tap;
 
 pub use run::run;
 
@@ -71,6 +72,9 @@ pub struct Request {
     pub args: Vec<String>,
     /// Files that are opened before privileges are dropped, for reading.
     pub files: Vec<PassedFile>,
+    /// TAPs that are attached to before privileges are dropped.
+    #[serde(default)]
+    pub taps: Vec<PassedTap>,
     /// Listening sockets that the shim binds and the VMM inherits.
     pub sockets: Vec<PassedSocket>,
     /// Files within the folder that the VMM's uid must be able to open: they get that uid.
@@ -94,6 +98,15 @@ pub struct PassedFile {
     pub name: String,
     /// Its path, absolute or relative to the folder.
     pub path: Utf8PathBuf,
+}
+
+/// A TAP that the shim attaches to for the VMM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedTap {
+    /// The NAME in `{fd:NAME}`.
+    pub name: String,
+    /// The interface's name.
+    pub interface: String,
 }
 
 /// A listening unix socket that the VMM inherits.

@@ -132,6 +132,11 @@ fn start_locked(
     for file in &request.files {
         pass(&file.name, open_readable(request, file.path.as_std_path())?)?;
     }
+    for tap in &request.taps {
+        let fd = crate::tap::attach(&tap.interface)
+            .map_err(failed(format!("attach to TAP {}", tap.interface)))?;
+        pass(&tap.name, fd)?;
+    }
     let (report, report_in) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
     pass(REPORT, report_in)?;

@@ -4,7 +4,7 @@
 //! QEMU needs no permission on any folder above its own after it has lost its privileges.
 //! `{fd:NAME}` is filled in by the shim.
 
-use hearth_shim::{PassedFile, PassedSocket, REPORT, Request};
+use hearth_shim::{PassedFile, PassedTap, PassedSocket, REPORT, Request};
 use hearth_types::spec::Machine;
 use hearth_types::units::MIB;
 
@@ -73,6 +73,14 @@ pub(super) fn request(
             passed("kernel", kernel),
             passed("initrd", spec.initramfs.clone()),
         ],
+        taps: spec
+            .nic
+            .iter()
+            .map(|nic| PassedTap {
+                name: "tap".to_owned(),
+                interface: nic.tap.clone(),
+            })
+            .collect(),
         sockets: vec![socket("qmp", QMP_SOCKET), socket("agent", AGENT_SOCKET)],
         owned: spec.disks.iter().map(|disk| disk.file.clone()).collect(),
         user: spec.user,
@@ -207,11 +215,9 @@ fn network(args: &mut Args, spec: &LaunchSpec, bus: &str) {
     let Some(nic) = &spec.nic else {
         return;
     };
-    // vhost would need /dev/vhost-net, which the VMM's uid may not open.
-    args.flag("-netdev").value(format!(
-        "tap,id=net0,ifname={},script=no,downscript=no,vhost=off",
-        nic.tap
-    ));
+    // The shim has attached to the TAP. vhost would need /dev/vhost-net, which the VMM's uid
+    // may not open.
+    args.flag("-netdev").value("tap,id=net0,fd={fd:tap},vhost=off");
     // romfile: no boot from the network.
     let rom = if bus == "pci" { ",romfile=" } else { "" };
     args.flag("-device")
