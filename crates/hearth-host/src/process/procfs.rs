@@ -83,12 +83,13 @@ impl Proc {
     ) -> Result<Environ<'b>, ProcessError> {
         let file = format!("{pid}/environ");
         let give_up = Instant::now() + EXEC_WAIT;
+        let mut settled = false;
         loop {
             let length = match self.read(&file, buffer, ENVIRON_MAX)? {
                 None => return Ok(Environ::Gone),
                 Some(environ) => environ.len(),
             };
-            if length > 0 {
+            if length > 0 || settled {
                 return Ok(Environ::Is(&buffer[..length]));
             }
             if self.exe(pid)?.is_none() {
@@ -96,7 +97,8 @@ impl Proc {
             }
             match self.stat(pid)? {
                 None => return Ok(Environ::Gone),
-                Some(stat) if !stat.in_exec => return Ok(Environ::Is(&[])),
+                // The exec may have ended since the environment was read: once more.
+                Some(stat) if !stat.in_exec => settled = true,
                 Some(_) if Instant::now() >= give_up => {
                     return Err(ProcessError::Malformed {
                         file,

@@ -181,3 +181,15 @@ fn a_process_that_was_reaped_is_gone() {
     assert_eq!(identity_of(identity.pid).unwrap(), None);
     assert!(matches!(prove(&identity), Err(NotProven::Gone)));
 }
+
+/// A child exists as soon as `spawn` returns, but its environment comes a moment later.
+#[test]
+fn processes_are_known_from_their_first_moment() {
+    for _ in 0..200 {
+        let mark = mark();
+        let sleeper = Sleeper::start(Some(mark), "vmm");
+        let identity = identity_of(sleeper.pid()).unwrap().unwrap();
+        assert_eq!(identity.mark, mark);
+        prove(&identity).unwrap();
+    }
+}
