@@ -104,7 +104,7 @@ async fn sh(client: &AgentClient, script: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_guest_is_set_up_served_and_shut_down_in_order() {
+async fn qemu_a_guest_is_set_up_served_and_shut_down_in_order() {
     let parts = parts_or_skip!();
     let script = "trap 'echo stopping; exit 9' TERM; echo $GREETING from $(id -un); while :; do sleep 1; done";
     let config = config(&["/bin/sh", "-c", script]);
@@ -255,7 +255,7 @@ async fn frozen_disks_take_no_writes(client: &AgentClient) {
 }
 
 #[tokio::test]
-async fn the_entrypoints_end_is_the_machines_end() {
+async fn qemu_the_entrypoints_end_is_the_machines_end() {
     let parts = parts_or_skip!();
     let mut config = config(&["./job", "an argument"]);
     config.process.user = Some("web".into());
@@ -280,7 +280,7 @@ async fn the_entrypoints_end_is_the_machines_end() {
 }
 
 #[tokio::test]
-async fn a_missing_program_is_reported_as_docker_does() {
+async fn qemu_a_missing_program_is_reported_as_docker_does() {
     let parts = parts_or_skip!();
     let mut vm = Vm::boot(parts, &config(&["no-such-program"]), |_| {});
     let ended = vm.ended().await;
@@ -292,7 +292,7 @@ async fn a_missing_program_is_reported_as_docker_does() {
 }
 
 #[tokio::test]
-async fn the_power_button_asks_and_then_insists() {
+async fn qemu_the_power_button_asks_and_then_insists() {
     let parts = parts_or_skip!();
     let mut config = config(&[
         "/bin/sh",
@@ -316,7 +316,7 @@ async fn the_power_button_asks_and_then_insists() {
 }
 
 #[tokio::test]
-async fn the_images_own_init_runs_beside_the_agent() {
+async fn qemu_the_images_own_init_runs_beside_the_agent() {
     let parts = parts_or_skip!();
     let mut config = config(&[]);
     config.init = InitMode::Image;

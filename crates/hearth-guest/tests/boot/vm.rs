@@ -150,8 +150,11 @@ fn unpack_kernel() -> Result<PathBuf, String> {
     Ok(target)
 }
 
-/// The static binary, as it is shipped.
+/// The static binary, as it is shipped: `HEARTH_TEST_GUEST`, or built here.
 fn build_guest() -> Result<PathBuf, String> {
+    if let Some(built) = std::env::var_os("HEARTH_TEST_GUEST") {
+        return Ok(built.into());
+    }
     let target = "x86_64-unknown-linux-gnu";
     let flags = format!("target.{target}.rustflags=[\"-C\",\"target-feature=+crt-static\"]");
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -283,9 +286,16 @@ impl Vm {
             .await
             .unwrap();
         monitor.write_all(b"system_powerdown\n").await.unwrap();
-        // QEMU acts on a whole line at once; the connection must outlive its reading it.
-        let mut answer = [0; 16];
-        let _prompt = tokio::io::AsyncReadExt::read(&mut monitor, &mut answer).await;
+        // A connection that closes too early takes the command with it: the second prompt
+        // says that it was obeyed.
+        let (mut seen, mut buffer) = (String::new(), [0; 512]);
+        while seen.matches("(qemu)").count() < 2 {
+            let count = tokio::io::AsyncReadExt::read(&mut monitor, &mut buffer)
+                .await
+                .unwrap();
+            assert!(count > 0, "the monitor hung up: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
     }
 
     /// Waits until the machine is off, and says what it reported.
