@@ -138,6 +138,8 @@ impl Work<'_> {
         let root = volume.root()?;
         let mut unpacker = Unpacker::new(root.as_fd(), &self.inner.limits, volume, self.cancelled)?
             .report_to(self.reporter.clone());
+        // The unpacker has its own, which it closes while the volume grows.
+        drop(root);
         let mut digest = None;
         for _ in 0..self.recipe.layers {
             // The sender is gone before all layers came: the asker has failed or left.
