@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whether the tools are here; says so when not.
-pub fn need_tools() -> bool {
+pub(crate) fn need_tools() -> bool {
     for tool in ["docker-registry", "skopeo", "umoci"] {
         if !Path::new("/usr/bin").join(tool).exists() {
             println!("SKIP: {tool} is not installed");
@@ -20,20 +20,20 @@ pub fn need_tools() -> bool {
 }
 
 /// Runs a tool that must succeed.
-pub fn run(program: &str, args: &[&str]) {
+pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap();
     assert!(output.status.success(), "{program} {args:?}: {output:?}");
 }
 
 /// The registry; it ends with the test.
-pub struct Registry {
+pub(crate) struct Registry {
     child: Child,
-    pub port: u16,
+    pub(crate) port: u16,
     _dir: tempfile::TempDir,
 }
 
 impl Registry {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let config = dir.path().join("config.yml");
@@ -61,7 +61,7 @@ impl Registry {
     }
 
     /// Pushes an image of an OCI layout and returns its reference.
-    pub fn push(&self, layout: &Path, tag: &str, name: &str) -> String {
+    pub(crate) fn push(&self, layout: &Path, tag: &str, name: &str) -> String {
         let reference = format!("127.0.0.1:{}/{name}", self.port);
         run(
             "skopeo",
@@ -92,7 +92,7 @@ fn free_port() -> u16 {
 
 /// What the proxy does to the answers.
 #[derive(Clone, Copy)]
-pub enum Spoil {
+pub(crate) enum Spoil {
     /// Hang up after so many bytes of each connection.
     CutAfter(usize),
     /// Turn a bit of the byte at this place of each connection.
@@ -102,16 +102,16 @@ pub enum Spoil {
 }
 
 /// A proxy in front of a registry.
-pub struct Proxy {
-    pub port: u16,
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
     /// Connections so far.
-    pub connections: Arc<AtomicU64>,
+    pub(crate) connections: Arc<AtomicU64>,
     /// Bytes handed to clients so far.
-    pub bytes: Arc<AtomicU64>,
+    pub(crate) bytes: Arc<AtomicU64>,
 }
 
 impl Proxy {
-    pub fn start(upstream: u16, spoil: Spoil) -> Self {
+    pub(crate) fn start(upstream: u16, spoil: Spoil) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let connections = Arc::new(AtomicU64::new(0));
@@ -172,7 +172,7 @@ fn pass(client: &TcpStream, upstream: u16, spoil: Spoil, passed: &AtomicU64) {
 }
 
 /// An OCI layout whose image has these layers, lowest first.
-pub fn layout(dir: &Path, tag: &str, layers: &[Vec<u8>]) {
+pub(crate) fn layout(dir: &Path, tag: &str, layers: &[Vec<u8>]) {
     let path = dir.to_str().unwrap();
     let image = format!("{path}:{tag}");
     if !dir.exists() {

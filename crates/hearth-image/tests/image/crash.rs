@@ -1,17 +1,15 @@
 //! SIGKILL in the middle of a pull, and other sudden ends. Needs root, docker-registry, skopeo
 //! and umoci.
 
-mod common;
-
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::common::registry::{Proxy, Registry, Spoil, layout, need_tools};
+use crate::common::{NoProgress, Store, need_root};
 use camino::Utf8Path;
-use common::registry::{Proxy, Registry, Spoil, layout, need_tools};
-use common::{NoProgress, Store, need_root};
 use hearth_image::{ImageError, ImageStore, Limits, PullRequest};
 
 /// Variables that make this program the child that is killed.
@@ -39,7 +37,7 @@ async fn child() {
 
 fn spawn_child(store: &Utf8Path, reference: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
+        .args(["--exact", "crash::child", "--nocapture"])
         .env(STORE, store)
         .env(REFERENCE, reference)
         .stdout(Stdio::null())

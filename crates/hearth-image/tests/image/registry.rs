@@ -1,14 +1,12 @@
 //! Pulls from a real registry. Needs root, docker-registry, skopeo and umoci.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crate::common::registry::{Proxy, Registry, Spoil, layout, need_tools, run};
+use crate::common::{NoProgress, Store, line, need_root};
 use camino::Utf8Path;
-use common::registry::{Proxy, Registry, Spoil, layout, need_tools, run};
-use common::{NoProgress, Store, line, need_root};
 use hearth_image::{ImageError, PullRequest};
 
 fn request(reference: &str) -> PullRequest {
@@ -29,7 +27,7 @@ fn tar(entries: &[(&str, &str)]) -> Vec<u8> {
         header.set_mode(if path.ends_with('/') {
             0o750
         } else {
-            0o640 + at as u32 % 8
+            0o640 + u32::try_from(at % 8).unwrap()
         });
         header.set_uid(at as u64);
         header.set_gid(at as u64 + 100);

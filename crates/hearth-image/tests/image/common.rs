@@ -1,6 +1,6 @@
 //! What the tests share: a store in a temporary folder and a look into its volumes.
 
-pub mod registry;
+pub(crate) mod registry;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -8,12 +8,12 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
-pub use hearth_image::NoProgress;
+pub(crate) use hearth_image::NoProgress;
 use hearth_image::{ImageStore, Limits};
 use hearth_types::ids::ImageId;
 
 /// Whether this is root; says so when it is not.
-pub fn need_root() -> bool {
+pub(crate) fn need_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         println!("SKIP: loop devices and mounts need root");
@@ -22,25 +22,25 @@ pub fn need_root() -> bool {
 }
 
 /// A store that goes away with the test.
-pub struct Store {
-    pub dir: tempfile::TempDir,
-    pub images: ImageStore,
+pub(crate) struct Store {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) images: ImageStore,
 }
 
 impl Store {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(dir.path()).unwrap().join("store");
         let images = ImageStore::open(&path, Limits::default()).unwrap();
         Self { dir, images }
     }
 
-    pub fn path(&self, name: &str) -> Utf8PathBuf {
+    pub(crate) fn path(&self, name: &str) -> Utf8PathBuf {
         Utf8Path::from_path(self.dir.path()).unwrap().join(name)
     }
 
     /// Mounts a copy of an image's volume, where nobody else sees it.
-    pub fn mount(&self, id: &ImageId) -> Mounted {
+    pub(crate) fn mount(&self, id: &ImageId) -> Mounted {
         let copy = self.path("copy.img");
         std::fs::copy(self.images.volume_path(id), &copy).unwrap();
         let file = File::options().read(true).write(true).open(&copy).unwrap();
@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// Names in the store's folder of images.
-    pub fn image_folders(&self) -> Vec<String> {
+    pub(crate) fn image_folders(&self) -> Vec<String> {
         let mut names: Vec<String> = std::fs::read_dir(self.path("store/images"))
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -70,25 +70,25 @@ impl Store {
 }
 
 /// A mounted volume.
-pub struct Mounted {
-    pub root: Utf8PathBuf,
+pub(crate) struct Mounted {
+    pub(crate) root: Utf8PathBuf,
     image: Utf8PathBuf,
     _mount: hearth_host::mount::DetachedExt4,
     _device: hearth_host::loopdev::LoopDevice,
 }
 
 impl Mounted {
-    pub fn read(&self, path: &str) -> Vec<u8> {
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
         std::fs::read(self.root.join(path)).unwrap()
     }
 
     /// Kind, mode, owner, time and size (or target, or device) of one file.
-    pub fn line(&self, path: &str) -> String {
+    pub(crate) fn line(&self, path: &str) -> String {
         line(&self.root.join(path))
     }
 
     /// e2fsck finds nothing to mend.
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         let output = Command::new("e2fsck")
             .args(["-f", "-n", self.image.as_str()])
             .output()
@@ -98,7 +98,7 @@ impl Mounted {
 }
 
 /// Kind, mode, owner, time and size (or target, or device) of a file.
-pub fn line(path: &Utf8Path) -> String {
+pub(crate) fn line(path: &Utf8Path) -> String {
     let meta = std::fs::symlink_metadata(path).unwrap();
     let kind = meta.file_type();
     let (letter, rest) = if kind.is_symlink() {

@@ -1,8 +1,6 @@
 //! Imports into a real store, looked at through a mount. Needs root.
 
-mod common;
-
-use common::{NoProgress, Store, need_root};
+use crate::common::{NoProgress, Store, need_root};
 
 #[tokio::test]
 async fn a_rootfs_tar_becomes_a_volume() {
@@ -47,7 +45,9 @@ async fn a_volume_grows_as_it_fills() {
     let path = store.path("rootfs.tar.zst");
     let file = std::fs::File::create(&path).unwrap();
     let mut builder = tar::Builder::new(zstd::Encoder::new(file, 1).unwrap());
-    let block: Vec<u8> = (0..8 << 20).map(|at| (at / 4096 % 251) as u8 + 1).collect();
+    let block: Vec<u8> = (0..8 << 20)
+        .map(|at| u8::try_from(at / 4096 % 251).unwrap() + 1)
+        .collect();
     for at in 0..45 {
         let mut header = tar::Header::new_gnu();
         header.set_size(block.len() as u64);
@@ -143,7 +143,7 @@ async fn raw_disks() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("not an ext4"), "{error}");
-    common::registry::run("mke2fs", &["-q", "-F", "-t", "ext4", path.as_str()]);
+    crate::common::registry::run("mke2fs", &["-q", "-F", "-t", "ext4", path.as_str()]);
     let record = store
         .images
         .import(&path, "disk:1", None, &NoProgress)
@@ -207,7 +207,7 @@ async fn the_volume_equals_gnu_tar() {
         "tar --format=posix --xattrs -C $S -cf $S.tar . && mkdir $S.out && tar -C $S.out --numeric-owner --same-owner -p -xf $S.tar",
     ] {
         let script = script.replace("$S", source.as_str());
-        common::registry::run("sh", &["-ec", &script]);
+        crate::common::registry::run("sh", &["-ec", &script]);
     }
     let tar = store.path("source.tar");
     let record = store

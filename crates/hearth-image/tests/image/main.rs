@@ -1,0 +1,11 @@
+//! The store as its callers use it: real volumes, a real registry, real crashes. Needs root.
+
+// What Clippy asks of a test module: helpers may unwrap and print like the tests themselves.
+#[cfg(test)]
+mod common;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod import;
+#[cfg(test)]
+mod registry;
