@@ -212,6 +212,47 @@ impl Store {
             .await
     }
 
+    /// Changes a VM's status from what it is at that moment, in one transaction: no other
+    /// change comes in between.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn change_status(
+        &self,
+        id: VmId,
+        change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
+    ) -> Result<VmRow> {
+        self.request(move |session| {
+            let status = change(session.row(id)?);
+            vms::set_status(session, id, status)?;
+            Ok(VmRow::clone(session.row(id)?))
+        })
+        .await
+    }
+
+    /// Records a goal and, in the same transaction, the status that `change` makes of the VM
+    /// as it is then.
+    ///
+    /// # Errors
+    /// As [`Store::set_goal`].
+    pub async fn set_goal_and_status(
+        &self,
+        id: VmId,
+        goal: Goal,
+        force: bool,
+        stop_timeout: Option<Span>,
+        expected_generation: Option<u64>,
+        change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
+    ) -> Result<VmRow> {
+        self.request(move |session| {
+            vms::set_goal(session, id, goal, force, stop_timeout, expected_generation)?;
+            let status = change(session.row(id)?);
+            vms::set_status(session, id, status)?;
+            Ok(VmRow::clone(session.row(id)?))
+        })
+        .await
+    }
+
     /// Records several VMs' statuses in one transaction, all or none.
     ///
     /// # Errors

@@ -264,6 +264,10 @@ pub enum ImportKind {
 /// One line of the newline-delimited JSON that pull and import answer with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the last of a stream; boxing it would show in every client"
+)]
 pub enum Progress {
     /// What is happening now, in words.
     Stage {

@@ -37,6 +37,7 @@ use hearth_store::{LeaseRanges, Store, VmRow};
 use hearth_types::event::NewEvent;
 use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
+use hearth_types::status::RunEnd;
 use hearth_vmm::{LogLimits, Vmm};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -102,9 +103,18 @@ pub struct Engine {
     pub agents: agents::Agents,
     wake: Notify,
     work: Mutex<Work>,
+    farewells: Mutex<Farewells>,
     changed: watch_channel::Sender<u64>,
     last_pass: watch_channel::Sender<Option<Timestamp>>,
 }
+
+/// How the last run of VMs that were just removed had ended, for those who still wait: a VM
+/// with `auto_remove` is gone moments after its end.
+#[derive(Default)]
+struct Farewells(std::collections::VecDeque<(VmId, Option<RunEnd>)>);
+
+/// Farewells kept.
+const FAREWELLS: usize = 1024;
 
 /// What the loop has to look at, and who is being worked on.
 #[derive(Default)]
@@ -139,6 +149,7 @@ impl Engine {
             paths,
             agents: agents::Agents::default(),
             wake: Notify::new(),
+            farewells: Mutex::default(),
             work: Mutex::new(Work {
                 full: true,
                 ..Work::default()
@@ -152,6 +163,22 @@ impl Engine {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.parts.clock.now()
+    }
+
+    /// How the last run of a VM that was removed had ended.
+    #[must_use]
+    pub fn farewell(&self, vm: VmId) -> Option<RunEnd> {
+        let farewells = self.farewells.lock();
+        let found = farewells.0.iter().rev().find(|(id, _)| *id == vm);
+        found.and_then(|(_, end)| end.clone())
+    }
+
+    fn say_farewell(&self, vm: VmId, end: Option<RunEnd>) {
+        let mut farewells = self.farewells.lock();
+        farewells.0.push_back((vm, end));
+        if farewells.0.len() > FAREWELLS {
+            farewells.0.pop_front();
+        }
     }
 
     /// Asks the loop to look at one VM.

@@ -7,7 +7,8 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::TryStreamExt as _;
-use hearth_guest_proto::client::AgentClient;
+use hearth_guest_proto::client::{AgentClient, ClientError};
+use hearth_guest_proto::message::ErrorCode;
 use hearth_types::problem::{Code, Problem};
 use serde::Deserialize;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -88,9 +89,19 @@ async fn agent(api: &Api, vm: &str, path: &str) -> ApiResult<(String, AgentClien
     Ok((row.spec.name.to_string(), client))
 }
 
-fn refused(name: &str, path: &str, error: &dyn std::error::Error) -> ApiError {
+fn refused(name: &str, path: &str, error: &ClientError) -> ApiError {
+    let code = match error {
+        ClientError::Refused {
+            code: ErrorCode::NotFound,
+            ..
+        } => Code::NotFound,
+        ClientError::Refused { .. } | ClientError::Copy { .. } | ClientError::Source { .. } => {
+            Code::Invalid
+        }
+        _ => Code::GuestUnreachable,
+    };
     ApiError::new(
-        Code::Invalid,
+        code,
         format!("{path} in {name}: {}", hearth_types::survey::chain(error)),
     )
 }

@@ -88,29 +88,25 @@ pub async fn restart(
 ) -> ApiResult<Response> {
     let row = found(&api, &vm).await?;
     let expected = vms::if_match(&headers)?;
-    let engine = &api.engine;
-    let stopped = engine
-        .parts
-        .store
-        .set_goal(row.id, Goal::Stopped, stop.force, stop.timeout, expected)
-        .await?;
-    engine.tell_changed();
-    engine.look_at(stopped.id);
-    let generation = stopped.generation;
-    let stopped = reach(&api, stopped, Goal::Stopped, WAIT).await?;
-    if stopped.generation != generation {
-        return Err(ApiError::new(
-            Code::Conflict,
-            format!(
-                "{} was given another goal while it stopped",
-                stopped.spec.name
-            ),
-        ));
-    }
-    let row = engine
-        .parts
-        .store
-        .set_goal(stopped.id, Goal::Running, false, None, Some(generation))
+    let now = api.engine.now();
+    // The goal and the begun stop are one transaction: a daemon that is killed here still
+    // knows that it was to be a restart.
+    let begin = move |row: &VmRow| match row.status.vmm {
+        Some(_) => {
+            hearth_plan::transition::stop_begun(&row.status, row.generation, now, Goal::Running)
+        }
+        None => row.status.clone(),
+    };
+    let store = &api.engine.parts.store;
+    let row = store
+        .set_goal_and_status(
+            row.id,
+            Goal::Running,
+            stop.force,
+            stop.timeout,
+            expected,
+            begin,
+        )
         .await?;
     finish(&api, row, Goal::Running, &params).await
 }

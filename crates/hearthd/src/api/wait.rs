@@ -76,13 +76,18 @@ async fn until(mut api: Api, row: VmRow, condition: Condition) -> ApiResult<Opti
         changes.mark_unchanged();
         let Some(row) = api.engine.parts.store.vm(last.id).await else {
             return match condition {
-                Condition::Stopped | Condition::Removed => Ok(last.status.last_end),
+                Condition::Stopped | Condition::Removed => {
+                    Ok(api.engine.farewell(last.id).or(last.status.last_end))
+                }
                 _ => Err(ApiError::new(
                     Code::NotFound,
                     format!("{} was removed", last.spec.name),
                 )),
             };
         };
+        if let Some(problem) = hopeless(&row, condition) {
+            return Err(problem);
+        }
         if holds(&api, &row, condition) {
             return Ok(row.status.last_end);
         }
@@ -92,6 +97,31 @@ async fn until(mut api: Api, row: VmRow, condition: Condition) -> ApiResult<Opti
             _ = api.stopping.changed() => return Err(ApiError::new(Code::Unavailable, "the daemon is being stopped").hint("ask again when it is back")),
         }
     }
+}
+
+/// Whoever waits for a VM to run should not wait for one that has failed for good.
+fn hopeless(row: &VmRow, condition: Condition) -> Option<ApiError> {
+    let waits_for_life = matches!(condition, Condition::Running | Condition::Healthy);
+    let over = row.status.observed_generation >= row.generation
+        && row.status.next_start.is_none()
+        && matches!(row.status.phase, Phase::Failed | Phase::Exited);
+    (waits_for_life && over).then(|| {
+        let end = row.status.last_end.as_ref().map(|end| end.reason.clone());
+        let why = row
+            .status
+            .reason
+            .clone()
+            .or(end)
+            .unwrap_or_else(|| "it has ended".to_owned());
+        ApiError::new(
+            Code::Conflict,
+            format!("{} is {}: {why}", row.spec.name, row.status.phase.as_str()),
+        )
+        .hint(format!(
+            "see hearth logs {0} and hearth logs --vmm {0}",
+            row.spec.name
+        ))
+    })
 }
 
 fn holds(api: &Api, row: &VmRow, condition: Condition) -> bool {

@@ -13,63 +13,127 @@ use hearth_plan::{PlannedStep, Step, transition};
 use hearth_store::{StoreError, VmRow};
 use hearth_types::OwnerMark;
 use hearth_types::event::{NewEvent, Severity};
-use hearth_types::ids::VmId;
+use hearth_types::ids::{IntentId, VmId};
 use hearth_types::names::tap_name;
 use hearth_types::observe::{ObservedBridge, ObservedNames};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::NetworkMode;
 use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 use hearth_types::survey::Survey;
+use parking_lot::Mutex;
 
 use super::Engine;
 use crate::failpoint;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
 const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
-/// Pause before a failed removal is tried again.
-const RETRY: Duration = Duration::from_secs(5);
+/// Pause before a VM is looked at again after a step of it failed: what failed a moment ago
+/// would fail again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Journal entries of a list of steps, by the step's index; each is taken once.
+pub(super) struct Intents(Mutex<Vec<Result<Option<IntentId>, StoreError>>>);
+
+impl Intents {
+    fn take(&self, index: usize) -> Result<Option<IntentId>, StoreError> {
+        self.0
+            .lock()
+            .get_mut(index)
+            .map_or(Ok(None), |intent| std::mem::replace(intent, Ok(None)))
+    }
+}
 
 impl Engine {
-    /// Takes one step.
+    /// Takes one step that stands alone.
     pub(super) async fn take(
         self: &Arc<Self>,
         planned: &PlannedStep,
         row: Option<&VmRow>,
     ) -> anyhow::Result<()> {
-        let step = &planned.step;
+        let intents = self.begin_all(std::slice::from_ref(planned)).await;
+        self.take_begun(planned, row, &intents, 0).await
+    }
+
+    /// Writes the effects of several steps into the journal, in one commit.
+    pub(super) async fn begin_all(&self, steps: &[PlannedStep]) -> Intents {
+        let begin = steps.iter().map(|planned| async move {
+            if planned.step.only_stores() {
+                return Ok(None);
+            }
+            let view = hearth_plan::view::step(planned, None);
+            let entry = serde_json::json!({ "step": view.step, "object": view.object, "reason": planned.reason });
+            self.parts.store.begin(view.vm, entry, self.now()).await.map(Some)
+        });
+        Intents(Mutex::new(futures::future::join_all(begin).await))
+    }
+
+    /// Closes the entries of steps that were not taken in the end.
+    pub(super) async fn abandon(&self, intents: Intents) {
+        let open: Vec<_> = intents
+            .0
+            .into_inner()
+            .into_iter()
+            .filter_map(|intent| intent.ok().flatten())
+            .collect();
+        if open.is_empty() {
+            return;
+        }
+        if let Err(error) = self
+            .parts
+            .store
+            .close_intents(open, "not taken", self.now())
+            .await
+        {
+            tracing::warn!(error = %error, "journal entries stay open until the next full survey");
+        }
+    }
+
+    /// Takes a step whose journal entry is written.
+    pub(super) async fn take_begun(
+        self: &Arc<Self>,
+        planned: &PlannedStep,
+        row: Option<&VmRow>,
+        intents: &Intents,
+        index: usize,
+    ) -> anyhow::Result<()> {
+        let (step, kind) = (&planned.step, planned.step.kind());
+        let intent = intents.take(index).context("cannot write the journal")?;
         if let Step::SetStatus { vm, status, event } = step {
             return self.set_status(*vm, status, event.as_deref()).await;
         }
-        let view = hearth_plan::view::step(planned, None);
         tracing::info!(
-            step = view.step,
-            object = view.object,
+            step = kind,
+            object = step.object(),
             "[reconcile] {}",
             planned.reason
         );
-        if let Step::Forget { vm } = step {
-            return self.forget(*vm, row).await;
-        }
-        let journal = serde_json::json!({ "step": view.step, "object": view.object, "reason": planned.reason });
-        let intent = self
-            .parts
-            .store
-            .begin(view.vm, journal, self.now())
-            .await
-            .context("cannot write the journal")?;
-        failpoint::hit("before", &view.step);
+        failpoint::hit("before", kind);
         let result = self.effect(step, row).await;
-        failpoint::hit("after", &view.step);
-        let outcome = match &result {
+        failpoint::hit("after", kind);
+        if let Some(intent) = intent {
+            self.finish(intent, &result);
+        }
+        result
+    }
+
+    /// Marks a journal entry. Nobody waits for it: an entry that a crash leaves open is
+    /// settled by the next full survey.
+    fn finish(self: &Arc<Self>, intent: IntentId, result: &anyhow::Result<()>) {
+        let outcome = match result {
             Ok(()) => "done".to_owned(),
             Err(error) => format!("failed: {error:#}"),
         };
-        self.parts
-            .store
-            .finish(intent, &outcome, self.now())
-            .await
-            .context("cannot write the journal")?;
-        result
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = engine
+                .parts
+                .store
+                .finish(intent, &outcome, engine.now())
+                .await
+            {
+                tracing::warn!(error = %error, "a journal entry could not be marked");
+            }
+        });
     }
 
     async fn effect(self: &Arc<Self>, step: &Step, row: Option<&VmRow>) -> anyhow::Result<()> {
@@ -146,7 +210,8 @@ impl Engine {
                 goal,
                 generation,
             } => self.set_goal(*vm, *goal, *generation).await?,
-            Step::SetStatus { .. } | Step::Forget { .. } => {}
+            Step::Forget { vm } => self.forget(*vm, row).await?,
+            Step::SetStatus { .. } => {}
         }
         Ok(())
     }
@@ -174,34 +239,29 @@ impl Engine {
         status: &VmStatus,
         event: Option<&NewEvent>,
     ) -> anyhow::Result<()> {
-        self.parts
-            .store
-            .set_status(vm, status.clone())
-            .await
-            .context("cannot store the status")?;
-        match event {
-            Some(event) => self.tell(event.clone()).await,
-            None => self.tell_changed(),
-        }
+        let store = self.parts.store.set_status(vm, status.clone());
+        // Queued together, they are one commit.
+        let (stored, ()) = tokio::join!(store, async {
+            if let Some(event) = event {
+                self.tell(event.clone()).await;
+            }
+        });
+        stored.context("cannot store the status")?;
+        self.tell_changed();
         Ok(())
     }
 
-    /// Reads a VM's status, changes it and stores it. Only the VM's owner task does this.
+    /// Changes a VM's status from what it is at that moment. `None` if the VM is gone.
     async fn change_status(
         &self,
         vm: VmId,
-        change: impl FnOnce(&VmRow) -> VmStatus,
+        change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
     ) -> anyhow::Result<Option<VmRow>> {
-        let Some(row) = self.parts.store.vm(vm).await else {
-            return Ok(None);
-        };
-        let status = change(&row);
-        self.parts
-            .store
-            .set_status(vm, status.clone())
-            .await
-            .context("cannot store the status")?;
-        Ok(Some(VmRow { status, ..row }))
+        match self.parts.store.change_status(vm, change).await {
+            Ok(row) => Ok(Some(row)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error).context("cannot store the status"),
+        }
     }
 
     async fn set_phase(
@@ -212,7 +272,7 @@ impl Engine {
         words: &str,
     ) -> anyhow::Result<()> {
         let row = self
-            .change_status(vm, |row| VmStatus {
+            .change_status(vm, move |row| VmStatus {
                 phase,
                 ..row.status.clone()
             })
@@ -243,13 +303,6 @@ impl Engine {
     }
 
     async fn start(self: &Arc<Self>, row: &VmRow, restart: bool) -> anyhow::Result<()> {
-        self.change_status(row.id, |row| VmStatus {
-            phase: Phase::Starting,
-            reason: None,
-            ..row.status.clone()
-        })
-        .await?;
-        self.tell_changed();
         let spec = self.launch_spec(row).await?;
         let identity = self.parts.vmm.launch(&spec).await?;
         failpoint::hit("after", "launch");
@@ -263,8 +316,9 @@ impl Engine {
         restart: bool,
     ) -> anyhow::Result<()> {
         let now = self.now();
-        let row = self.change_status(vm, |row| {
-            transition::started(&row.status, identity.clone(), now, restart)
+        let started = identity.clone();
+        let row = self.change_status(vm, move |row| {
+            transition::started(&row.status, started, now, restart)
         });
         self.watch_vmm(identity);
         if let Some(row) = row.await? {
@@ -287,9 +341,10 @@ impl Engine {
         self.watch_vmm(identity);
         let started_at =
             hearth_host::boot::ticks_to_time(hearth_host::boot::boot_time(), identity.start_time);
+        let adopted = identity.clone();
         let row = self
-            .change_status(vm, |row| {
-                transition::adopted(&row.status, identity.clone(), started_at)
+            .change_status(vm, move |row| {
+                transition::adopted(&row.status, adopted, started_at)
             })
             .await?;
         if let Some(row) = row {
@@ -322,7 +377,7 @@ impl Engine {
             tracing::info!(%vm, ?rung, error = format!("{error:#}"), "[reconcile] this rung of the stop does not work, the next one is tried");
             rung = transition::skip_rung(rung);
         }
-        self.change_status(vm, |row| transition::rung_taken(&row.status, rung))
+        self.change_status(vm, move |row| transition::rung_taken(&row.status, rung))
             .await?;
         Ok(())
     }
@@ -376,14 +431,15 @@ impl Engine {
     }
 
     async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {
-        failpoint::hit("before", "forget");
         self.agents.drop_vm(vm);
+        if let Some(row) = self.parts.store.vm(vm).await {
+            self.say_farewell(vm, row.status.last_end);
+        }
         self.parts
             .store
             .forget(vm)
             .await
             .context("cannot delete the record")?;
-        failpoint::hit("after", "forget");
         if let Some(row) = row {
             let event = NewEvent::info("vm.removed", format!("{} removed", row.spec.name));
             self.tell(event.vm(vm, &row.spec.name)).await;
@@ -410,20 +466,14 @@ impl Engine {
             step,
             Step::EnsureDisks { .. } | Step::EnsureTap { .. } | Step::StartVmm { .. }
         );
+        let (why, policy) = (reason.clone(), self.settings.policy.clone());
         let stored = self
-            .change_status(vm, |row| {
+            .change_status(vm, move |row| {
                 if counts && matches!(row.goal, Goal::Running | Goal::Paused) {
-                    transition::start_failed(
-                        &row.status,
-                        vm,
-                        &row.spec,
-                        &reason,
-                        now,
-                        &self.settings.policy,
-                    )
+                    transition::start_failed(&row.status, vm, &row.spec, &why, now, &policy)
                 } else {
                     VmStatus {
-                        reason: Some(reason.clone()),
+                        reason: Some(why),
                         ..row.status.clone()
                     }
                 }
@@ -445,12 +495,10 @@ impl Engine {
                 tracing::error!(%vm, error = format!("{error:#}"), "the failure could not be stored")
             }
         }
-        if !counts {
-            let engine = Arc::clone(self);
-            tokio::spawn(async move {
-                tokio::time::sleep(RETRY).await;
-                engine.look_at(vm);
-            });
-        }
+        let engine = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(RETRY).await;
+            engine.look_at(vm);
+        });
     }
 }

@@ -145,13 +145,15 @@ impl Engine {
     ) -> anyhow::Result<()> {
         let (out, base) = (dir.join(INITRD), base.to_owned());
         let json = serde_json::to_vec(config).context("cannot write the guest's configuration")?;
+        let segment = hearth_kernel::initrd::config_segment(&json)
+            .context("cannot write the guest's configuration")?;
         let guest = self.parts.guest_segment.clone();
         tokio::task::spawn_blocking(move || {
             hearth_kernel::initrd::write_vm_initrd(
                 out.as_std_path(),
                 base.as_std_path(),
                 &guest,
-                &json,
+                &segment,
                 owner,
             )
         })

@@ -17,11 +17,12 @@ use super::Engine;
 impl Engine {
     /// Looks at everything and does what the plan says.
     pub(super) async fn full_pass(self: Arc<Self>) -> anyhow::Result<Option<Timestamp>> {
+        let busy = self.busy();
         let observed = self.survey_all().await;
         report_unknown(&observed);
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
-        let plan = hearth_plan::plan(&world);
+        let plan = without(hearth_plan::plan(&world), &busy, &rows);
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -30,9 +31,10 @@ impl Engine {
         let open: Vec<_> = world
             .intents
             .iter()
-            .filter(|intent| !self.is_busy(intent.vm))
+            .filter(|intent| intent.vm.is_none_or(|vm| !busy.contains(&vm)))
             .map(|intent| intent.id)
             .collect();
+        self.tell_adopted(&world);
         self.work.lock().shared = Some(world.observed);
         let next = self.clone().act_on(plan, &rows).await;
         if !open.is_empty() {
@@ -54,11 +56,8 @@ impl Engine {
         let Some(shared) = shared else {
             return self.full_pass().await;
         };
-        let vms: BTreeSet<VmId> = vms
-            .iter()
-            .copied()
-            .filter(|vm| !self.is_busy(Some(*vm)))
-            .collect();
+        // The owner task of a busy VM asks for a look of its own when it is done.
+        let vms: BTreeSet<VmId> = vms - &self.busy();
         let observed = self.survey_some(&vms, &shared).await;
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
@@ -104,8 +103,40 @@ impl Engine {
         Ok((world, rows.into_iter().map(|row| (row.id, row)).collect()))
     }
 
-    fn is_busy(&self, vm: Option<VmId>) -> bool {
-        vm.is_some_and(|vm| self.work.lock().busy.contains(&vm))
+    /// Says once, after the first survey, which VMs an earlier daemon left running.
+    fn tell_adopted(&self, world: &World) {
+        if self.work.lock().shared.is_some() {
+            return;
+        }
+        let Some(processes) = world.observed.processes.known() else {
+            return;
+        };
+        let living: BTreeSet<_> = processes
+            .iter()
+            .map(|process| (process.identity.pid, process.identity.start_time))
+            .collect();
+        let lives = |vm: &&hearth_plan::DesiredVm| {
+            vm.status
+                .vmm
+                .as_ref()
+                .is_some_and(|vmm| living.contains(&(vmm.pid, vmm.start_time)))
+        };
+        let adopted: Vec<_> = world
+            .vms
+            .iter()
+            .filter(lives)
+            .map(|vm| vm.spec.name.as_str())
+            .collect();
+        tracing::info!(
+            count = adopted.len(),
+            vms = adopted.join(" "),
+            "[recovery] adopted the VMs that live"
+        );
+    }
+
+    /// VMs that an owner task works on now.
+    fn busy(&self) -> BTreeSet<VmId> {
+        self.work.lock().busy.clone()
     }
 
     /// Takes the shared steps here and hands each VM's steps to a task of its own.
@@ -117,7 +148,7 @@ impl Engine {
         let mut shared_failed = None;
         let mut by_vm: BTreeMap<VmId, Vec<PlannedStep>> = BTreeMap::new();
         for planned in plan.steps {
-            match owner(&planned.step) {
+            match owner(&planned.step, rows) {
                 Some(vm) => by_vm.entry(vm).or_default().push(planned),
                 None if shared_failed.is_some() && !is_orphan(&planned.step) => {}
                 None => {
@@ -158,7 +189,9 @@ impl Engine {
             return;
         }
         tokio::spawn(async move {
-            for planned in &steps {
+            let intents = self.begin_all(&steps).await;
+            let mut failed = false;
+            for (index, planned) in steps.iter().enumerate() {
                 let blocked = shared_failed
                     .as_ref()
                     .filter(|_| matches!(planned.step, Step::StartVmm { .. }));
@@ -168,17 +201,24 @@ impl Engine {
                 ) {
                     (_, false) => break,
                     (Some(reason), true) => self.start_blocked(vm, reason).await,
-                    (None, true) => self.take(planned, row.as_ref()).await,
+                    (None, true) => {
+                        self.take_begun(planned, row.as_ref(), &intents, index)
+                            .await
+                    }
                 };
                 if let Err(error) = result {
                     tracing::error!(%vm, error = format!("{error:#}"), "[reconcile] step failed: {}", planned.reason);
                     self.step_failed(vm, &planned.step, &error).await;
+                    failed = true;
                     break;
                 }
             }
+            self.abandon(intents).await;
             self.work.lock().busy.remove(&vm);
             self.tell_changed();
-            self.look_at(vm);
+            if !failed {
+                self.look_at(vm);
+            }
         });
     }
 
@@ -196,9 +236,21 @@ impl Engine {
     }
 }
 
-/// Whose task takes the step; `None` for what is shared and for orphans.
-const fn owner(step: &Step) -> Option<VmId> {
-    if is_orphan(step) { None } else { step.vm() }
+/// Whose task takes the step; `None` for what is shared and for orphans. A second VMM of a
+/// VM that is wanted is that VM's own affair.
+fn owner(step: &Step, rows: &BTreeMap<VmId, VmRow>) -> Option<VmId> {
+    step.vm()
+        .filter(|vm| !is_orphan(step) || rows.contains_key(vm))
+}
+
+/// Leaves out the steps of VMs that were being worked on while the survey ran: it may have
+/// seen them before a change and the database after it.
+fn without(mut plan: Plan, busy: &BTreeSet<VmId>, rows: &BTreeMap<VmId, VmRow>) -> Plan {
+    plan.steps.retain(|planned| {
+        let vm = owner(&planned.step, rows).or_else(|| planned.step.vm());
+        vm.is_none_or(|vm| !busy.contains(&vm))
+    });
+    plan
 }
 
 const fn is_orphan(step: &Step) -> bool {
