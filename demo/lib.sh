@@ -85,9 +85,16 @@ stop_registry() {
 }
 
 start_daemon() {
-  hearthd --data-dir "$demo/data" --run-dir "$demo/run" --socket "$demo/hearthd.sock" \
-    --bridge "$bridge" --nft-table "$table" --subnet 10.213.77.0/24 --guest-path "$guest" \
-    --config /dev/null >>"$demo/hearthd.log" 2>&1 &
+  cat >"$demo/config" <<CONFIG
+DATA_DIR=$demo/data
+RUN_DIR=$demo/run
+SOCKET=$demo/hearthd.sock
+BRIDGE=$bridge
+NFT_TABLE=$table
+SUBNET=10.213.77.0/24
+GUEST_PATH=$guest
+CONFIG
+  hearthd --config "$demo/config" >>"$demo/hearthd.log" 2>&1 &
   daemon_pid=$!
   started=1
   wait_for "the daemon" daemon_answers
