@@ -126,6 +126,7 @@ vm_field() { hearth inspect "$1" | jq -r ".[0].$2 // empty"; }
 pid_of() { vm_field "$1" pid; }
 new_pid() { local pid; pid=$(pid_of "$1"); [ -n "$pid" ] && [ "$pid" != "$2" ]; }
 guest_uptime() { hearth exec "$1" cut -d. -f1 /proc/uptime; }
+plan_is_empty() { [ "$(hearth plan -o json | jq '.steps | length')" -eq 0 ]; }
 no_vms() { [ "$(hearth ps -a -o json | jq length)" -eq 0 ]; }
 
 # What is on the host, one object a line, to compare before with after.

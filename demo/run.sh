@@ -82,6 +82,7 @@ main() {
   run hearth stop worker
   run hearth rm -f web worker
   wait_for "no VM left" no_vms
+  wait_for "an empty plan" plan_is_empty
   run hearth ps -a
   stop_daemon
   stop_registry

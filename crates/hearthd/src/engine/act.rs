@@ -440,6 +440,11 @@ impl Engine {
             .forget(vm)
             .await
             .context("cannot delete the record")?;
+        let bridged = |row: &VmRow| row.spec.network.mode == NetworkMode::Bridge;
+        if !self.parts.store.vms().await.iter().any(bridged) {
+            // The last one: what all of them shared goes, too, and only a full pass does that.
+            self.look_at_everything();
+        }
         if let Some(row) = row {
             let event = NewEvent::info("vm.removed", format!("{} removed", row.spec.name));
             self.tell(event.vm(vm, &row.spec.name)).await;
