@@ -4,7 +4,7 @@
 //! QEMU needs no permission on any folder above its own after it has lost its privileges.
 //! `{fd:NAME}` is filled in by the shim.
 
-use hearth_shim::{PassedFile, PassedTap, PassedSocket, REPORT, Request};
+use hearth_shim::{PassedFile, PassedSocket, PassedTap, REPORT, Request};
 use hearth_types::spec::Machine;
 use hearth_types::units::MIB;
 
@@ -221,7 +221,8 @@ fn network(args: &mut Args, spec: &LaunchSpec, bus: &str) {
     };
     // The shim has attached to the TAP. vhost would need /dev/vhost-net, which the VMM's uid
     // may not open.
-    args.flag("-netdev").value("tap,id=net0,fd={fd:tap},vhost=off");
+    args.flag("-netdev")
+        .value("tap,id=net0,fd={fd:tap},vhost=off");
     // romfile: no boot from the network.
     let rom = if bus == "pci" { ",romfile=" } else { "" };
     args.flag("-device")

@@ -1,5 +1,6 @@
 //! Starting a VMM through its shim.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use tokio::process::Command;
 
 use super::qmp::{Client, QmpError};
 use crate::{VmmError, record};
+
+/// Moves a program into a unit of its own.
+const SYSTEMD_RUN: &str = "systemd-run";
 
 /// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
@@ -63,11 +67,44 @@ pub(super) async fn through_shim(
     }
 }
 
+/// systemd is the init of this host.
+fn under_systemd() -> bool {
+    Utf8Path::new("/run/systemd/system").is_dir()
+        && hearth_host::command::find(SYSTEMD_RUN).is_some()
+}
+
+fn shim_or_scope(shim: &Utf8Path) -> PathBuf {
+    let scope = under_systemd()
+        .then(|| hearth_host::command::find(SYSTEMD_RUN))
+        .flatten();
+    scope.unwrap_or_else(|| shim.as_std_path().to_owned())
+}
+
+/// Under systemd the shim is moved into a scope of its own before it runs, so that neither
+/// a stop of the daemon's unit nor one of its limits reaches the VM.
+fn shim_arguments(shim: &Utf8Path, vm: VmId, systemd: bool) -> Vec<String> {
+    let own = ["--id".to_owned(), vm.to_string()];
+    if !systemd {
+        return own.into();
+    }
+    let unit = hearth_types::names::unit_name(vm).replace(".service", ".scope");
+    let scope = [
+        "--scope",
+        "--quiet",
+        "--collect",
+        "--slice=hearth.slice",
+        "--unit",
+        &unit,
+        "--",
+        shim.as_str(),
+    ];
+    scope.into_iter().map(str::to_owned).chain(own).collect()
+}
+
 async fn talk(shim: &Utf8Path, request: &Request) -> std::io::Result<Vec<u8>> {
     let request_text = serde_json::to_vec(request)?;
-    let mut child = Command::new(shim)
-        .arg("--id")
-        .arg(request.vm.to_string())
+    let mut child = Command::new(shim_or_scope(shim))
+        .args(shim_arguments(shim, request.vm, under_systemd()))
         .env_clear()
         .env(OWNER_ENV, request.mark.to_string())
         .env(ROLE_ENV, ProcessRole::Shim.as_str())
@@ -145,4 +182,27 @@ pub(super) async fn kill(identity: &ProcessIdentity) -> Result<(), VmmError> {
         .wait_dead(KILL_DEADLINE)
         .await
         .map_err(|error| not_proven(hearth_types::survey::chain(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn under_systemd_the_shim_gets_a_scope() {
+        let vm = VmId::new();
+        let shim = Utf8Path::new("/usr/lib/hearth/hearth-shim");
+        assert_eq!(
+            shim_arguments(shim, vm, false),
+            ["--id".to_owned(), vm.to_string()]
+        );
+        let arguments = shim_arguments(shim, vm, true);
+        assert!(arguments.contains(&"--slice=hearth.slice".to_owned()));
+        assert!(arguments.contains(&format!("hearth-vm-{vm}.scope")));
+        let command = arguments.iter().position(|word| word == "--").unwrap();
+        assert_eq!(
+            arguments[command + 1..],
+            [shim.to_string(), "--id".to_owned(), vm.to_string()]
+        );
+    }
 }

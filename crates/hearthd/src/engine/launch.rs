@@ -34,7 +34,7 @@ impl Engine {
     pub(super) async fn ensure_disks(&self, row: &VmRow) -> anyhow::Result<()> {
         let dir = self.paths.vm(row.id);
         let owner = self.vmm_uid(row);
-        make_dir(&dir, owner)?;
+        make_dir(&dir)?;
         let image = self
             .parts
             .images
@@ -182,14 +182,13 @@ fn disks(row: &VmRow) -> Vec<Disk> {
     std::iter::once(root).chain(data).collect()
 }
 
-/// The folder is the VMM's own: it makes its sockets there.
-fn make_dir(dir: &Utf8Path, owner: u32) -> anyhow::Result<()> {
+/// The folder belongs to the daemon; the shim lets the VMM's group in, to read only.
+fn make_dir(dir: &Utf8Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    let made = std::fs::DirBuilder::new()
+    std::fs::DirBuilder::new()
         .mode(0o700)
         .recursive(true)
-        .create(dir);
-    made.and_then(|()| std::os::unix::fs::chown(dir, Some(owner), Some(owner)))
+        .create(dir)
         .with_context(|| format!("cannot make {dir}"))
 }
 
