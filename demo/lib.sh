@@ -35,9 +35,9 @@ make_image() {
   say "making a Debian root filesystem with mmdebstrap"
   rm -rf "$layout" "$cache"/image.* "$cache/site"
   if [ ! -e "$cache/rootfs.tar" ]; then
-    mmdebstrap --quiet --variant=minbase --include=iproute2,iputils-ping,procps bookworm "$cache/rootfs.tar.new" >"$cache/mmdebstrap.log" 2>&1 ||
+    mmdebstrap --quiet --variant=minbase --include=iproute2,iputils-ping,procps bookworm "$cache/rootfs.new.tar" >"$cache/mmdebstrap.log" 2>&1 ||
       { tail -n 3 "$cache/mmdebstrap.log" >&2; refuse "mmdebstrap could not make a root filesystem" "is a Debian mirror reachable? the log is $cache/mmdebstrap.log"; }
-    mv "$cache/rootfs.tar.new" "$cache/rootfs.tar"
+    mv "$cache/rootfs.new.tar" "$cache/rootfs.tar"
   fi
   say "making an OCI image of it with umoci"
   mkdir -p "$cache/site/usr/local/bin" "$cache/site/srv"
