@@ -1,9 +1,10 @@
-//! Development tasks: `cargo xtask guest`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask bench`.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "bench")]
 mod bench;
+mod generate;
 mod guest;
 #[cfg(not(feature = "bench"))]
 mod rerun;
@@ -23,6 +24,12 @@ struct Arguments {
 enum Task {
     /// Build the static guest agent and print its path.
     Guest,
+    /// Write the generated files anew: OpenAPI document, configuration reference.
+    Generate {
+        /// Write nothing; fail if a file is stale.
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure, beside the programs that people use instead.
     Bench(Benches),
 }
@@ -43,6 +50,7 @@ pub(crate) struct Benches {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Guest => guest::run(),
+        Task::Generate { check } => generate::run(check),
         #[cfg(feature = "bench")]
         Task::Bench(benches) => bench::run(&benches),
         #[cfg(not(feature = "bench"))]

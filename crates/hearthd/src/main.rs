@@ -28,6 +28,8 @@ enum Command {
     },
     /// Print the OpenAPI document of the HTTP API
     Openapi,
+    /// Print the reference of the configuration (Markdown)
+    Configuration,
 }
 
 /// Exit status for a configuration that cannot be used (EX_CONFIG of sysexits.h).
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     match arguments.command {
         Some(Command::CheckConfig { flags }) => check_config(&flags),
         Some(Command::Openapi) => print(&hearthd::api::openapi()),
+        Some(Command::Configuration) => print(&hearth_config::docs()),
         None => match Config::load(&arguments.flags, env) {
             Ok(loaded) => run(loaded),
             Err(_) => check_config(&arguments.flags),

@@ -23,7 +23,7 @@ use super::error::{ApiError, ApiResult, Body};
 const LINES: usize = 256;
 
 /// Lists images.
-#[utoipa::path(get, path = "/v1/images", tag = "images",
+#[utoipa::path(get, path = "/v1/images", operation_id = "list_images", tag = "images",
     responses((status = 200, body = ImageList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>) -> ApiResult<Json<ImageList>> {
     let images = api
@@ -41,7 +41,7 @@ pub async fn list(State(api): State<Api>) -> ApiResult<Json<ImageList>> {
 }
 
 /// Shows one image.
-#[utoipa::path(get, path = "/v1/images/{image}", tag = "images", params(("image" = String, Path, description = "Reference, id, or the beginning of an id.")),
+#[utoipa::path(get, path = "/v1/images/{image}", operation_id = "get_image", tag = "images", params(("image" = String, Path, description = "Reference, id, or the beginning of an id.")),
     responses((status = 200, body = ImageView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<Json<ImageView>> {
     let image = api
@@ -55,7 +55,7 @@ pub async fn get(State(api): State<Api>, Path(image): Path<String>) -> ApiResult
 }
 
 /// Removes an image, or one of its references.
-#[utoipa::path(delete, path = "/v1/images/{image}", tag = "images", params(("image" = String, Path)),
+#[utoipa::path(delete, path = "/v1/images/{image}", operation_id = "delete_image", tag = "images", params(("image" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<StatusCode> {
     let record = api
@@ -89,7 +89,7 @@ pub async fn delete(State(api): State<Api>, Path(image): Path<String>) -> ApiRes
 }
 
 /// Pulls an image; the answer is a stream of progress, one JSON object per line.
-#[utoipa::path(post, path = "/v1/images/pull", tag = "images", request_body = PullImage,
+#[utoipa::path(post, path = "/v1/images/pull", operation_id = "pull_image", tag = "images", request_body = PullImage,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
     let images = api.engine.parts.images.clone();
@@ -116,7 +116,7 @@ pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> Api
 }
 
 /// Imports an image from a file on the daemon's host; answers like pull.
-#[utoipa::path(post, path = "/v1/images/import", tag = "images", request_body = ImportImage,
+#[utoipa::path(post, path = "/v1/images/import", operation_id = "import_image", tag = "images", request_body = ImportImage,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn import(
     State(api): State<Api>,

@@ -16,7 +16,7 @@ use super::error::{ApiError, ApiResult, Body};
 use super::{Api, images};
 
 /// Lists kernels.
-#[utoipa::path(get, path = "/v1/kernels", tag = "kernels",
+#[utoipa::path(get, path = "/v1/kernels", operation_id = "list_kernels", tag = "kernels",
     responses((status = 200, body = KernelList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>) -> ApiResult<Json<KernelList>> {
     let kernels = api.engine.parts.kernels.clone();
@@ -25,7 +25,7 @@ pub async fn list(State(api): State<Api>) -> ApiResult<Json<KernelList>> {
 }
 
 /// Imports a kernel from a file on the daemon's host; answers with progress, one JSON object per line.
-#[utoipa::path(post, path = "/v1/kernels", tag = "kernels", request_body = ImportKernel,
+#[utoipa::path(post, path = "/v1/kernels", operation_id = "import_kernel", tag = "kernels", request_body = ImportKernel,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn import(
     State(api): State<Api>,
@@ -68,7 +68,7 @@ pub async fn import(
 }
 
 /// Makes a kernel the default.
-#[utoipa::path(post, path = "/v1/kernels/{kernel}/default", tag = "kernels", params(("kernel" = String, Path)),
+#[utoipa::path(post, path = "/v1/kernels/{kernel}/default", operation_id = "set_default_kernel", tag = "kernels", params(("kernel" = String, Path)),
     responses((status = 200, body = KernelRecord), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn set_default(
     State(api): State<Api>,
@@ -79,7 +79,7 @@ pub async fn set_default(
 }
 
 /// Removes a kernel that no VM uses.
-#[utoipa::path(delete, path = "/v1/kernels/{kernel}", tag = "kernels", params(("kernel" = String, Path)),
+#[utoipa::path(delete, path = "/v1/kernels/{kernel}", operation_id = "delete_kernel", tag = "kernels", params(("kernel" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(State(api): State<Api>, Path(kernel): Path<String>) -> ApiResult<StatusCode> {
     let rows = api.engine.parts.store.vms().await;

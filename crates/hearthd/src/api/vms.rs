@@ -35,7 +35,7 @@ pub struct ListParams {
 }
 
 /// Lists VMs by name.
-#[utoipa::path(get, path = "/v1/vms", params(ListParams), tag = "vms",
+#[utoipa::path(get, path = "/v1/vms", operation_id = "list_vms", params(ListParams), tag = "vms",
     responses((status = 200, body = VmPage), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(
     State(api): State<Api>,
@@ -94,7 +94,7 @@ fn selectors(text: &str) -> ApiResult<Vec<(String, Option<String>)>> {
 }
 
 /// Creates a VM, and starts it if asked.
-#[utoipa::path(post, path = "/v1/vms", request_body = CreateVm, tag = "vms",
+#[utoipa::path(post, path = "/v1/vms", operation_id = "create_vm", request_body = CreateVm, tag = "vms",
     params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body answers with the VM of the first one.")),
     responses((status = 201, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
@@ -203,7 +203,7 @@ async fn resolve(api: &Api, spec: &VmSpec) -> ApiResult<(ImageId, Option<String>
 }
 
 /// Shows one VM.
-#[utoipa::path(get, path = "/v1/vms/{vm}", params(("vm" = String, Path, description = "Name, id, or the beginning of an id.")), tag = "vms",
+#[utoipa::path(get, path = "/v1/vms/{vm}", operation_id = "get_vm", params(("vm" = String, Path, description = "Name, id, or the beginning of an id.")), tag = "vms",
     responses((status = 200, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(api): State<Api>, Path(vm): Path<String>) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;
@@ -253,7 +253,7 @@ pub async fn replace_spec(
 }
 
 /// Removes a VM with all it has.
-#[utoipa::path(delete, path = "/v1/vms/{vm}", tag = "vms",
+#[utoipa::path(delete, path = "/v1/vms/{vm}", operation_id = "delete_vm", tag = "vms",
     params(("vm" = String, Path), lifecycle::ActionParams, ("If-Match" = Option<String>, Header)),
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(
