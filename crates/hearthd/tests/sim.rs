@@ -1,0 +1,7 @@
+//! The daemon's engine with its real database and folders on the simulated host, in virtual time.
+
+#[cfg(test)]
+mod sim {
+    mod converge;
+    mod world;
+}

@@ -1,0 +1,45 @@
+//! Many VMs reach what the user wants, and it is told.
+
+use hearth_types::status::Goal;
+
+use super::world::{World, root, spec};
+
+#[test]
+fn many_vms_are_created_stopped_started_and_removed() {
+    if !root() {
+        return;
+    }
+    const COUNT: usize = 40;
+    World::new().live(async |life| {
+        let mut vms = Vec::new();
+        for number in 0..COUNT {
+            vms.push(
+                life.create(spec(&format!("vm-{number}")), Goal::Running)
+                    .await,
+            );
+        }
+        life.settled("all run").await;
+        assert_eq!(life.events("vm.started").await, COUNT);
+        for vm in &vms {
+            life.set_goal(*vm, Goal::Stopped).await;
+        }
+        life.settled("all are stopped").await;
+        assert_eq!(life.events("vm.exited").await, COUNT);
+        for vm in &vms {
+            life.set_goal(*vm, Goal::Paused).await;
+        }
+        life.settled("all are paused").await;
+        for vm in &vms {
+            life.restart(*vm).await;
+        }
+        life.settled("all run again").await;
+        assert_eq!(life.events("vm.exited").await, 2 * COUNT);
+        for vm in &vms {
+            life.set_goal(*vm, Goal::Absent).await;
+        }
+        life.clean().await;
+        assert_eq!(life.events("vm.removed").await, COUNT);
+        let open = life.engine.parts.store.open_intents().await.unwrap();
+        assert!(open.len() <= 1, "journal entries are left: {open:?}");
+    });
+}

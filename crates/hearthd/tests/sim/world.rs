@@ -1,0 +1,439 @@
+//! A data folder and a simulated host, and the daemons that live on them one after the other.
+//!
+//! ```text
+//! World ── live(scenario) ──► runtime with a paused clock: Rooms, Store, Engine, scenario
+//!   ▲                                    │ the scenario ends, or a failpoint ends the daemon
+//!   └── the host as it was left ◄────────┘ the runtime is dropped: every task dies where it is
+//! ```
+//! What a life leaves behind is the host, the data folder and the database, nothing else.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::FutureExt as _;
+use hearth_image::{ImageStore, Limits};
+use hearth_kernel::KernelStore;
+use hearth_net::NetworkConfig;
+use hearth_plan::{Policy, transition};
+use hearth_sim::SimHost;
+use hearth_sim::rooms::Rooms;
+use hearth_store::{LeaseRanges, NewVm, Store, VmRow};
+use hearth_types::OwnerMark;
+use hearth_types::ids::{ImageId, InstallationId, VmId};
+use hearth_types::image::{ImageConfig, ImageRecord, KernelRecord};
+use hearth_types::names::tap_name;
+use hearth_types::observe::{ObservedProcess, ProcessRole};
+use hearth_types::spec::{NetworkMode, VmSpec};
+use hearth_types::status::{Goal, Phase};
+use hearth_vmm::LogLimits;
+use hearthd::engine::paths::Paths;
+use hearthd::engine::{Engine, Parts, Settings};
+use hearthd::failpoint::{Failpoints, Hook};
+use hearthd::host::{Clock, Processes};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+/// How long anything may take, in virtual time.
+pub(super) const LIMIT: Duration = Duration::from_secs(1200);
+/// How often a condition is looked at when nobody says that something changed.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where and when a daemon dies: at the n-th time that a place is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// `before` or `after`.
+    pub(super) side: &'static str,
+    /// Which step.
+    pub(super) step: &'static str,
+    /// Which time, from 1.
+    pub(super) nth: u32,
+}
+
+/// What outlives a daemon.
+pub(super) struct World {
+    dir: tempfile::TempDir,
+    /// The host between two lives.
+    pub(super) host: SimHost,
+    /// The operator's choices.
+    pub(super) policy: Policy,
+    /// Lives so far.
+    pub(super) lives: u32,
+}
+
+/// A daemon that lives.
+pub(super) struct Life {
+    pub(super) engine: Arc<Engine>,
+    pub(super) rooms: Rooms,
+}
+
+/// Time and processes of the simulated host.
+struct Sim(Rooms);
+
+impl Clock for Sim {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+}
+
+#[async_trait::async_trait]
+impl Processes for Sim {
+    fn boot_id(&self) -> String {
+        self.0.boot_id()
+    }
+
+    async fn survey(&self, _: InstallationId) -> anyhow::Result<Vec<ObservedProcess>> {
+        self.0.processes().map_err(anyhow::Error::msg)
+    }
+}
+
+/// The engine gives folders to uid 0, so these tests need root.
+pub(super) fn root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        println!("SKIP: needs root: VM folders are given to uid 0");
+    }
+    root
+}
+
+fn image_id() -> ImageId {
+    format!("sha256:{}", "5".repeat(64)).parse().unwrap()
+}
+
+fn write_json(path: &Utf8Path, value: &impl serde::Serialize) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, serde_json::to_vec(value).unwrap()).unwrap();
+}
+
+/// One image and one kernel, as their stores lay them out; nothing in them is ever run.
+fn make_library(data: &Utf8Path) {
+    let image = ImageRecord {
+        id: image_id(),
+        references: Vec::new(),
+        source: "test".to_owned(),
+        architecture: "amd64".to_owned(),
+        created: None,
+        imported_at: Timestamp::UNIX_EPOCH,
+        volume_bytes: 1 << 20,
+        disk_bytes: 0,
+        layers: 1,
+        config: ImageConfig {
+            cmd: vec!["/bin/true".to_owned()],
+            ..ImageConfig::default()
+        },
+    };
+    let folder = data.join("images/images").join(image.id.hex());
+    write_json(&folder.join("image.json"), &image);
+    let record = KernelRecord {
+        name: "test".to_owned(),
+        version: "1".to_owned(),
+        digest: "sha256:0".to_owned(),
+        default: true,
+        has_bzimage: true,
+        has_elf: false,
+        modules: Vec::new(),
+        initramfs_bytes: 4,
+        imported_at: Timestamp::UNIX_EPOCH,
+    };
+    let mut kernel = serde_json::to_value(&record).unwrap();
+    kernel["builder"] = 1.into();
+    kernel["initramfs_digest"] = "sha256:0".into();
+    let folder = data.join("kernels/test");
+    write_json(&folder.join("record.json"), &kernel);
+    std::fs::write(folder.join("initramfs"), [0; 4]).unwrap();
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        // The database is synced at each commit: in memory that costs nothing.
+        let memory = Path::new("/dev/shm");
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
+        let data = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
+        std::fs::create_dir_all(data.join("vms")).unwrap();
+        make_library(&data);
+        let installation = Store::open(data.join("hearth.db")).unwrap().installation();
+        Self {
+            dir,
+            // Folders have times of the real clock.
+            host: SimHost::new(installation, Timestamp::now()),
+            policy: Policy::default(),
+            lives: 0,
+        }
+    }
+
+    pub(super) fn data(&self) -> Utf8PathBuf {
+        Utf8PathBuf::try_from(self.dir.path().to_owned()).unwrap()
+    }
+
+    fn engine(&self, rooms: &Rooms, failpoints: Failpoints) -> Arc<Engine> {
+        let data = self.data();
+        let store = Store::open(data.join("hearth.db")).unwrap();
+        let network = NetworkConfig {
+            bridge: "simbr".to_owned(),
+            table: "sim".to_owned(),
+            subnet: "10.64.0.0/16".parse().unwrap(),
+            domain: "test".to_owned(),
+            mark: OwnerMark::shared(store.installation()),
+            dir: data.join("network"),
+        };
+        let settings = Settings {
+            policy: self.policy.clone(),
+            leases: leases(),
+            network,
+            unprivileged: false,
+            console: LogLimits {
+                max_bytes: 1,
+                keep: 0,
+            },
+        };
+        let parts = Parts {
+            images: ImageStore::open(&data.join("images"), Limits::default()).unwrap(),
+            kernels: Arc::new(KernelStore::open(data.join("kernels")).unwrap()),
+            vmm: Arc::new(rooms.clone()),
+            net: Arc::new(rooms.clone()),
+            disks: Arc::new(rooms.clone()),
+            processes: Arc::new(Sim(rooms.clone())),
+            clock: Arc::new(Sim(rooms.clone())),
+            guest_segment: Arc::default(),
+            store,
+        };
+        Engine::with_failpoints(parts, settings, Paths::new(data), failpoints)
+    }
+
+    /// One life of a daemon, until the scenario ends.
+    pub(super) fn live<T>(&mut self, scenario: impl AsyncFnOnce(&Life) -> T) -> T {
+        let never = Arc::new(|_, _| std::future::ready(()).boxed());
+        let dead = std::future::pending();
+        self.live_with(never, dead, scenario)
+            .expect("nothing ends this daemon")
+    }
+
+    /// One life of a daemon, until the scenario ends or the place is reached; `None` then.
+    pub(super) fn live_until<T>(
+        &mut self,
+        place: Place,
+        scenario: impl AsyncFnOnce(&Life) -> T,
+    ) -> Option<T> {
+        let (died, mut dead) = watch::channel(0);
+        let hook: Hook = Arc::new(move |side, step| {
+            if (side, step) != (place.side, place.step) {
+                return std::future::ready(()).boxed();
+            }
+            died.send_modify(|count| *count += 1);
+            if *died.borrow() == place.nth {
+                // The daemon is dead: nothing after this place ever happens.
+                std::future::pending().boxed()
+            } else {
+                std::future::ready(()).boxed()
+            }
+        });
+        let dead = async move { drop(dead.wait_for(|count| *count >= place.nth).await) };
+        self.live_with(hook, dead, scenario)
+    }
+
+    /// One life with a hook, until the scenario ends or `dead` is done.
+    pub(super) fn live_with<T>(
+        &mut self,
+        hook: Hook,
+        dead: impl Future<Output = ()>,
+        scenario: impl AsyncFnOnce(&Life) -> T,
+    ) -> Option<T> {
+        self.lives += 1;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let (ended, host) = runtime.block_on(async {
+            let rooms = Rooms::new(self.host.clone());
+            let engine = self.engine(&rooms, Failpoints::hooked(hook));
+            let (_stop, stopping) = watch::channel(false);
+            tokio::spawn(Arc::clone(&engine).run(stopping));
+            let life = Life { engine, rooms };
+            let ended = tokio::select! {
+                biased;
+                () = dead => None,
+                ended = scenario(&life) => Some(ended),
+            };
+            (ended, life.rooms.change(|host| host.clone()))
+        });
+        drop(runtime);
+        self.host = host;
+        ended
+    }
+}
+
+pub(super) fn leases() -> LeaseRanges {
+    LeaseRanges {
+        subnet: "10.64.0.0/16".parse().unwrap(),
+        uid_base: 0,
+        uid_count: 1,
+        cid_base: 3,
+    }
+}
+
+pub(super) fn spec(name: &str) -> VmSpec {
+    VmSpec::new(name.parse().unwrap(), "test")
+}
+
+impl Life {
+    /// `hearth create` or `hearth run -d`.
+    pub(super) async fn create(&self, spec: VmSpec, goal: Goal) -> VmId {
+        let name = spec.name.to_string();
+        let new = NewVm {
+            spec,
+            goal,
+            image: image_id(),
+            kernel: None,
+        };
+        let now = self.engine.now();
+        let made = self.engine.parts.store.create_vm(new, leases(), now).await;
+        let id = match made {
+            Ok(row) => row.id,
+            // A daemon that died before it could answer had made it.
+            Err(hearth_store::StoreError::NameTaken { .. }) => self.vm(&name).await.unwrap().id,
+            Err(error) => panic!("{name} cannot be created: {error}"),
+        };
+        self.engine.look_at(id);
+        id
+    }
+
+    /// A new word of the user.
+    pub(super) async fn set_goal(&self, vm: VmId, goal: Goal) {
+        let store = &self.engine.parts.store;
+        store.set_goal(vm, goal, false, None, None).await.unwrap();
+        self.engine.look_at(vm);
+    }
+
+    /// `hearth restart`.
+    pub(super) async fn restart(&self, vm: VmId) {
+        let now = self.engine.now();
+        let begin = move |row: &VmRow| match row.status.vmm {
+            Some(_) => transition::stop_begun(&row.status, row.generation, now, Goal::Running),
+            None => row.status.clone(),
+        };
+        let store = &self.engine.parts.store;
+        store
+            .set_goal_and_status(vm, Goal::Running, false, None, None, begin)
+            .await
+            .unwrap();
+        self.engine.look_at(vm);
+    }
+
+    pub(super) async fn vm(&self, name: &str) -> Option<VmRow> {
+        let rows = self.engine.parts.store.vms().await;
+        rows.into_iter().find(|row| row.spec.name.as_str() == name)
+    }
+
+    pub(super) async fn row(&self, vm: VmId) -> VmRow {
+        self.engine.parts.store.vm(vm).await.unwrap()
+    }
+
+    /// Waits until it holds, in virtual time.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&[VmRow], &SimHost) -> bool) {
+        let mut changes = self.engine.changes();
+        let waited = tokio::time::timeout(LIMIT, async {
+            loop {
+                changes.mark_unchanged();
+                let rows = self.engine.parts.store.vms().await;
+                if self.rooms.change(|host| holds(&rows, host)) {
+                    return;
+                }
+                // Either is a reason to look again.
+                let _either = tokio::time::timeout(LOOK, changes.changed()).await;
+            }
+        });
+        if waited.await.is_err() {
+            let rows = self.engine.parts.store.vms().await;
+            let host = self.rooms.change(|host| host.clone());
+            panic!("{what}: not reached in virtual time\n{rows:#?}\n{host:#?}");
+        }
+    }
+
+    /// Waits until each VM is as the user wants it.
+    pub(super) async fn settled(&self, what: &str) {
+        self.until(what, |rows, host| rows.iter().all(|row| reached(row, host)))
+            .await;
+        self.sane().await;
+    }
+
+    /// What holds whenever the engine is at rest, and most of it always.
+    pub(super) async fn sane(&self) {
+        let rows = self.engine.parts.store.vms().await;
+        let host = self.rooms.change(|host| host.clone());
+        assert_eq!(host.violations, Vec::<String>::new());
+        let leased: Vec<_> = rows.iter().filter_map(|row| row.leases.ip).collect();
+        let distinct: BTreeSet<_> = leased.iter().collect();
+        assert_eq!(distinct.len(), leased.len(), "an address is leased twice");
+        for process in host.processes.values().filter(|p| !p.foreign) {
+            let vm = process.identity.mark.vm().unwrap();
+            let vmms = host.vmms(vm).count();
+            assert!(vmms <= 1, "{vm} has {vmms} VMMs");
+            let of_record = rows.iter().any(|row| row.id == vm);
+            if process.role == ProcessRole::Vmm && of_record {
+                let folder = self.engine.paths.vm(vm);
+                assert!(folder.is_dir(), "{vm} lost its folder while it runs");
+            }
+        }
+    }
+
+    /// Events with this code so far.
+    pub(super) async fn events(&self, code: &str) -> usize {
+        let from = hearth_types::ids::EventSeq(0);
+        let events = self.engine.parts.store.events(from, 100_000).await.unwrap();
+        events.iter().filter(|event| event.code == code).count()
+    }
+
+    /// Nothing of ours is left on the host.
+    pub(super) async fn clean(&self) {
+        self.until("everything is gone", |rows, host| {
+            rows.is_empty()
+                && !host.processes.values().any(|p| !p.foreign)
+                && !host.taps.values().any(|tap| !tap.foreign)
+                && host.bridge.is_none()
+                && host.rules.is_none()
+                && !host.names.running
+                && host.tracked.is_empty()
+        })
+        .await;
+        let left: Vec<_> = self.engine.paths.vms().read_dir_utf8().unwrap().collect();
+        assert!(left.is_empty(), "folders are left: {left:?}");
+        self.sane().await;
+    }
+}
+
+/// Whether a VM is as the user wants it.
+pub(super) fn reached(row: &VmRow, host: &SimHost) -> bool {
+    let vmms: Vec<_> = host.vmms(row.id).collect();
+    let shims = host
+        .processes
+        .values()
+        .any(|p| p.role == ProcessRole::Shim && p.identity.mark.vm() == Some(row.id));
+    let tap = host.taps.contains_key(&tap_name(row.id));
+    let heard = row.status.observed_generation == row.generation;
+    let lives = |phase, paused| {
+        row.status.phase == phase
+            && matches!(vmms.as_slice(), [vmm] if vmm.paused == paused && row.status.vmm.as_ref() == Some(&vmm.identity))
+            && tap == (row.spec.network.mode == NetworkMode::Bridge)
+            && row.status.stop.is_none()
+    };
+    let dead = row.status.vmm.is_none() && vmms.is_empty() && !shims && !tap;
+    heard
+        && match row.goal {
+            Goal::Running => lives(Phase::Running, false),
+            Goal::Paused => lives(Phase::Paused, true),
+            Goal::Stopped => {
+                dead && matches!(
+                    row.status.phase,
+                    Phase::Exited | Phase::Failed | Phase::Created
+                )
+            }
+            Goal::Absent => false,
+        }
+}
