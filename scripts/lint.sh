@@ -20,7 +20,7 @@ step "clippy"
 cargo clippy --workspace --all-targets --all-features --quiet -- -D warnings
 
 step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --lib --quiet
 
 step "unused dependencies"
 need cargo-machete cargo-machete

@@ -1,7 +1,9 @@
 //! A volume that is being made: a file under a temporary name beside its future name.
 //!
-//!     create ──► (written to) ──► publish: chown, chmod, fsync, rename, fsync folder
-//!        └────────── drop: removed
+//! ```text
+//! create ──► (written to) ──► publish: chown, chmod, fsync, rename, fsync folder
+//!    └────────── drop: removed
+//! ```
 //!
 //! The file is locked (flock) while it is worked on. One that is not locked is what a crash
 //! has left, and the next operation on the same volume removes it.

@@ -1,11 +1,13 @@
 //! The folder of imported kernels.
 //!
-//!     <folder>/default                 the default kernel's name
-//!     <folder>/<name>/record.json      what is known of it
-//!     <folder>/<name>/bzImage          for QEMU
-//!     <folder>/<name>/vmlinux          the ELF inside, for the other VMMs
-//!     <folder>/<name>/initramfs        the base initramfs
-//!     <folder>/.tmp-*                  unfinished work; removed when the store is opened
+//! ```text
+//! <folder>/default                 the default kernel's name
+//! <folder>/<name>/record.json      what is known of it
+//! <folder>/<name>/bzImage          for QEMU
+//! <folder>/<name>/vmlinux          the ELF inside, for the other VMMs
+//! <folder>/<name>/initramfs        the base initramfs
+//! <folder>/.tmp-*                  unfinished work; removed when the store is opened
+//! ```
 //!
 //! A kernel is made in a temporary folder, made durable and renamed, so a name is there with
 //! all its files or not at all. One process owns the folder (the daemon, by its lock file).
