@@ -151,6 +151,8 @@ pub struct SimHost {
     pub unknown: BTreeSet<Kind>,
     /// Steps (by kind) that fail so many times.
     pub faults: BTreeMap<&'static str, u32>,
+    /// How often a step (by kind) was tried.
+    pub attempts: BTreeMap<&'static str, u32>,
     /// How the next VMMs' guests behave.
     pub guests: BTreeMap<VmId, Guest>,
     /// The survey lists neighbours' marked objects, too: the planner must leave them out.
@@ -177,6 +179,7 @@ impl SimHost {
             tracked: BTreeSet::new(),
             unknown: BTreeSet::new(),
             faults: BTreeMap::new(),
+            attempts: BTreeMap::new(),
             guests: BTreeMap::new(),
             leaky_survey: false,
             violations: Vec::new(),

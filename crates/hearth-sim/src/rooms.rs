@@ -1,8 +1,8 @@
 //! The simulated host behind the traits of the rooms: VMM driver, network, volumes.
 //!
 //! All handles are clones of one [`Rooms`]. Time is tokio's, so a test that pauses tokio's
-//! clock runs in virtual time. Simulated guests have no agent and no console: both are told as
-//! errors, and a stop goes on with the power button.
+//! clock runs in virtual time. The agents of simulated guests never answer (or are missing, if the
+//! guest says so), so a stop goes on with the power button; there is no console.
 
 mod net;
 mod vmm;

@@ -50,6 +50,22 @@ impl Drop for Inner {
     }
 }
 
+/// Waits for the writer's answer; `None` when there is no writer any more.
+#[cfg(not(feature = "paused-clock"))]
+async fn committed<T>(answer: oneshot::Receiver<T>) -> Option<T> {
+    answer.await.ok()
+}
+
+/// The same on a thread of tokio's: a paused clock stands still meanwhile. Tokio knows
+/// nothing of the writer's thread and would take the wait for idleness.
+#[cfg(feature = "paused-clock")]
+async fn committed<T: Send + 'static>(answer: oneshot::Receiver<T>) -> Option<T> {
+    tokio::task::spawn_blocking(move || answer.blocking_recv().ok())
+        .await
+        .ok()
+        .flatten()
+}
+
 impl Store {
     /// Opens the database, making it if there is none. Blocks while it is checked: a few
     /// milliseconds per megabyte.
@@ -113,7 +129,7 @@ impl Store {
         });
         let queue = self.inner.queue.as_ref().ok_or(StoreError::Stopped)?;
         queue.send(request).map_err(|_| StoreError::Stopped)?;
-        answer.await.map_err(|_| StoreError::Stopped)?
+        committed(answer).await.ok_or(StoreError::Stopped)?
     }
 
     /// Records a VM and leases what it needs, or does nothing.

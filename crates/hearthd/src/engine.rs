@@ -43,6 +43,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch as watch_channel};
 
+use crate::failpoint::Failpoints;
 use crate::host::{Clock, Processes};
 use paths::Paths;
 
@@ -101,6 +102,7 @@ pub struct Engine {
     pub paths: Paths,
     /// Connections to the guests' agents.
     pub agents: agents::Agents,
+    failpoints: Failpoints,
     wake: Notify,
     work: Mutex<Work>,
     farewells: Mutex<Farewells>,
@@ -143,7 +145,19 @@ impl Engine {
     /// Puts an engine together; nothing happens until [`Engine::run`].
     #[must_use]
     pub fn new(parts: Parts, settings: Settings, paths: Paths) -> Arc<Self> {
+        Self::with_failpoints(parts, settings, paths, Failpoints::default())
+    }
+
+    /// The same, with failpoints that a test watches.
+    #[must_use]
+    pub fn with_failpoints(
+        parts: Parts,
+        settings: Settings,
+        paths: Paths,
+        failpoints: Failpoints,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            failpoints,
             parts,
             settings,
             paths,

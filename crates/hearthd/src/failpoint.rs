@@ -1,12 +1,52 @@
-//! Places where a test can end the daemon as `kill -9` would: before and after every
-//! journaled effect. Compiled to nothing without the feature `failpoints`.
+//! Places where tests end the daemon: before and after every step it takes.
 //!
-//! `HEARTH_FAILPOINT=before:start_vmm` (or `after:start_vmm`, `after:start_vmm:2` for the
-//! second time it is reached).
+//! Two ways to end it. A test of the real program builds it with the feature `failpoints` and
+//! sets `HEARTH_FAILPOINT=before:start_vmm` (or `after:start_vmm`, `after:start_vmm:2` for the
+//! second time it is reached): the process gets SIGKILL. A test in one process gives the
+//! engine a [`Hook`], which returns a future that never ends where the daemon should die.
 
-/// Marks a place; ends the process with SIGKILL if a test asked for it.
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+/// Told of each place that is reached: `before` or `after`, and the kind of step. The daemon
+/// goes on when the future is done.
+pub type Hook = Arc<dyn Fn(&'static str, &'static str) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The failpoints of one engine.
+#[derive(Clone, Default)]
+pub struct Failpoints {
+    hook: Option<Hook>,
+}
+
+impl std::fmt::Debug for Failpoints {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failpoints")
+            .field("hooked", &self.hook.is_some())
+            .finish()
+    }
+}
+
+impl Failpoints {
+    /// Failpoints that a test in the same process watches.
+    #[must_use]
+    pub fn hooked(hook: Hook) -> Self {
+        Self { hook: Some(hook) }
+    }
+
+    /// Marks a place.
+    pub async fn hit(&self, side: &'static str, step: &'static str) {
+        #[cfg(feature = "failpoints")]
+        kill_if_asked(side, step);
+        if let Some(hook) = &self.hook {
+            hook(side, step).await;
+        }
+    }
+}
+
+/// Ends the process with SIGKILL if the environment asks for it.
 #[cfg(feature = "failpoints")]
-pub fn hit(side: &str, step: &str) {
+fn kill_if_asked(side: &str, step: &str) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static SEEN: AtomicU32 = AtomicU32::new(0);
     let Ok(wanted) = std::env::var("HEARTH_FAILPOINT") else {
@@ -19,13 +59,10 @@ pub fn hit(side: &str, step: &str) {
     let nth = parts.next().and_then(|n| n.parse().ok()).unwrap_or(1);
     if SEEN.fetch_add(1, Ordering::SeqCst) + 1 == nth {
         tracing::warn!(side, step, "failpoint reached");
-        drop(rustix::process::kill_process(
+        let died = rustix::process::kill_process(
             rustix::process::getpid(),
             rustix::process::Signal::KILL,
-        ));
+        );
+        tracing::error!(?died, "this process could not kill itself");
     }
 }
-
-/// Marks a place; does nothing in this build.
-#[cfg(not(feature = "failpoints"))]
-pub const fn hit(_side: &str, _step: &str) {}

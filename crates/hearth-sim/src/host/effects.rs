@@ -36,8 +36,9 @@ pub enum HostError {
 }
 
 impl SimHost {
-    /// Fails if a fault is due in this kind of step.
+    /// Counts the attempt, and fails if a fault is due in this kind of step.
     pub(crate) fn fault(&mut self, kind: &'static str) -> Result<(), HostError> {
+        *self.attempts.entry(kind).or_default() += 1;
         match self.faults.get_mut(kind) {
             Some(left) if *left > 0 => {
                 *left -= 1;

@@ -55,8 +55,12 @@ impl Network for Rooms {
     }
 
     async fn remove_bridge(&self) -> Result<(), NetError> {
-        self.change(|host| host.bridge = None);
-        Ok(())
+        self.change(|host| {
+            host.fault("remove_bridge")?;
+            host.bridge = None;
+            Ok(())
+        })
+        .map_err(|error| failed("remove", "bridge", error))
     }
 
     async fn taps(&self) -> Result<Vec<ObservedTap>, NetError> {
@@ -96,8 +100,12 @@ impl Network for Rooms {
     }
 
     async fn remove_rules(&self) -> Result<(), NetError> {
-        self.change(|host| host.rules = None);
-        Ok(())
+        self.change(|host| {
+            host.fault("remove_rules")?;
+            host.rules = None;
+            Ok(())
+        })
+        .map_err(|error| failed("remove", "rules", error))
     }
 
     async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError> {
@@ -115,16 +123,22 @@ impl Network for Rooms {
 
     async fn ensure_names(&self, hosts: &BTreeMap<String, Ipv4Addr>) -> Result<(), NetError> {
         self.change(|host| {
+            host.fault("ensure_names")?;
             host.names = ObservedNames {
                 running: true,
                 hosts: hosts.clone(),
             };
-        });
-        Ok(())
+            Ok(())
+        })
+        .map_err(|error| failed("run", "name server", error))
     }
 
     async fn remove_names(&self) -> Result<(), NetError> {
-        self.change(|host| host.names = ObservedNames::default());
-        Ok(())
+        self.change(|host| {
+            host.fault("remove_names")?;
+            host.names = ObservedNames::default();
+            Ok(())
+        })
+        .map_err(|error| failed("end", "name server", error))
     }
 }

@@ -1,9 +1,13 @@
 //! The simulated VMM driver.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
@@ -12,13 +16,44 @@ use hearth_types::status::StopRung;
 use hearth_vmm::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError};
 
 use super::Rooms;
-use crate::host::{HostError, Kind};
+use crate::host::{HostError, Kind, Reaction};
 
 fn control(vm: VmId, command: &str, detail: impl ToString) -> VmmError {
     VmmError::Control {
         vm,
         command: command.to_owned(),
         detail: detail.to_string(),
+    }
+}
+
+/// The channel of a guest whose agent does not answer: what is written is taken, nothing comes.
+struct Silence;
+
+impl AsyncRead for Silence {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        _buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Silence {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -31,15 +66,21 @@ impl Rooms {
 
     fn rung(&self, vm: VmId, command: &str, rung: StopRung) -> Result<(), VmmError> {
         let identity = self.identity(vm, command)?;
-        self.change(|host| host.stop(&identity, rung))
-            .map_err(|error| control(vm, command, error))
+        self.change(|host| {
+            host.fault("stop")?;
+            host.stop(&identity, rung)
+        })
+        .map_err(|error| control(vm, command, error))
     }
 
     fn set_paused(&self, vm: VmId, paused: bool) -> Result<(), VmmError> {
         let command = if paused { "pause" } else { "resume" };
         let identity = self.identity(vm, command)?;
-        self.change(|host| host.set_paused(&identity, paused))
-            .map_err(|error| control(vm, command, error))
+        self.change(|host| {
+            host.fault(command)?;
+            host.set_paused(&identity, paused)
+        })
+        .map_err(|error| control(vm, command, error))
     }
 }
 
@@ -60,6 +101,13 @@ impl Vmm for Rooms {
     async fn launch(&self, spec: &LaunchSpec) -> Result<ProcessIdentity, VmmError> {
         self.change(|host| {
             host.fault("start_vmm")?;
+            if spec
+                .disks
+                .iter()
+                .any(|disk| !spec.dir.join(&disk.file).is_file())
+            {
+                return Err(HostError::Missing("a disk"));
+            }
             // The folder is a real one here; the simulated one follows.
             host.make_dir(spec.vm);
             host.launch(spec.vm, spec.nic.is_some())
@@ -107,11 +155,14 @@ impl Vmm for Rooms {
     }
 
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
-        self.change(|host| host.kill(identity))
-            .map_err(|error| VmmError::NotProven {
-                identity: Box::new(identity.clone()),
-                detail: error.to_string(),
-            })
+        self.change(|host| {
+            host.fault("kill")?;
+            host.kill(identity)
+        })
+        .map_err(|error| VmmError::NotProven {
+            identity: Box::new(identity.clone()),
+            detail: error.to_string(),
+        })
     }
 
     async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
@@ -124,7 +175,16 @@ impl Vmm for Rooms {
     }
 
     async fn agent(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
-        Err(control(vm, "agent", "a simulated guest has none"))
+        let identity = self.identity(vm, "agent")?;
+        let missing = self
+            .look()
+            .processes
+            .get(&identity.pid)
+            .is_none_or(|process| process.guest.agent == Reaction::Missing);
+        if missing {
+            return Err(control(vm, "agent", "this simulated guest has none"));
+        }
+        Ok(Box::new(Silence))
     }
 
     async fn console(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
@@ -137,7 +197,7 @@ impl Vmm for Rooms {
         let vm = vm.ok_or_else(|| VmmError::Io {
             operation: "find the VM of",
             path: Utf8PathBuf::from(dir),
-            source: std::io::ErrorKind::InvalidInput.into(),
+            source: io::ErrorKind::InvalidInput.into(),
         })?;
         Ok(self.look().dirs.get(&vm).and_then(|dir| dir.exit.clone()))
     }

@@ -23,7 +23,6 @@ use hearth_types::survey::Survey;
 use parking_lot::Mutex;
 
 use super::Engine;
-use crate::failpoint;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
 const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
@@ -98,18 +97,19 @@ impl Engine {
     ) -> anyhow::Result<()> {
         let (step, kind) = (&planned.step, planned.step.kind());
         let intent = intents.take(index).context("cannot write the journal")?;
-        if let Step::SetStatus { vm, status, event } = step {
-            return self.set_status(*vm, status, event.as_deref()).await;
-        }
-        tracing::info!(
-            step = kind,
-            object = step.object(),
-            "[reconcile] {}",
-            planned.reason
-        );
-        failpoint::hit("before", kind);
-        let result = self.effect(step, row).await;
-        failpoint::hit("after", kind);
+        self.failpoints.hit("before", kind).await;
+        let result = if let Step::SetStatus { vm, status, event } = step {
+            self.set_status(*vm, status, event.as_deref()).await
+        } else {
+            tracing::info!(
+                step = kind,
+                object = step.object(),
+                "[reconcile] {}",
+                planned.reason
+            );
+            self.effect(step, row).await
+        };
+        self.failpoints.hit("after", kind).await;
         if let Some(intent) = intent {
             self.finish(intent, &result);
         }
@@ -305,7 +305,7 @@ impl Engine {
     async fn start(self: &Arc<Self>, row: &VmRow, restart: bool) -> anyhow::Result<()> {
         let spec = self.launch_spec(row).await?;
         let identity = self.parts.vmm.launch(&spec).await?;
-        failpoint::hit("after", "launch");
+        self.failpoints.hit("after", "launch").await;
         self.started(row.id, &identity, restart).await
     }
 
