@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod meta;
 pub mod plan;
+mod ports;
 pub mod stats;
 pub mod stream;
 pub mod view;

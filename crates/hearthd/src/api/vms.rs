@@ -16,7 +16,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{ApiError, ApiResult, Body, Params};
-use super::{Api, lifecycle, view};
+use super::{Api, lifecycle, ports, view};
 
 /// VMs per page when the client does not say.
 const PAGE: usize = 1000;
@@ -109,6 +109,7 @@ pub async fn create(
     }
     let key = idempotency_key(&headers, &request)?;
     let (image, kernel) = resolve(&api, &request.spec).await?;
+    ports::check_free(&request.spec.ports)?;
     let goal = if request.start {
         Goal::Running
     } else {
