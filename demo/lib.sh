@@ -132,16 +132,24 @@ no_vms() { [ "$(hearth ps -a -o json | jq length)" -eq 0 ]; }
 # What is on the host, one object a line, to compare before with after.
 audit() {
   {
-    for pid in /proc/[0-9]*; do
-      tr '\0' '\n' <"$pid/environ" 2>/dev/null | grep -q '^HEARTH_OWNER=' && echo "process $(tr '\0' ' ' <"$pid/cmdline" 2>/dev/null | cut -c1-60)"
-    done
+    marked_processes
     ip -o link show | awk -F': ' '{print "link " $2}'
     nft list tables | sed 's/^/nft /'
     losetup -ln -O NAME,BACK-FILE | sed 's/^/loop /'
     awk '{print "mount " $5}' /proc/self/mountinfo
-    awk '$8 ~ /hearth/ {print "socket " $8}' /proc/net/unix | grep -v "$demo/hearthd.sock" || true
+    awk '$8 ~ /hearth/ {print "socket " $8}' /proc/net/unix
     find "$demo/data/vms" "$demo/run" -mindepth 1 2>/dev/null | sed 's/^/file /'
-  } | sort >"$1"
+  } 2>/dev/null | sort >"$1" || true
+}
+
+# Processes that carry an owner mark. One that ends meanwhile, or is a zombie, is none.
+marked_processes() {
+  local pid
+  for pid in /proc/[0-9]*; do
+    if tr '\0' '\n' 2>/dev/null <"$pid/environ" | grep -q '^HEARTH_OWNER='; then
+      printf 'process %s %s\n' "${pid#/proc/}" "$(tr '\0' ' ' 2>/dev/null <"$pid/cmdline" | cut -c1-60)"
+    fi
+  done
 }
 count_leaks() { comm -13 "$demo/before" "$demo/after" | wc -l; }
 show_leaks() { comm -13 "$demo/before" "$demo/after" >&2; }
