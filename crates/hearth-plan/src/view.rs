@@ -10,6 +10,32 @@ use hearth_types::status::StopRung;
 use crate::model::{Plan, PlannedStep, Step, World};
 
 impl Step {
+    /// Every [`Step::kind`].
+    pub const KINDS: [&str; 22] = [
+        "ensure_bridge",
+        "remove_bridge",
+        "apply_rules",
+        "remove_rules",
+        "ensure_names",
+        "remove_names",
+        "ensure_disks",
+        "ensure_tap",
+        "start_vmm",
+        "set_goal",
+        "adopt",
+        "pause",
+        "resume",
+        "stop",
+        "set_status",
+        "remove_tap",
+        "flush_conntrack",
+        "remove_dir",
+        "forget",
+        "kill_orphan",
+        "remove_orphan_tap",
+        "remove_orphan_dir",
+    ];
+
     /// The kind of step as shown, such as `start_vmm`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

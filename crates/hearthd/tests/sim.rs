@@ -3,5 +3,6 @@
 #[cfg(test)]
 mod sim {
     mod converge;
+    mod crash;
     mod world;
 }

@@ -19,12 +19,12 @@ fn many_vms_are_created_stopped_started_and_removed() {
             );
         }
         life.settled("all run").await;
-        assert_eq!(life.events("vm.started").await, COUNT);
+        life.told("vm.started", COUNT).await;
         for vm in &vms {
             life.set_goal(*vm, Goal::Stopped).await;
         }
         life.settled("all are stopped").await;
-        assert_eq!(life.events("vm.exited").await, COUNT);
+        life.told("vm.exited", COUNT).await;
         for vm in &vms {
             life.set_goal(*vm, Goal::Paused).await;
         }
@@ -33,12 +33,12 @@ fn many_vms_are_created_stopped_started_and_removed() {
             life.restart(*vm).await;
         }
         life.settled("all run again").await;
-        assert_eq!(life.events("vm.exited").await, 2 * COUNT);
+        life.told("vm.exited", 2 * COUNT).await;
         for vm in &vms {
             life.set_goal(*vm, Goal::Absent).await;
         }
         life.clean().await;
-        assert_eq!(life.events("vm.removed").await, COUNT);
+        life.told("vm.removed", COUNT).await;
         let open = life.engine.parts.store.open_intents().await.unwrap();
         assert!(open.len() <= 1, "journal entries are left: {open:?}");
     });

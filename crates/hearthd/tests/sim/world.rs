@@ -59,8 +59,8 @@ pub(super) struct World {
     pub(super) host: SimHost,
     /// The operator's choices.
     pub(super) policy: Policy,
-    /// Lives so far.
-    pub(super) lives: u32,
+    /// How often the last life came by the place where it was to die.
+    seen: u32,
 }
 
 /// A daemon that lives.
@@ -163,7 +163,7 @@ impl World {
             // Folders have times of the real clock.
             host: SimHost::new(installation, Timestamp::now()),
             policy: Policy::default(),
-            lives: 0,
+            seen: 0,
         }
     }
 
@@ -214,6 +214,12 @@ impl World {
             .expect("nothing ends this daemon")
     }
 
+    /// What is left of a place that a life did not reach: it may have come near.
+    pub(super) fn not_reached(&self, place: Place) -> Option<Place> {
+        let nth = place.nth.saturating_sub(self.seen);
+        (nth > 0).then_some(Place { nth, ..place })
+    }
+
     /// One life of a daemon, until the scenario ends or the place is reached; `None` then.
     pub(super) fn live_until<T>(
         &mut self,
@@ -233,8 +239,11 @@ impl World {
                 std::future::ready(()).boxed()
             }
         });
+        let counted = dead.clone();
         let dead = async move { drop(dead.wait_for(|count| *count >= place.nth).await) };
-        self.live_with(hook, dead, scenario)
+        let ended = self.live_with(hook, dead, scenario);
+        self.seen = *counted.borrow();
+        ended
     }
 
     /// One life with a hook, until the scenario ends or `dead` is done.
@@ -244,7 +253,6 @@ impl World {
         dead: impl Future<Output = ()>,
         scenario: impl AsyncFnOnce(&Life) -> T,
     ) -> Option<T> {
-        self.lives += 1;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -388,6 +396,19 @@ impl Life {
         let from = hearth_types::ids::EventSeq(0);
         let events = self.engine.parts.store.events(from, 100_000).await.unwrap();
         events.iter().filter(|event| event.code == code).count()
+    }
+
+    /// Waits until so many events with this code are told: an event follows what it tells.
+    pub(super) async fn told(&self, code: &str, count: usize) {
+        let mut changes = self.engine.changes();
+        let waited = tokio::time::timeout(LIMIT, async {
+            while self.events(code).await < count {
+                // Either is a reason to look again.
+                let _either = tokio::time::timeout(LOOK, changes.changed()).await;
+            }
+        });
+        drop(waited.await);
+        assert_eq!(self.events(code).await, count, "events {code}");
     }
 
     /// Nothing of ours is left on the host.
