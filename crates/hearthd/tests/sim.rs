@@ -4,5 +4,6 @@
 mod sim {
     mod converge;
     mod crash;
+    mod unknown;
     mod world;
 }
