@@ -4,14 +4,27 @@
 //! work. The table goes to standard output, `target/bench/<bench>.json` holds every sample.
 //! To add one: a file with `fn cases(&Context) -> Result<Vec<Case>>` and a line in [`BENCHES`].
 //! Numbers are shown, never asserted.
+//!
+//! Benches of the daemon run a `hearthd` of their own ([`rig`]): data folder, socket, bridge,
+//! nftables table and VMs are the bench's and go with it.
 
+mod adopt;
+mod detect;
 mod disk_clone;
+mod http;
+mod libvirt;
+mod memory;
+mod planner;
+mod ps;
+mod pull;
 mod report;
+mod rig;
+mod start;
 mod unpack;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 
@@ -28,12 +41,23 @@ pub(crate) struct Context {
 
 /// What is done once before each sample, unmeasured.
 type Prepare = Box<dyn FnMut() -> anyhow::Result<()>>;
+/// Does the work and says what was measured, in the case's unit.
+type Work = Box<dyn FnMut() -> anyhow::Result<f64>>;
+
+/// In what a case is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Seconds,
+    Mebibytes,
+}
 
 /// One way to do the work.
 pub(crate) struct Case {
     name: String,
+    unit: Unit,
+    target: Option<String>,
     prepare: Prepare,
-    work: Prepare,
+    work: Work,
     clean: Prepare,
 }
 
@@ -41,14 +65,40 @@ impl Case {
     /// A case without preparation.
     pub(crate) fn new(
         name: impl Into<String>,
-        work: impl FnMut() -> anyhow::Result<()> + 'static,
+        mut work: impl FnMut() -> anyhow::Result<()> + 'static,
+    ) -> Self {
+        Self::measured(name, Unit::Seconds, move || {
+            let start = Instant::now();
+            work().map(|()| start.elapsed().as_secs_f64())
+        })
+    }
+
+    /// A case that measures itself.
+    pub(crate) fn measured(
+        name: impl Into<String>,
+        unit: Unit,
+        work: impl FnMut() -> anyhow::Result<f64> + 'static,
     ) -> Self {
         Self {
             name: name.into(),
+            unit,
+            target: None,
             prepare: Box::new(|| Ok(())),
             work: Box::new(work),
             clean: Box::new(|| Ok(())),
         }
+    }
+
+    /// A case that cannot run here, and why.
+    pub(crate) fn not_here(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::new(name, move || anyhow::bail!("{reason}"))
+    }
+
+    /// Adds what is aimed at, shown beside the median.
+    pub(crate) fn target(mut self, target: impl Into<String>) -> Self {
+        self.target = Some(target.into());
+        self
     }
 
     /// Adds what happens before each sample.
@@ -63,14 +113,11 @@ impl Case {
         self
     }
 
-    fn sample(&mut self) -> anyhow::Result<Duration> {
-        let measured = (self.prepare)().and_then(|()| {
-            let start = Instant::now();
-            (self.work)().map(|()| start.elapsed())
-        });
+    fn sample(&mut self) -> anyhow::Result<f64> {
+        let measured = (self.prepare)().and_then(|()| (self.work)());
         let cleaned = (self.clean)();
-        let elapsed = measured?;
-        cleaned.map(|()| elapsed)
+        let value = measured?;
+        cleaned.map(|()| value)
     }
 }
 
@@ -81,7 +128,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 14] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -97,6 +144,61 @@ const BENCHES: [Bench; 3] = [
         about: "a VM's root disk from an image's volume",
         cases: disk_clone::cases,
     },
+    Bench {
+        name: "start",
+        about: "a request to create and start a VM until its VMM runs, the image present",
+        cases: start::cases,
+    },
+    Bench {
+        name: "detect",
+        about: "a VMM is killed until a client is told",
+        cases: detect::cases,
+    },
+    Bench {
+        name: "adopt",
+        about: "the daemon's exec until it answers, with VMs that live",
+        cases: adopt::cases,
+    },
+    Bench {
+        name: "rss",
+        about: "resident memory of the daemon",
+        cases: memory::cases,
+    },
+    Bench {
+        name: "ps",
+        about: "hearth ps with 1,000 VMs defined",
+        cases: ps::cases,
+    },
+    Bench {
+        name: "planner",
+        about: "the planner over a world with nothing to do",
+        cases: planner::cases,
+    },
+    Bench {
+        name: "pull",
+        about: "an image from a registry on loopback, unpacked",
+        cases: pull::cases,
+    },
+    Bench {
+        name: "libvirt-create",
+        about: "a request until the VM runs, beside libvirt",
+        cases: libvirt::create,
+    },
+    Bench {
+        name: "libvirt-detect",
+        about: "a killed QEMU until a client is told, beside libvirt",
+        cases: libvirt::killed,
+    },
+    Bench {
+        name: "libvirt-restart",
+        about: "the daemon's restart with 40 paused QEMUs until it lists them, beside libvirt",
+        cases: libvirt::restart,
+    },
+    Bench {
+        name: "libvirt-list",
+        about: "the list of 1,000 VMs defined, beside libvirt",
+        cases: libvirt::list,
+    },
 ];
 
 /// Runs the chosen benches one after the other.
@@ -104,7 +206,7 @@ const BENCHES: [Bench; 3] = [
 pub(crate) fn run(arguments: &Benches) -> anyhow::Result<()> {
     if arguments.list {
         for bench in &BENCHES {
-            println!("{:<12} {}", bench.name, bench.about);
+            println!("{:<16} {}", bench.name, bench.about);
         }
         return Ok(());
     }
@@ -130,8 +232,10 @@ pub(crate) fn run(arguments: &Benches) -> anyhow::Result<()> {
 /// The samples of one case, in order.
 pub(crate) struct Samples {
     pub(crate) name: String,
-    /// How long each took, or why the case could not run.
-    pub(crate) outcome: Result<Vec<Duration>, String>,
+    pub(crate) unit: Unit,
+    pub(crate) target: Option<String>,
+    /// What was measured, or why the case could not run.
+    pub(crate) outcome: Result<Vec<f64>, String>,
 }
 
 fn measure(bench: &Bench, runs: usize) -> anyhow::Result<Vec<Samples>> {
@@ -154,6 +258,8 @@ fn sample_all(cases: &mut [Case], runs: usize) -> Vec<Samples> {
         .iter()
         .map(|case| Samples {
             name: case.name.clone(),
+            unit: case.unit,
+            target: case.target.clone(),
             outcome: Ok(Vec::new()),
         })
         .collect();
@@ -163,7 +269,7 @@ fn sample_all(cases: &mut [Case], runs: usize) -> Vec<Samples> {
                 continue;
             };
             match case.sample() {
-                Ok(time) => times.push(time),
+                Ok(value) => times.push(value),
                 Err(error) => samples.outcome = Err(format!("{error:#}")),
             }
         }
@@ -183,4 +289,17 @@ pub(crate) fn tool<const N: usize>(program: &str, args: [&str; N]) -> anyhow::Re
         String::from_utf8_lossy(&output.stderr).trim()
     );
     Ok(())
+}
+
+/// Makes `path` under another name and renames it: half of it is never used.
+pub(crate) fn made_once(
+    path: &Path,
+    make: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let fresh = path.with_file_name(format!("new-{}", std::process::id()));
+    make(&fresh)?;
+    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))
 }

@@ -7,54 +7,60 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::Samples;
+use super::{Samples, Unit};
 
 /// The middle sample; of an even number the lower one of the two.
-fn median(times: &[Duration]) -> Option<Duration> {
-    let mut sorted = times.to_vec();
-    sorted.sort();
+fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
 }
 
-fn seconds(samples: &Samples) -> Option<f64> {
-    median(samples.outcome.as_ref().ok()?).map(|time| time.as_secs_f64())
+fn middle(samples: &Samples) -> Option<f64> {
+    median(samples.outcome.as_ref().ok()?)
 }
 
-/// A table: median, fastest, slowest and how many times as long as ours.
+fn shown(unit: Unit, value: Option<f64>) -> String {
+    match (unit, value) {
+        (_, None) => "-".to_owned(),
+        (Unit::Seconds, Some(value)) => format!("{:.2?}", Duration::from_secs_f64(value)),
+        (Unit::Mebibytes, Some(value)) => format!("{value:.1} MiB"),
+    }
+}
+
+/// A table: median, lowest, highest, how many times as much as ours, and what is aimed at.
 pub(crate) fn table(all: &[Samples]) -> String {
-    let ours = all.first().and_then(seconds);
+    let ours = all.first().and_then(middle);
     let width = all
         .iter()
         .map(|samples| samples.name.chars().count())
         .max()
         .unwrap_or(0);
     let mut out = format!(
-        "  {:<width$}  {:>10}  {:>10}  {:>10}  {:>7}\n",
-        "", "median", "fastest", "slowest", "ours ="
+        "  {:<width$}  {:>10}  {:>10}  {:>10}  {:>7}  target\n",
+        "", "median", "lowest", "highest", "ours ="
     );
     for samples in all {
-        let times = match &samples.outcome {
-            Ok(times) => times,
+        let values = match &samples.outcome {
+            Ok(values) => values,
             Err(reason) => {
                 writeln!(out, "  {:<width$}  not run: {reason}", samples.name)
                     .expect("a String takes all that is written");
                 continue;
             }
         };
-        let shown = |time: Option<Duration>| {
-            time.map_or_else(|| "-".to_owned(), |time| format!("{time:.2?}"))
-        };
-        let ratio = match (seconds(samples), ours) {
+        let ratio = match (middle(samples), ours) {
             (Some(this), Some(ours)) if ours > 0.0 => format!("{:.2}", this / ours),
             _ => "-".to_owned(),
         };
         writeln!(
             out,
-            "  {:<width$}  {:>10}  {:>10}  {:>10}  {ratio:>7}",
+            "  {:<width$}  {:>10}  {:>10}  {:>10}  {ratio:>7}  {}",
             samples.name,
-            shown(median(times)),
-            shown(times.iter().min().copied()),
-            shown(times.iter().max().copied()),
+            shown(samples.unit, median(values)),
+            shown(samples.unit, values.iter().copied().reduce(f64::min)),
+            shown(samples.unit, values.iter().copied().reduce(f64::max)),
+            samples.target.as_deref().unwrap_or("-"),
         )
         .expect("a String takes all that is written");
     }
@@ -63,18 +69,21 @@ pub(crate) fn table(all: &[Samples]) -> String {
 
 /// Writes every sample to `<folder>/<bench>.json`.
 pub(crate) fn write(folder: &Path, bench: &str, all: &[Samples]) -> anyhow::Result<PathBuf> {
-    let ours = all.first().and_then(seconds);
+    let ours = all.first().and_then(middle);
     let cases: Vec<_> = all
         .iter()
         .map(|samples| {
-            let median = seconds(samples);
+            let median = middle(samples);
             json!({
                 "name": samples.name,
-                "median_seconds": median,
+                "unit": match samples.unit {
+                    Unit::Seconds => "seconds",
+                    Unit::Mebibytes => "mebibytes",
+                },
+                "target": samples.target,
+                "median": median,
                 "ratio_to_ours": median.zip(ours).map(|(this, ours)| this / ours),
-                "samples_seconds": samples.outcome.as_ref().ok().map(|times| {
-                    times.iter().map(Duration::as_secs_f64).collect::<Vec<_>>()
-                }),
+                "samples": samples.outcome.as_ref().ok(),
                 "not_run": samples.outcome.as_ref().err(),
             })
         })
@@ -90,27 +99,30 @@ pub(crate) fn write(folder: &Path, bench: &str, all: &[Samples]) -> anyhow::Resu
 mod tests {
     use super::*;
 
-    fn samples(name: &str, millis: &[u64]) -> Samples {
+    fn samples(name: &str, values: &[f64]) -> Samples {
         Samples {
             name: name.to_owned(),
-            outcome: Ok(millis.iter().copied().map(Duration::from_millis).collect()),
+            unit: Unit::Seconds,
+            target: None,
+            outcome: Ok(values.to_vec()),
         }
     }
 
     #[test]
     fn medians_and_ratios() {
         assert_eq!(median(&[]), None);
-        let millis = |all: &[u64]| median(samples("", all).outcome.as_ref().unwrap());
-        assert_eq!(millis(&[3, 1, 2]), Some(Duration::from_millis(2)));
-        assert_eq!(millis(&[4, 1, 3, 2]), Some(Duration::from_millis(2)));
-        let mut all = vec![samples("ours", &[100]), samples("peer", &[250])];
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.0));
+        let mut all = vec![samples("ours", &[0.1]), samples("peer", &[0.25])];
         all.push(Samples {
             name: "missing".to_owned(),
+            unit: Unit::Mebibytes,
+            target: None,
             outcome: Err("umoci is not installed".to_owned()),
         });
         let table = table(&all);
         let peer = table.lines().find(|line| line.contains("peer")).unwrap();
-        assert!(peer.ends_with("2.50"), "{table}");
+        assert!(peer.ends_with("2.50  -"), "{table}");
         assert!(table.contains("not run: umoci is not installed"), "{table}");
     }
 
@@ -118,13 +130,16 @@ mod tests {
     fn the_file_holds_every_sample() {
         let folder = std::env::temp_dir().join(format!("hearth-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        let all = [samples("ours", &[10, 30, 20]), samples("peer", &[40])];
+        let all = [
+            samples("ours", &[0.01, 0.03, 0.02]),
+            samples("peer", &[0.04]),
+        ];
         let path = write(&folder, "some", &all).unwrap();
         let read: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
-        assert_eq!(read["cases"][0]["median_seconds"], 0.02);
-        assert_eq!(read["cases"][0]["samples_seconds"][1], 0.03);
+        assert_eq!(read["cases"][0]["median"], 0.02);
+        assert_eq!(read["cases"][0]["samples"][1], 0.03);
         assert_eq!(read["cases"][1]["ratio_to_ours"], 2.0);
     }
 }

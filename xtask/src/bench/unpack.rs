@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use hearth_image::Limits;
 use hearth_image::unpack::{EnoughRoom, Layer, Unpacker};
 
-use super::{Case, Context, tool};
+use super::{Case, Context, made_once, tool};
 
 /// Room for a root filesystem of some hundred MB.
 const VOLUME: u64 = 4 << 30;
@@ -105,46 +105,54 @@ fn zcat_and_tar(packed: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// A fresh ext4 on a loop device for each sample.
-struct Volume {
+#[derive(Clone)]
+pub(crate) struct Volume {
     image: PathBuf,
-    mount: PathBuf,
+    pub(crate) mount: PathBuf,
 }
 
 impl Volume {
-    fn new(context: &Context) -> Self {
+    pub(crate) fn new(context: &Context) -> Self {
         Self {
             image: context.folder.join("volume"),
             mount: context.folder.join("mount"),
         }
     }
 
-    fn case(&self, name: &str, work: impl FnMut() -> anyhow::Result<()> + 'static) -> Case {
-        let (image, mount) = (self.image.clone(), self.mount.clone());
-        let before = move || {
-            File::create(&image)?.set_len(VOLUME)?;
-            std::fs::create_dir_all(&mount)?;
-            let lazy = "lazy_itable_init=1,lazy_journal_init=1";
-            tool(
-                "mke2fs",
-                ["-q", "-F", "-t", "ext4", "-E", lazy, text(&image)?],
-            )?;
-            tool("mount", ["-o", "loop", text(&image)?, text(&mount)?])?;
-            // What earlier samples left to be written back is not this one's work.
-            rustix::fs::sync();
-            Ok(())
-        };
-        let (image, mount) = (self.image.clone(), self.mount.clone());
-        let after = move || {
-            let unmounted = tool("umount", [text(&mount)?]);
-            std::fs::remove_file(&image)?;
-            unmounted
-        };
-        Case::new(name, work).before(before).after(after)
+    pub(crate) fn case(
+        &self,
+        name: &str,
+        work: impl FnMut() -> anyhow::Result<()> + 'static,
+    ) -> Case {
+        let (before, after) = (self.clone(), self.clone());
+        Case::new(name, work)
+            .before(move || before.make())
+            .after(move || after.remove())
+    }
+
+    /// Makes and mounts it.
+    pub(crate) fn make(&self) -> anyhow::Result<()> {
+        let (image, mount) = (text(&self.image)?, text(&self.mount)?);
+        File::create(&self.image)?.set_len(VOLUME)?;
+        std::fs::create_dir_all(&self.mount)?;
+        let lazy = "lazy_itable_init=1,lazy_journal_init=1";
+        tool("mke2fs", ["-q", "-F", "-t", "ext4", "-E", lazy, image])?;
+        tool("mount", ["-o", "loop", image, mount])?;
+        // What earlier samples left to be written back is not this one's work.
+        rustix::fs::sync();
+        Ok(())
+    }
+
+    /// Unmounts and removes it.
+    pub(crate) fn remove(&self) -> anyhow::Result<()> {
+        let unmounted = tool("umount", [text(&self.mount)?]);
+        std::fs::remove_file(&self.image)?;
+        unmounted
     }
 }
 
 /// The tar of a root filesystem, made once.
-fn root_fs(context: &Context) -> anyhow::Result<PathBuf> {
+pub(crate) fn root_fs(context: &Context) -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(ROOT_FS) {
         return Ok(path.into());
     }
@@ -184,7 +192,7 @@ fn packed(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The same layer in an OCI layout, as umoci wants it.
-fn layout(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn layout(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
     let layout = context.cache.join("oci");
     made_once(&layout, |fresh| {
         let image = format!("{}:latest", fresh.display());
@@ -193,14 +201,4 @@ fn layout(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
         tool("umoci", ["raw", "add-layer", "--image", &image, text(tar)?])
     })?;
     Ok(layout)
-}
-
-/// Makes `path` under another name and renames it: half of it is never used.
-fn made_once(path: &Path, make: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    let fresh = path.with_file_name(format!("new-{}", std::process::id()));
-    make(&fresh)?;
-    std::fs::rename(&fresh, path).with_context(|| format!("cannot make {}", path.display()))
 }
