@@ -22,6 +22,7 @@ pub mod guest_config;
 pub mod launch;
 pub mod pass;
 pub mod paths;
+mod retry;
 pub mod survey;
 pub mod watch;
 
@@ -118,6 +119,11 @@ struct Farewells(std::collections::VecDeque<(VmId, Option<RunEnd>)>);
 /// Farewells kept.
 const FAREWELLS: usize = 1024;
 
+/// The shortest time from a pass to the next one that nothing but a timer asks for.
+const SHORT_REST: std::time::Duration = std::time::Duration::from_millis(100);
+/// The same while a step that failed waits for its next attempt.
+const LONG_REST: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// What the loop has to look at, and who is being worked on.
 #[derive(Default)]
 struct Work {
@@ -127,6 +133,8 @@ struct Work {
     full: bool,
     /// VMs whose owner task works.
     busy: BTreeSet<VmId>,
+    /// Steps that failed and wait.
+    retries: retry::Retries,
     /// VMMs that are being watched for their death, by pid and start time.
     watched: BTreeSet<(i32, u64)>,
     /// The last survey of shared objects, kept until a full pass or a change by us.
@@ -286,10 +294,18 @@ impl Engine {
 
     fn until(&self, next: Option<Timestamp>) -> std::time::Duration {
         let resync = self.settings.policy.resync;
-        next.map_or(resync, |at| {
+        // "At once" after steps that are still being taken, or that failed and wait, would
+        // be a loop without a rest; the end of the steps wakes it in any case.
+        let rest = if self.work.lock().retries.is_empty() {
+            SHORT_REST
+        } else {
+            LONG_REST
+        };
+        let wait = next.map_or(resync, |at| {
             at.duration_since(self.now()).try_into().unwrap_or_default()
-        })
-        .min(resync)
+        });
+        let wait = if wait.is_zero() { rest } else { wait };
+        wait.min(resync)
     }
 
     /// A timer cannot say which VM it was for, and planning all of them is cheap.

@@ -4,6 +4,7 @@
 mod sim {
     mod converge;
     mod crash;
+    mod failure;
     mod unknown;
     mod world;
 }

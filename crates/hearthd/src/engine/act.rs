@@ -26,9 +26,6 @@ use super::Engine;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
 const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
-/// Pause before a VM is looked at again after a step of it failed: what failed a moment ago
-/// would fail again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// Journal entries of a list of steps, by the step's index; each is taken once.
 pub(super) struct Intents(Mutex<Vec<Result<Option<IntentId>, StoreError>>>);
@@ -464,6 +461,7 @@ impl Engine {
         vm: VmId,
         step: &Step,
         error: &anyhow::Error,
+        generation: u64,
     ) {
         let reason = format!("{error:#}");
         let now = self.now();
@@ -500,9 +498,10 @@ impl Engine {
                 tracing::error!(%vm, error = format!("{error:#}"), "the failure could not be stored")
             }
         }
+        let pause = self.work.lock().retries.failed(vm, step, generation);
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(pause).await;
             engine.look_at(vm);
         });
     }

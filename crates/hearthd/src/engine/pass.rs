@@ -182,19 +182,24 @@ impl Engine {
         self: Arc<Self>,
         vm: VmId,
         row: Option<VmRow>,
-        steps: Vec<PlannedStep>,
+        mut steps: Vec<PlannedStep>,
         shared_failed: Option<String>,
     ) {
-        if !self.work.lock().busy.insert(vm) {
-            return;
+        let generation = row.as_ref().map_or(0, |row| row.generation);
+        {
+            let mut work = self.work.lock();
+            work.retries.hold_back(vm, generation, &mut steps);
+            if steps.is_empty() || !work.busy.insert(vm) {
+                return;
+            }
         }
         tokio::spawn(async move {
             let intents = self.begin_all(&steps).await;
             let mut failed = false;
             for (index, planned) in steps.iter().enumerate() {
-                let blocked = shared_failed
-                    .as_ref()
-                    .filter(|_| matches!(planned.step, Step::StartVmm { .. }));
+                let blocked = shared_failed.as_ref().filter(|_| {
+                    matches!(planned.step, Step::EnsureTap { .. } | Step::StartVmm { .. })
+                });
                 let result = match (
                     blocked,
                     self.still_wanted(vm, row.as_ref(), &planned.step).await,
@@ -208,13 +213,20 @@ impl Engine {
                 };
                 if let Err(error) = result {
                     tracing::error!(%vm, error = format!("{error:#}"), "[reconcile] step failed: {}", planned.reason);
-                    self.step_failed(vm, &planned.step, &error).await;
+                    self.step_failed(vm, &planned.step, &error, generation)
+                        .await;
                     failed = true;
                     break;
                 }
             }
             self.abandon(intents).await;
-            self.work.lock().busy.remove(&vm);
+            {
+                let mut work = self.work.lock();
+                work.busy.remove(&vm);
+                if !failed {
+                    work.retries.done(vm, &steps);
+                }
+            }
             self.tell_changed();
             if !failed {
                 self.look_at(vm);
