@@ -125,7 +125,9 @@ wait_healthy() { local vm; for vm in "$@"; do hearth wait --condition healthy --
 vm_field() { hearth inspect "$1" | jq -r ".[0].$2 // empty"; }
 pid_of() { vm_field "$1" pid; }
 new_pid() { local pid; pid=$(pid_of "$1"); [ -n "$pid" ] && [ "$pid" != "$2" ]; }
-guest_uptime() { hearth exec "$1" cut -d. -f1 /proc/uptime; }
+page_answers() { curl -fsS -o /dev/null --max-time 5 "http://127.0.0.1:$web_port/"; }
+guest_uptime() { hearth exec "$1" cut -d' ' -f1 /proc/uptime; }
+not_earlier() { awk -v a="$1" -v b="$2" 'BEGIN { exit !(b >= a) }'; }
 plan_is_empty() { [ "$(hearth plan -o json | jq '.steps | length')" -eq 0 ]; }
 no_vms() { [ "$(hearth ps -a -o json | jq length)" -eq 0 ]; }
 

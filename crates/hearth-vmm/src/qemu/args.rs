@@ -185,10 +185,6 @@ fn machine(args: &mut Args, machine: Machine, accelerator: &Accelerator) {
 fn command_line(spec: &LaunchSpec, accelerator: &Accelerator) -> String {
     // noaux, nokbd: most of a second is spent on looking for a keyboard otherwise.
     let mut words = vec!["console=ttyS0 panic=-1 quiet i8042.noaux i8042.nokbd".to_owned()];
-    if spec.machine == Machine::Microvm {
-        // It has none; looking for one puts a line that says "Fatal" on the console.
-        words.push("pci=off".to_owned());
-    }
     if let Accelerator::Tcg { khz: Some(khz) } = accelerator {
         words.push(format!("tsc_early_khz={khz}"));
     }
