@@ -63,6 +63,17 @@ impl Engine {
         Intents(Mutex::new(futures::future::join_all(begin).await))
     }
 
+    /// Stores the status that a list of steps begins with, if it begins with one. Beside
+    /// [`Engine::begin_all`] both are one commit.
+    pub(super) async fn leading_status(&self, steps: &[PlannedStep]) -> Option<anyhow::Result<()>> {
+        match steps.first().map(|planned| &planned.step) {
+            Some(Step::SetStatus { vm, status, event }) => {
+                Some(self.set_status(*vm, status, event.as_deref()).await)
+            }
+            _ => None,
+        }
+    }
+
     /// Closes the entries of steps that were not taken in the end.
     pub(super) async fn abandon(&self, intents: Intents) {
         let open: Vec<_> = intents
@@ -319,6 +330,8 @@ impl Engine {
         });
         self.watch_vmm(identity);
         if let Some(row) = row.await? {
+            // Who waits for it to run does not wait for the event's commit.
+            self.tell_changed();
             let word = if restart { "restarted" } else { "started" };
             let event = NewEvent::info(
                 &format!("vm.{word}"),
@@ -430,6 +443,10 @@ impl Engine {
     async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {
         self.agents.drop_vm(vm);
         if let Some(row) = self.parts.store.vm(vm).await {
+            if row.spec.auto_remove && row.goal != Goal::Absent {
+                // Nobody said so, its end did.
+                self.set_goal(vm, Goal::Absent, row.generation).await?;
+            }
             self.say_farewell(vm, row.status.last_end);
         }
         self.parts

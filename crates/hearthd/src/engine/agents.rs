@@ -83,6 +83,11 @@ impl Agents {
         deadline: Duration,
     ) -> anyhow::Result<AgentClient> {
         let until = Instant::now() + deadline;
+        let row = engine.parts.store.vm(vm).await;
+        // It would take requests and answer none of them.
+        if row.is_some_and(|row| row.status.phase == Phase::Paused) {
+            anyhow::bail!("it is paused");
+        }
         let slot = self.slot(vm);
         let mut client = timeout_at(until, slot.client.lock())
             .await
