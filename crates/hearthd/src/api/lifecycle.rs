@@ -183,15 +183,18 @@ pub(super) async fn finish(
     if !params.wait.unwrap_or(false) {
         return Ok(vms::answer(api, StatusCode::ACCEPTED, row));
     }
-    let wait = params
-        .timeout
-        .map_or(WAIT, |secs| Duration::from_secs(secs.into()));
-    let row = reach(api, row, goal, wait).await?;
+    let row = reach(api, row, goal, params.timeout).await?;
     Ok(vms::answer(api, StatusCode::OK, row))
 }
 
 /// Waits until a VM is where its goal says.
-async fn reach(api: &Api, row: VmRow, goal: Goal, wait: Duration) -> ApiResult<VmRow> {
+pub(super) async fn reach(
+    api: &Api,
+    row: VmRow,
+    goal: Goal,
+    secs: Option<u32>,
+) -> ApiResult<VmRow> {
+    let wait = secs.map_or(WAIT, |secs| Duration::from_secs(secs.into()));
     let mut changes = api.engine.changes();
     let until = Instant::now() + wait;
     let mut last = row;

@@ -93,13 +93,14 @@ fn selectors(text: &str) -> ApiResult<Vec<(String, Option<String>)>> {
         .collect()
 }
 
-/// Creates a VM, and starts it if asked.
+/// Creates a VM, and starts it if asked; then `wait` waits for its start.
 #[utoipa::path(post, path = "/v1/vms", operation_id = "create_vm", request_body = CreateVm, tag = "vms",
-    params(("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body answers with the VM of the first one.")),
+    params(CreateParams, ("Idempotency-Key" = Option<String>, Header, description = "A repeated request with the same key and body answers with the VM of the first one.")),
     responses((status = 201, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn create(
     State(api): State<Api>,
     headers: HeaderMap,
+    Params(params): Params<CreateParams>,
     Body(request): Body<CreateVm>,
 ) -> ApiResult<Response> {
     let engine = &api.engine;
@@ -143,7 +144,23 @@ pub async fn create(
             .hint("use another key to make a new VM")
         })?,
     };
+    let row = if request.start && params.wait.unwrap_or(false) {
+        lifecycle::reach(&api, row, Goal::Running, params.timeout).await?
+    } else {
+        row
+    };
     Ok(answer(&api, StatusCode::CREATED, row))
+}
+
+/// Options of a creation.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CreateParams {
+    /// Answer only when it runs.
+    wait: Option<bool>,
+    /// Seconds to wait at most; 120 when absent.
+    #[param(minimum = 0, maximum = 86400)]
+    timeout: Option<u32>,
 }
 
 fn idempotency_key(headers: &HeaderMap, request: &CreateVm) -> ApiResult<Option<IdempotencyKey>> {
