@@ -20,6 +20,7 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) use host::{Host, kill};
+pub(crate) use tools::run;
 pub(crate) use traces::processes_of;
 pub(crate) use vm::{Ran, Vm, request, spec, words};
 

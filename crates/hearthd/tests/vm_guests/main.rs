@@ -5,4 +5,13 @@
 
 mod harness;
 
+mod database;
+mod endings;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod life;
+mod machines;
+mod network;
+mod orphans;
+mod restart;
+mod survival;

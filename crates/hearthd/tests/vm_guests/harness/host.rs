@@ -14,7 +14,7 @@ use hearth_types::spec::VmSpec;
 use tempfile::TempDir;
 
 use super::netns::Netns;
-use super::tools::{HEARTHD, Tools};
+use super::tools::{Tools, hearthd};
 use super::traces::{Traces, processes_of};
 use super::{PATIENCE, Vm, eventually, template};
 
@@ -118,7 +118,7 @@ impl Host {
             .unwrap();
         let child = self
             .netns
-            .command(HEARTHD)
+            .command(&hearthd())
             .envs(&self.settings)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -154,11 +154,6 @@ impl Host {
             std::future::ready(child.try_wait().unwrap())
         });
         status.await
-    }
-
-    pub(crate) fn daemon_has_ended(&mut self) -> bool {
-        let child = self.daemon.as_mut().unwrap();
-        child.try_wait().unwrap().is_some()
     }
 
     /// `kill -9`.
@@ -219,7 +214,7 @@ impl Host {
             .client
             .create_vm(&CreateVm { spec, start }, &key, wait)
             .await?;
-        Ok(Vm::new(self.client.clone(), vm.id, &self.data()))
+        Ok(Vm::new(self.client.clone(), vm.id))
     }
 
     /// What the next pass would do.

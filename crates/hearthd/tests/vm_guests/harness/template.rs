@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::host::Host;
-use super::tools::{HEARTHD, Tools, run};
+use super::tools::{Tools, hearthd, run};
 
 /// What the image is called.
 pub(crate) const IMAGE: &str = "tiny";
@@ -74,7 +74,7 @@ async fn made(tools: &Tools) -> Utf8PathBuf {
 /// Changes with everything that the template is made of.
 fn key(tools: &Tools) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for file in [Utf8Path::new(HEARTHD), &tools.kernel, &tools.busybox] {
+    for file in [Utf8Path::new(&hearthd()), &tools.kernel, &tools.busybox] {
         let meta = file.metadata().unwrap();
         (file, meta.len(), meta.mtime(), meta.mtime_nsec()).hash(&mut hasher);
     }

@@ -5,8 +5,14 @@ use std::process::Command;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-/// The daemon under test.
-pub(crate) const HEARTHD: &str = env!("CARGO_BIN_EXE_hearthd");
+/// The daemon as cargo built it for this test.
+const BUILT: &str = env!("CARGO_BIN_EXE_hearthd");
+
+/// The daemon under test: `HEARTH_TEST_DAEMON`, else the one that was built for this test.
+pub(crate) fn hearthd() -> String {
+    std::env::var("HEARTH_TEST_DAEMON").unwrap_or(BUILT.to_owned())
+}
+
 /// Programs of the host that a test cannot do without.
 const NEEDED: [&str; 7] = [
     "qemu-system-x86_64",
@@ -116,7 +122,7 @@ fn built_beside(name: &str) -> Result<Utf8PathBuf, String> {
 }
 
 fn debug_folder() -> &'static Utf8Path {
-    Utf8Path::new(HEARTHD).parent().unwrap_or(Utf8Path::new(""))
+    Utf8Path::new(BUILT).parent().unwrap_or(Utf8Path::new(""))
 }
 
 fn build(arguments: &[&str]) -> Result<(), String> {

@@ -1,7 +1,6 @@
 //! One VM and what one does with it.
 
 use bytes::Bytes;
-use camino::{Utf8Path, Utf8PathBuf};
 use futures::TryStreamExt as _;
 use hearth_client::{
     ActOptions, Action, Client, ClientError, ExecOutput, LogOptions, WaitCondition,
@@ -32,8 +31,7 @@ pub(crate) fn words(words: &[&str]) -> Vec<String> {
 #[derive(Clone)]
 pub(crate) struct Vm {
     client: Client,
-    pub(crate) id: VmId,
-    pub(crate) dir: Utf8PathBuf,
+    id: VmId,
 }
 
 /// What a command in the guest did.
@@ -52,9 +50,8 @@ impl Ran {
 }
 
 impl Vm {
-    pub(super) fn new(client: Client, id: VmId, data: &Utf8Path) -> Self {
-        let dir = data.join("vms").join(id.to_string());
-        Self { client, id, dir }
+    pub(super) const fn new(client: Client, id: VmId) -> Self {
+        Self { client, id }
     }
 
     fn reference(&self) -> String {
