@@ -117,7 +117,6 @@ fn routes() -> OpenApiRouter<Api> {
 }
 
 /// The API for the unix socket.
-#[must_use]
 pub fn router(api: Api) -> Router {
     let (router, _) = routes().split_for_parts();
     router
@@ -127,7 +126,6 @@ pub fn router(api: Api) -> Router {
 }
 
 /// The API for TCP: everything but `/health` and `/info` wants the token.
-#[must_use]
 pub fn router_with_token(api: Api, token: auth::Token) -> Router {
     router(api).layer(axum::middleware::from_fn_with_state(
         token,

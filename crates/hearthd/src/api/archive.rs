@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use futures::TryStreamExt as _;
@@ -13,7 +13,7 @@ use hearth_types::problem::{Code, Problem};
 use serde::Deserialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::error::{ApiError, ApiResult, Params};
+use super::error::{ApiError, ApiResult, InPath, Params};
 use super::{Api, view};
 
 /// How long a guest may still be booting.
@@ -32,7 +32,7 @@ pub struct ArchiveParams {
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn copy_out(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     Params(params): Params<ArchiveParams>,
 ) -> ApiResult<Response> {
     let (name, client) = agent(&api, &vm, &params.path).await?;
@@ -53,7 +53,7 @@ pub async fn copy_out(
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn copy_in(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     Params(params): Params<ArchiveParams>,
     body: HttpBody,
 ) -> ApiResult<StatusCode> {

@@ -41,8 +41,9 @@ pub(super) async fn require_token(
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "));
-    if open || given.is_some_and(|given| token.admits(given.trim())) {
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    if open || given.is_some_and(|(_, given)| token.admits(given.trim())) {
         return next.run(request).await;
     }
     ApiError::new(Code::Unauthorized, "this needs the header Authorization: Bearer TOKEN")

@@ -7,9 +7,9 @@ use hearth_store::StoreError;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
 
-/// A handler's failure.
+/// A handler's failure. Boxed: a problem is far larger than most answers.
 #[derive(Debug)]
-pub struct ApiError(pub Problem);
+pub struct ApiError(pub(super) Box<Problem>);
 
 /// What handlers return.
 pub type ApiResult<T> = Result<T, ApiError>;
@@ -17,13 +17,19 @@ pub type ApiResult<T> = Result<T, ApiError>;
 impl ApiError {
     /// A failure of this kind.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Problem::new(code, detail))
+        Self(Box::new(Problem::new(code, detail)))
     }
 
     /// The same with advice.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self(self.0.hint(hint))
+        Self(Box::new(self.0.hint(hint)))
+    }
+
+    /// The problem itself.
+    #[must_use]
+    pub fn into_problem(self) -> Problem {
+        *self.0
     }
 
     /// A failure of the guest or of the way to it.
@@ -43,7 +49,7 @@ impl IntoResponse for ApiError {
         if status.is_server_error() {
             tracing::warn!(code = ?self.0.code, "a request failed: {}", self.0.detail);
         }
-        let mut response = (status, Json(self.0)).into_response();
+        let mut response = (status, Json(*self.0)).into_response();
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
@@ -59,14 +65,14 @@ impl IntoResponse for ApiError {
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        Self(Box::new(problem))
     }
 }
 
 impl From<anyhow::Error> for ApiError {
     fn from(error: anyhow::Error) -> Self {
         match error.downcast::<Problem>() {
-            Ok(problem) => Self(problem),
+            Ok(problem) => problem.into(),
             Err(error) => Self::new(Code::Internal, format!("{error:#}")),
         }
     }
@@ -93,10 +99,11 @@ impl From<StoreError> for ApiError {
             _ => None,
         };
         let problem = Problem::new(code, chain(&error));
-        Self(match hint {
+        match hint {
             Some(hint) => problem.hint(hint),
             None => problem,
-        })
+        }
+        .into()
     }
 }
 
@@ -138,12 +145,16 @@ where
                 };
                 ApiError::new(code, rejection.body_text())
             })?;
-        let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+        // No body and `null` say the same: nothing but the defaults.
+        let text: &[u8] = match bytes.trim_ascii() {
+            b"" | b"null" => b"{}",
+            text => text,
+        };
         let mut reader = serde_json::Deserializer::from_slice(text);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
             let field = hearth_types::spec::FieldError::new(path, error.into_inner().to_string());
-            ApiError(Problem::fields(vec![field]))
+            ApiError::from(Problem::fields(vec![field]))
         })?;
         reader.end().map_err(|error| {
             ApiError::new(
@@ -172,6 +183,28 @@ where
     ) -> Result<Self, ApiError> {
         match axum::extract::Query::<T>::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
+            Err(rejection) => Err(ApiError::new(Code::Invalid, rejection.body_text())),
+        }
+    }
+}
+
+/// What a path names; what is not text is a problem document, too.
+#[derive(Debug)]
+pub struct InPath<T>(pub T);
+
+impl<T, S> axum::extract::FromRequestParts<S> for InPath<T>
+where
+    T: serde::de::DeserializeOwned + Send,
+    S: Send + Sync,
+{
+    type Rejection = ApiError;
+
+    async fn from_request_parts(
+        parts: &mut axum::http::request::Parts,
+        state: &S,
+    ) -> Result<Self, ApiError> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(rejection) => Err(ApiError::new(Code::Invalid, rejection.body_text())),
         }
     }

@@ -26,6 +26,7 @@ const PAGE: usize = 1000;
 #[into_params(parameter_in = Query)]
 pub struct EventParams {
     /// Only events after this one; a stream begins with new events when absent.
+    #[param(minimum = 0, maximum = 9223372036854775807_u64)]
     after: Option<u64>,
     /// Events per page, 1 to 1000.
     #[param(minimum = 1, maximum = 1000)]
@@ -42,6 +43,15 @@ pub async fn events(
     Params(params): Params<EventParams>,
 ) -> ApiResult<Response> {
     let store = &api.engine.parts.store;
+    if params
+        .after
+        .is_some_and(|after| i64::try_from(after).is_err())
+    {
+        return Err(ApiError::new(
+            Code::Invalid,
+            "after: is larger than any event's number",
+        ));
+    }
     let wants_stream = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())

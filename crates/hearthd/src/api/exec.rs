@@ -4,10 +4,10 @@
 //! byte: 0 stdin, 1 stdout, 2 stderr; an empty rest closes), text messages carry
 //! [`ExecControl`]. The last message of the server is `exit` or `error`.
 
+use axum::extract::State;
 use axum::extract::ws::{
     Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection,
 };
-use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::stream::{SplitSink, SplitStream};
@@ -24,7 +24,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::archive::AGENT_WAIT;
-use super::error::{ApiError, ApiResult};
+use super::error::{ApiError, ApiResult, InPath};
 use super::stream::upgrade;
 use super::{Api, view};
 
@@ -39,7 +39,7 @@ const STDERR: u8 = 2;
     responses((status = 101, description = "A WebSocket: see ExecRequest and ExecControl."), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn exec(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;
@@ -98,7 +98,7 @@ async fn open(
         .agents
         .get(&api.engine, row.id, AGENT_WAIT)
         .await
-        .map_err(|error| ApiError::guest(&row.spec.name, &error).0)?;
+        .map_err(|error| ApiError::guest(&row.spec.name, &error).into_problem())?;
     let request = message::ExecRequest {
         argv: request.argv,
         env: request.env,
@@ -206,11 +206,9 @@ async fn write(stdin: &mut Option<StreamWriter>, data: Bytes) {
         }
         _ => false,
     };
-    if !open {
-        if let Some(mut writer) = stdin.take() {
-            // The program may have closed its end; then there is nothing to close.
-            drop(writer.shutdown().await);
-        }
+    if !open && let Some(mut writer) = stdin.take() {
+        // The program may have closed its end; then there is nothing to close.
+        drop(writer.shutdown().await);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use hearth_types::survey::chain;
 use tokio::sync::mpsc;
 
 use super::Api;
-use super::error::{ApiError, ApiResult, Body};
+use super::error::{ApiError, ApiResult, Body, InPath};
 
 /// Progress lines that may wait for a slow client; more are dropped, as the next one says it all.
 const LINES: usize = 256;
@@ -43,7 +43,10 @@ pub async fn list(State(api): State<Api>) -> ApiResult<Json<ImageList>> {
 /// Shows one image.
 #[utoipa::path(get, path = "/v1/images/{image}", operation_id = "get_image", tag = "images", params(("image" = String, Path, description = "Reference, id, or the beginning of an id.")),
     responses((status = 200, body = ImageView), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<Json<ImageView>> {
+pub async fn get(
+    State(api): State<Api>,
+    InPath(image): InPath<String>,
+) -> ApiResult<Json<ImageView>> {
     let image = api
         .engine
         .parts
@@ -57,7 +60,10 @@ pub async fn get(State(api): State<Api>, Path(image): Path<String>) -> ApiResult
 /// Removes an image, or one of its references.
 #[utoipa::path(delete, path = "/v1/images/{image}", operation_id = "delete_image", tag = "images", params(("image" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn delete(State(api): State<Api>, Path(image): Path<String>) -> ApiResult<StatusCode> {
+pub async fn delete(
+    State(api): State<Api>,
+    InPath(image): InPath<String>,
+) -> ApiResult<StatusCode> {
     let record = api
         .engine
         .parts
@@ -104,7 +110,7 @@ pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> Api
         let image = images
             .pull(request, &sink)
             .await
-            .map_err(|error| problem(&error).0)?;
+            .map_err(|error| problem(&error).into_problem())?;
         api.engine
             .tell(NewEvent::info(
                 "image.pulled",
@@ -138,7 +144,7 @@ pub async fn import(
                 &sink,
             )
             .await
-            .map_err(|error| problem(&error).0)?;
+            .map_err(|error| problem(&error).into_problem())?;
         api.engine
             .tell(NewEvent::info(
                 "image.imported",

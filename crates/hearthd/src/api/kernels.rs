@@ -1,7 +1,7 @@
 //! `/v1/kernels`: import, list, choose the default, remove.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use hearth_image::ProgressSink as _;
@@ -12,7 +12,7 @@ use hearth_types::image::KernelRecord;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
 
-use super::error::{ApiError, ApiResult, Body};
+use super::error::{ApiError, ApiResult, Body, InPath};
 use super::{Api, images};
 
 /// Lists kernels.
@@ -25,7 +25,7 @@ pub async fn list(State(api): State<Api>) -> ApiResult<Json<KernelList>> {
 }
 
 /// Imports a kernel from a file on the daemon's host; answers with progress, one JSON object per line.
-#[utoipa::path(post, path = "/v1/kernels", operation_id = "import_kernel", tag = "kernels", request_body = ImportKernel,
+#[utoipa::path(post, path = "/v1/kernels", operation_id = "import_kernel", tag = "kernels", request_body = Option<ImportKernel>,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn import(
     State(api): State<Api>,
@@ -56,7 +56,7 @@ pub async fn import(
         };
         let kernel = blocking(move || kernels.import(&import))
             .await
-            .map_err(|error| error.0)?;
+            .map_err(ApiError::into_problem)?;
         api.engine
             .tell(NewEvent::info(
                 "kernel.imported",
@@ -72,7 +72,7 @@ pub async fn import(
     responses((status = 200, body = KernelRecord), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn set_default(
     State(api): State<Api>,
-    Path(kernel): Path<String>,
+    InPath(kernel): InPath<String>,
 ) -> ApiResult<Json<KernelRecord>> {
     let kernels = api.engine.parts.kernels.clone();
     Ok(Json(blocking(move || kernels.set_default(&kernel)).await?))
@@ -81,7 +81,10 @@ pub async fn set_default(
 /// Removes a kernel that no VM uses.
 #[utoipa::path(delete, path = "/v1/kernels/{kernel}", operation_id = "delete_kernel", tag = "kernels", params(("kernel" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn delete(State(api): State<Api>, Path(kernel): Path<String>) -> ApiResult<StatusCode> {
+pub async fn delete(
+    State(api): State<Api>,
+    InPath(kernel): InPath<String>,
+) -> ApiResult<StatusCode> {
     let rows = api.engine.parts.store.vms().await;
     let used_by: Vec<_> = rows
         .iter()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use hearth_store::VmRow;
@@ -12,7 +12,7 @@ use hearth_types::status::{Goal, Phase};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::error::{ApiError, ApiResult, Body, Params};
+use super::error::{ApiError, ApiResult, Body, InPath, Params};
 use super::{Api, view, vms};
 
 /// How long a request waits when it asks to wait and does not say how long.
@@ -36,7 +36,7 @@ pub struct ActionParams {
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn start(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
@@ -54,18 +54,13 @@ pub async fn start(
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn stop(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
     Body(stop): Body<StopVm>,
 ) -> ApiResult<Response> {
     let row = found(&api, &vm).await?;
-    if stop
-        .timeout
-        .is_some_and(|timeout| timeout > hearth_types::units::Span::secs(3600))
-    {
-        return Err(ApiError::new(Code::Invalid, "timeout: must be at most 1h"));
-    }
+    check(&stop)?;
     let expected = vms::if_match(&headers)?;
     let row = api
         .engine
@@ -81,12 +76,13 @@ pub async fn stop(
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn restart(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
     Body(stop): Body<StopVm>,
 ) -> ApiResult<Response> {
     let row = found(&api, &vm).await?;
+    check(&stop)?;
     let expected = vms::if_match(&headers)?;
     let now = api.engine.now();
     // The goal and the begun stop are one transaction: a daemon that is killed here still
@@ -116,7 +112,7 @@ pub async fn restart(
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn pause(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
@@ -130,13 +126,23 @@ pub async fn pause(
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn resume(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
     let row = running(&api, &vm).await?;
     let row = set_goal(&api, &row, Goal::Running, &headers).await?;
     finish(&api, row, Goal::Running, &params).await
+}
+
+fn check(stop: &StopVm) -> ApiResult<()> {
+    if stop
+        .timeout
+        .is_some_and(|timeout| timeout > hearth_types::units::Span::secs(3600))
+    {
+        return Err(ApiError::new(Code::Invalid, "timeout: must be at most 1h"));
+    }
+    Ok(())
 }
 
 async fn set_goal(api: &Api, row: &VmRow, goal: Goal, headers: &HeaderMap) -> ApiResult<VmRow> {

@@ -7,7 +7,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use axum::body::Body as HttpBody;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use hearth_types::problem::{Code, Problem};
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
 use serde::Deserialize;
 
-use super::error::{ApiError, ApiResult, Params};
+use super::error::{ApiError, ApiResult, InPath, Params};
 use super::{Api, view};
 
 /// Bytes read at once.
@@ -56,7 +56,7 @@ pub struct LogParams {
     responses((status = 200, content_type = "text/plain", body = String), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn logs(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     Params(params): Params<LogParams>,
 ) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use hearth_types::api::{GuestMetrics, VmStats};
 use hearth_types::problem::{Code, Problem};
 
-use super::error::{ApiError, ApiResult};
+use super::error::{ApiError, ApiResult, InPath};
 use super::{Api, view};
 
 /// How long the guest may take to answer: figures without the guest's are better than none.
@@ -16,7 +16,7 @@ const GUEST_DEADLINE: Duration = Duration::from_secs(1);
 /// Shows a VM's figures.
 #[utoipa::path(get, path = "/v1/vms/{vm}/stats", tag = "vms", params(("vm" = String, Path)),
     responses((status = 200, body = VmStats), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn stats(State(api): State<Api>, Path(vm): Path<String>) -> ApiResult<Json<VmStats>> {
+pub async fn stats(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiResult<Json<VmStats>> {
     let row = view::find(&api.engine, &vm).await?;
     let Some(identity) = row.status.vmm else {
         return Err(ApiError::new(

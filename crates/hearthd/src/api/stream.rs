@@ -1,24 +1,28 @@
 //! `/v1/vms/{vm}/console`: the console, both ways, over a WebSocket.
 
+use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, State};
 use axum::response::Response;
 use futures::{SinkExt as _, StreamExt as _};
 use hearth_types::problem::{Code, Problem};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::error::{ApiError, ApiResult};
+use super::error::{ApiError, ApiResult, InPath};
 use super::{Api, view};
 
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
+
+/// The largest WebSocket message that a client may send, in bytes. Clients send what is typed
+/// and pieces of files.
+const MESSAGE_LIMIT: usize = 1 << 20;
 
 /// Opens the console: binary messages, both ways.
 #[utoipa::path(get, path = "/v1/vms/{vm}/console", tag = "vms", params(("vm" = String, Path)),
     responses((status = 101, description = "A WebSocket; binary messages carry the console's bytes."), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn console(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     socket: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;
@@ -39,16 +43,19 @@ pub async fn console(
     Ok(socket.on_upgrade(move |socket| join(socket, console, api.stopping)))
 }
 
-/// A request that is not a WebSocket handshake is told so.
+/// A request that is not a WebSocket handshake is told so. What it may send has a limit.
 pub(super) fn upgrade(
     socket: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> ApiResult<WebSocketUpgrade> {
-    socket.map_err(|rejection| {
+    let socket = socket.map_err(|rejection| {
         ApiError::new(
             Code::Invalid,
             format!("this path speaks WebSocket: {}", rejection.body_text()),
         )
-    })
+    })?;
+    Ok(socket
+        .max_message_size(MESSAGE_LIMIT)
+        .max_frame_size(MESSAGE_LIMIT))
 }
 
 async fn join(
@@ -71,8 +78,6 @@ async fn join(
                 return;
             }
         }
-        // The client may be gone already; there is nobody left to tell.
-        drop(to_client.send(Message::Close(None)).await);
     };
     let input = async {
         while let Some(Ok(message)) = from_client.next().await {
@@ -92,4 +97,6 @@ async fn join(
         () = input => {}
         _ = stopping.changed() => {}
     }
+    // The client may be gone already; there is nobody left to tell.
+    drop(to_client.send(Message::Close(None)).await);
 }

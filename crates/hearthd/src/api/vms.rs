@@ -1,7 +1,7 @@
 //! `/v1/vms`: create, list, get, change, delete.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hearth_store::{Created, IdempotencyKey, NewSpec, NewVm, VmRow};
@@ -15,7 +15,7 @@ use hearth_types::status::Goal;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::error::{ApiError, ApiResult, Body, Params};
+use super::error::{ApiError, ApiResult, Body, InPath, Params};
 use super::{Api, lifecycle, ports, view};
 
 /// VMs per page when the client does not say.
@@ -223,7 +223,7 @@ async fn resolve(api: &Api, spec: &VmSpec) -> ApiResult<(ImageId, Option<String>
 /// Shows one VM.
 #[utoipa::path(get, path = "/v1/vms/{vm}", operation_id = "get_vm", params(("vm" = String, Path, description = "Name, id, or the beginning of an id.")), tag = "vms",
     responses((status = 200, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
-pub async fn get(State(api): State<Api>, Path(vm): Path<String>) -> ApiResult<Response> {
+pub async fn get(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;
     Ok(answer(&api, StatusCode::OK, row))
 }
@@ -234,7 +234,7 @@ pub async fn get(State(api): State<Api>, Path(vm): Path<String>) -> ApiResult<Re
     responses((status = 200, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn replace_spec(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Body(spec): Body<VmSpec>,
 ) -> ApiResult<Response> {
@@ -276,7 +276,7 @@ pub async fn replace_spec(
     responses((status = 202, body = Vm), (status = 200, body = Vm), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     headers: HeaderMap,
     Params(params): Params<lifecycle::ActionParams>,
 ) -> ApiResult<Response> {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use hearth_store::VmRow;
 use hearth_types::api::{Health, WaitResult};
 use hearth_types::problem::{Code, Problem};
 use hearth_types::status::{Goal, Phase, RunEnd};
 use serde::Deserialize;
 
-use super::error::{ApiError, ApiResult, Params};
+use super::error::{ApiError, ApiResult, InPath, Params};
 use super::{Api, view};
 
 /// What to wait for.
@@ -46,7 +46,7 @@ pub struct WaitParams {
     responses((status = 200, body = WaitResult), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn wait(
     State(api): State<Api>,
-    Path(vm): Path<String>,
+    InPath(vm): InPath<String>,
     Params(params): Params<WaitParams>,
 ) -> ApiResult<Json<WaitResult>> {
     let row = view::find(&api.engine, &vm).await?;

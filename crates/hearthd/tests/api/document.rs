@@ -1,7 +1,5 @@
 //! The OpenAPI document under `api/` is the one that these sources make.
 
-#![forbid(unsafe_code)]
-
 use std::path::Path;
 
 #[test]

@@ -1,0 +1,21 @@
+//! The HTTP API over the real router, a real database, real images and kernels, and a host
+//! in memory. No guest runs here; where one must answer, its agent runs as a process.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a failed unwrap is a failed test, and skips are said"
+)]
+
+mod rig;
+
+mod auth;
+mod document;
+mod errors;
+mod events;
+mod images;
+mod lifecycle;
+mod refs;
+mod streams;
+mod vms;
