@@ -69,7 +69,7 @@ impl Engine {
                 .await?;
         }
         let marker = serde_json::json!({ "image": row.image, "volumes": row.spec.volumes });
-        write_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes())
+        place_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes(), true)
     }
 
     fn vmm_uid(&self, row: &VmRow) -> u32 {
@@ -109,7 +109,12 @@ impl Engine {
             driver: self.parts.vmm.name().to_owned(),
             accelerator: probe.accelerator,
         };
-        write_file(&dir.join(LAUNCH_RECORD), &serde_json::to_vec(&record)?)?;
+        // Speaks of a VMM that does not outlive a power cut, so it need not either.
+        place_file(
+            &dir.join(LAUNCH_RECORD),
+            &serde_json::to_vec(&record)?,
+            false,
+        )?;
         let nic = row
             .leases
             .mac
@@ -192,14 +197,17 @@ fn make_dir(dir: &Utf8Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot make {dir}"))
 }
 
-/// Writes a small file so that it appears whole or not at all.
-fn write_file(path: &Utf8Path, content: &[u8]) -> anyhow::Result<()> {
+/// Writes a small file so that it appears whole or not at all; `durable`: also if the power
+/// is cut.
+fn place_file(path: &Utf8Path, content: &[u8], durable: bool) -> anyhow::Result<()> {
     use std::io::Write as _;
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if durable {
+            file.sync_all()?;
+        }
         std::fs::rename(&temporary, path)
     };
     write().with_context(|| format!("cannot write {path}"))

@@ -194,19 +194,19 @@ impl Engine {
             }
         }
         tokio::spawn(async move {
-            let intents = self.begin_all(&steps).await;
+            let (intents, mut leading) =
+                tokio::join!(self.begin_all(&steps), self.leading_status(&steps));
             let mut failed = false;
             for (index, planned) in steps.iter().enumerate() {
                 let blocked = shared_failed.as_ref().filter(|_| {
                     matches!(planned.step, Step::EnsureTap { .. } | Step::StartVmm { .. })
                 });
-                let result = match (
-                    blocked,
-                    self.still_wanted(vm, row.as_ref(), &planned.step).await,
-                ) {
-                    (_, false) => break,
-                    (Some(reason), true) => self.start_blocked(vm, reason).await,
-                    (None, true) => {
+                let wanted = self.still_wanted(vm, row.as_ref(), &planned.step).await;
+                let result = match (leading.take(), blocked) {
+                    (Some(result), _) => result,
+                    _ if !wanted => break,
+                    (None, Some(reason)) => self.start_blocked(vm, reason).await,
+                    (None, None) => {
                         self.take_begun(planned, row.as_ref(), &intents, index)
                             .await
                     }
