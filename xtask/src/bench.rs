@@ -59,6 +59,8 @@ pub(crate) struct Case {
     prepare: Prepare,
     work: Work,
     clean: Prepare,
+    /// Goes after everything else of the case.
+    _kept: Option<Box<dyn std::any::Any>>,
 }
 
 impl Case {
@@ -86,6 +88,7 @@ impl Case {
             prepare: Box::new(|| Ok(())),
             work: Box::new(work),
             clean: Box::new(|| Ok(())),
+            _kept: None,
         }
     }
 
@@ -110,6 +113,12 @@ impl Case {
     /// Adds what happens after each sample, also after one that failed.
     pub(crate) fn after(mut self, clean: impl FnMut() -> anyhow::Result<()> + 'static) -> Self {
         self.clean = Box::new(clean);
+        self
+    }
+
+    /// Keeps something until the rest of the case is gone: what its daemon's files lie on.
+    pub(crate) fn keep(mut self, what: impl std::any::Any) -> Self {
+        self._kept = Some(Box::new(what));
         self
     }
 
@@ -219,14 +228,35 @@ pub(crate) fn run(arguments: &Benches) -> anyhow::Result<()> {
     let chosen = BENCHES.iter().filter(|bench| {
         arguments.names.is_empty() || arguments.names.iter().any(|name| name == bench.name)
     });
+    let mut failed = Vec::new();
     for bench in chosen {
-        let results = measure(bench, arguments.runs.max(1))
-            .with_context(|| format!("the bench {} failed", bench.name))?;
-        println!("{}\n{}", bench.about, report::table(&results));
-        let path = report::write(&target().join("bench"), bench.name, &results)?;
-        println!("every sample: {}\n", path.display());
+        // One that cannot be set up here does not keep the others from running.
+        if let Err(error) = show(bench, arguments.runs.max(1)) {
+            println!("{}: not run: {error:#}\n", bench.name);
+            failed.push(bench.name);
+        }
     }
+    anyhow::ensure!(failed.is_empty(), "not run: {}", failed.join(", "));
     Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the table is this command's answer")]
+fn show(bench: &Bench, runs: usize) -> anyhow::Result<()> {
+    let base = target().join("bench");
+    let context = Context {
+        folder: base.join(format!("work-{}-{}", bench.name, std::process::id())),
+        cache: base.join("cache"),
+    };
+    std::fs::create_dir_all(&context.folder).context("cannot make the bench's folder")?;
+    std::fs::create_dir_all(&context.cache).context("cannot make the cache folder")?;
+    let results = (bench.cases)(&context).map(|mut cases| sample_all(&mut cases, runs));
+    let removed =
+        std::fs::remove_dir_all(&context.folder).context("cannot remove the bench's folder");
+    let results = results?;
+    println!("{}\n{}", bench.about, report::table(&results));
+    let path = report::write(&base, bench.name, &results)?;
+    println!("every sample: {}\n", path.display());
+    removed
 }
 
 /// The samples of one case, in order.
@@ -236,20 +266,6 @@ pub(crate) struct Samples {
     pub(crate) target: Option<String>,
     /// What was measured, or why the case could not run.
     pub(crate) outcome: Result<Vec<f64>, String>,
-}
-
-fn measure(bench: &Bench, runs: usize) -> anyhow::Result<Vec<Samples>> {
-    let base = target().join("bench");
-    let folder = base.join(format!("work-{}-{}", bench.name, std::process::id()));
-    let context = Context {
-        folder: folder.clone(),
-        cache: base.join("cache"),
-    };
-    std::fs::create_dir_all(&context.folder).context("cannot make the bench's folder")?;
-    std::fs::create_dir_all(&context.cache).context("cannot make the cache folder")?;
-    let samples = (bench.cases)(&context).map(|mut cases| sample_all(&mut cases, runs));
-    std::fs::remove_dir_all(&folder).context("cannot remove the bench's folder")?;
-    samples
 }
 
 /// Takes turns, so that a slow spell of the machine hits all cases alike.

@@ -39,8 +39,7 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
             let rig = Rig::new(context, &xfs.mount.join("rig"), Vmm::Qemu)?;
             let rig = Rc::new(RefCell::new(rig));
             let case = through(&rig, "hearth, image shared on XFS", "none").target(TARGET);
-            // Goes after the rig, whose files lie on it.
-            xfs.kept_by(case)
+            case.keep(xfs)
         }
     });
     Ok(cases)
@@ -192,20 +191,6 @@ impl Xfs {
         tool("mkfs.xfs", ["-q", "-m", "reflink=1", &from])?;
         tool("mount", ["-o", "loop", &from, &to])?;
         Ok(Self { mount })
-    }
-
-    /// Ties the file system's life to the case's.
-    fn kept_by(self, case: Case) -> Case {
-        let Case { clean, .. } = case;
-        let mut clean = clean;
-        let held = self;
-        Case {
-            clean: Box::new(move || {
-                let _ = &held;
-                clean()
-            }),
-            ..case
-        }
     }
 }
 
