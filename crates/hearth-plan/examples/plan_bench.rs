@@ -144,6 +144,13 @@ fn median(world: &World) -> Duration {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // One count and one run, for counting instructions under callgrind.
+    if let Some(count) = std::env::args().nth(1) {
+        let world = converged(count.parse()?)?;
+        let plan = black_box(plan(black_box(&world)));
+        println!("{count} VMs, {} steps", plan.steps.len());
+        return Ok(());
+    }
     println!("{:>8}  {:>12}", "VMs", "median of 21");
     for count in [1_000, 10_000, 100_000] {
         let time = median(&converged(count)?);

@@ -1,6 +1,7 @@
 //! What the survey found, looked up by VM: built once per pass.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use hearth_types::ids::VmId;
 use hearth_types::observe::{ObservedDir, ObservedProcess, ObservedTap, ProcessRole};
@@ -37,6 +38,11 @@ impl<'a, T> Few<'a, T> {
         self.first.is_none()
     }
 
+    /// The only one there is.
+    pub(crate) fn only(&self) -> Option<&'a T> {
+        self.first.filter(|_| self.more.is_empty())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a T> + '_ {
         self.first.iter().chain(&self.more).copied()
     }
@@ -57,21 +63,54 @@ pub(crate) struct Seen<'a> {
     pub(crate) dir: Option<&'a ObservedDir>,
 }
 
+/// Hashes ids. They are random already and made by us, so that nothing has to be defended
+/// against; the multiplier (of Fibonacci hashing, 2^64 over the golden ratio) spreads the
+/// fixed bits of a UUID.
+#[derive(Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(29) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, _length: usize) {
+        // All ids have the same length.
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, which a product mixes least.
+        self.0.rotate_left(26)
+    }
+}
+
 /// Finds by VM.
 #[derive(Debug)]
 pub(crate) struct Index<'a> {
-    by_vm: HashMap<VmId, Seen<'a>>,
+    by_vm: HashMap<VmId, Seen<'a>, BuildHasherDefault<IdHasher>>,
     nothing: Seen<'a>,
+    /// Something was found of VMs that are not in the database.
+    pub(crate) strangers: bool,
 }
 
 impl<'a> Index<'a> {
     /// Sorts the survey by VM. Whatever does not carry this installation's mark is left
     /// out here, a second time after the survey, and so cannot be acted on.
     pub(crate) fn new(world: &'a World) -> Self {
-        let mut by_vm: HashMap<VmId, Seen<'a>> = HashMap::with_capacity(world.vms.len());
+        let mut by_vm: HashMap<VmId, Seen<'a>, BuildHasherDefault<IdHasher>> =
+            HashMap::with_capacity_and_hasher(world.vms.len(), BuildHasherDefault::default());
         for vm in &world.vms {
             by_vm.entry(vm.id).or_default().desired = true;
         }
+        let desired = by_vm.len();
         let ours = |mark: &hearth_types::OwnerMark| {
             mark.vm()
                 .filter(|_| mark.installation == world.installation)
@@ -97,6 +136,7 @@ impl<'a> Index<'a> {
             by_vm.entry(dir.vm).or_default().dir = Some(dir);
         }
         Self {
+            strangers: by_vm.len() > desired,
             by_vm,
             nothing: Seen::default(),
         }

@@ -38,6 +38,9 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
         // A TAP or folder may be in use by a process that was not seen.
         return;
     }
+    if !index.strangers {
+        return;
+    }
     let mut search = Search {
         world,
         index,

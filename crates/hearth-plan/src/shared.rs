@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 
+use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
-use hearth_types::net::{GuestRule, PublishedPort, RuleSet};
+use hearth_types::net::{GuestRule, MacAddr, PublishedPort, RuleSet};
 use hearth_types::observe::ObservedTap;
 use hearth_types::spec::NetworkMode;
 use hearth_types::status::Goal;
@@ -17,51 +18,135 @@ use hearth_types::survey::Survey;
 use crate::index::{Index, effective_goal};
 use crate::model::{DesiredVm, Plan, Step, World};
 
+/// The name of a VM's TAP, as [`tap_name`] makes it, without an allocation: there are
+/// thousands to compare in a pass that finds nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TapName([u8; 14]);
+
+impl TapName {
+    pub(crate) fn of(vm: VmId) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut name = *b"ht............";
+        let pairs = name[2..].chunks_exact_mut(2);
+        for (pair, byte) in pairs.zip(&vm.as_uuid().as_bytes()[10..]) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Self(name)
+    }
+
+    pub(crate) fn is(&self, name: &str) -> bool {
+        name.as_bytes() == self.0
+    }
+}
+
+/// A VM of the database that takes part in the shared network.
+#[derive(Debug)]
+struct Guest<'a> {
+    vm: &'a DesiredVm,
+    ip: Ipv4Addr,
+    mac: MacAddr,
+}
+
 /// What the VMs of the database want of the shared network.
 #[derive(Debug, Default)]
-struct Wanted {
+struct Wanted<'a> {
     /// Some VM that should stay uses the bridge.
     used: bool,
     /// Some VM of the database uses the bridge, even if it is being removed.
     known: bool,
-    rules: RuleSet,
-    names: BTreeMap<String, Ipv4Addr>,
+    guests: Vec<Guest<'a>>,
 }
 
 pub(crate) fn bridged(vm: &DesiredVm) -> bool {
     vm.spec.network.mode == NetworkMode::Bridge
 }
 
-impl Wanted {
-    fn of(world: &World, index: &Index<'_>) -> Self {
-        let mut wanted = Self::default();
-        let mut guests = Vec::with_capacity(world.vms.len());
-        let mut names = Vec::with_capacity(world.vms.len());
+impl<'a> Wanted<'a> {
+    fn of(world: &'a World, index: &Index<'_>) -> Self {
+        let mut wanted = Self {
+            guests: Vec::with_capacity(world.vms.len()),
+            ..Self::default()
+        };
+        let blind = world.observed.processes.known().is_none();
         for vm in world.vms.iter().filter(|vm| bridged(vm)) {
             wanted.known = true;
             let stays = effective_goal(vm) != Goal::Absent;
             // On Unknown the VMM of a VM that goes may live: its filter stays.
-            let may_live =
-                world.observed.processes.known().is_none() || !index.of(vm.id).vmms.is_empty();
-            if !stays && !may_live {
+            if !stays && !blind && index.of(vm.id).vmms.is_empty() {
                 continue;
             }
             wanted.used = true;
-            let (Some(ip), Some(mac)) = (vm.leases.ip, vm.leases.mac) else {
-                continue;
-            };
-            guests.push(GuestRule {
-                tap: tap_name(vm.id),
-                mac,
-                ip,
-            });
-            names.push((vm.spec.name.as_str().to_owned(), ip));
-            wanted.rules.ports.extend(ports(vm, ip));
+            if let (Some(ip), Some(mac)) = (vm.leases.ip, vm.leases.mac) {
+                wanted.guests.push(Guest { vm, ip, mac });
+            }
         }
-        // Collected at once: sorting beats inserting one by one.
-        wanted.rules.guests = guests.into_iter().collect();
-        wanted.names = names.into_iter().collect();
         wanted
+    }
+
+    fn rules(&self) -> RuleSet {
+        let guests = self.guests.iter().map(|guest| GuestRule {
+            tap: tap_name(guest.vm.id),
+            mac: guest.mac,
+            ip: guest.ip,
+        });
+        RuleSet {
+            guests: guests.collect(),
+            ports: self.ports().collect(),
+        }
+    }
+
+    fn ports(&self) -> impl Iterator<Item = PublishedPort> + '_ {
+        self.guests
+            .iter()
+            .flat_map(|guest| ports(guest.vm, guest.ip))
+    }
+
+    fn names(&self) -> BTreeMap<String, Ipv4Addr> {
+        let names = self.guests.iter();
+        names
+            .map(|guest| (guest.vm.spec.name.to_string(), guest.ip))
+            .collect()
+    }
+
+    /// Whether the rules are the ones that [`Wanted::rules`] makes, without making them.
+    fn are_rules(&self, rules: &RuleSet) -> bool {
+        let guests = self.guests.iter();
+        let mut wanted: Vec<_> = guests
+            .map(|guest| (TapName::of(guest.vm.id), guest.mac, guest.ip))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut ports: Vec<_> = self.ports().collect();
+        ports.sort_unstable();
+        ports.dedup();
+        wanted.len() == rules.guests.len()
+            && wanted
+                .iter()
+                .zip(&rules.guests)
+                .all(|((tap, mac, ip), rule)| {
+                    tap.is(&rule.tap) && *mac == rule.mac && *ip == rule.ip
+                })
+            && ports.iter().eq(&rules.ports)
+    }
+
+    /// Whether the names are the ones that [`Wanted::names`] makes, without making them.
+    fn are_names(&self, names: &BTreeMap<String, Ipv4Addr>) -> bool {
+        let guests = self.guests.iter();
+        let mut wanted: Vec<_> = guests
+            .map(|guest| (guest.vm.spec.name.as_str(), guest.ip))
+            .collect();
+        // Stable: of two VMs with one name, the last one counts, as in a map.
+        wanted.sort_by_key(|(name, _)| *name);
+        let last = |index: usize| {
+            wanted
+                .get(index + 1)
+                .is_none_or(|next| next.0 != wanted[index].0)
+        };
+        let distinct = (0..wanted.len()).filter(|index| last(*index));
+        distinct
+            .map(|index| wanted[index])
+            .eq(names.iter().map(|(name, ip)| (name.as_str(), *ip)))
     }
 }
 
@@ -108,11 +193,11 @@ pub(crate) fn ensure(world: &World, index: &Index<'_>, plan: &mut Plan) {
             );
         }
         Survey::Known(None) if wanted.used => {
-            plan.push(Step::ApplyRules(wanted.rules), "the table is missing");
+            plan.push(Step::ApplyRules(wanted.rules()), "the table is missing");
         }
-        Survey::Known(Some(rules)) if *rules != wanted.rules => {
+        Survey::Known(Some(rules)) if !wanted.are_rules(rules) => {
             plan.push(
-                Step::ApplyRules(wanted.rules),
+                Step::ApplyRules(wanted.rules()),
                 "the table does not say what the VMs need",
             );
         }
@@ -126,14 +211,14 @@ pub(crate) fn ensure(world: &World, index: &Index<'_>, plan: &mut Plan) {
             );
         }
         Survey::Known(names) => {
-            let served = names.running && names.hosts == wanted.names;
-            if !served && !wanted.names.is_empty() {
+            let served = names.running && wanted.are_names(&names.hosts);
+            if !served && !wanted.guests.is_empty() {
                 let reason = if names.running {
                     "the name server does not serve the names of the VMs"
                 } else {
                     "the name server does not run"
                 };
-                plan.push(Step::EnsureNames(wanted.names), reason);
+                plan.push(Step::EnsureNames(wanted.names()), reason);
             }
         }
     }
@@ -191,5 +276,19 @@ impl<'a> Named<'a> {
     pub(crate) fn names(&self, vm: &DesiredVm) -> bool {
         self.taps.contains(tap_name(vm.id).as_str())
             || vm.leases.ip.is_some_and(|ip| self.addresses.contains(&ip))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_tap_is_the_one_of_the_types() {
+        for _ in 0..100 {
+            let vm = VmId::new();
+            assert!(TapName::of(vm).is(&tap_name(vm)), "{vm}");
+            assert!(!TapName::of(vm).is(&tap_name(VmId::new())), "{vm}");
+        }
     }
 }

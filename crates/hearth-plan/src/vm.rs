@@ -94,6 +94,9 @@ impl<'a> Vm<'a, '_> {
 
     /// The VMM that counts. Any other is a twin that must not be: two VMMs write one disk.
     fn one_vmm(&mut self) -> Option<&'a ObservedProcess> {
+        if let Some(only) = self.seen.vmms.only() {
+            return Some(only);
+        }
         let recorded = self.status.vmm.as_ref();
         let keep = self.seen.vmms.iter().min_by_key(|process| {
             (

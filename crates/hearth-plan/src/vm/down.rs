@@ -8,12 +8,12 @@
 
 use std::time::Duration;
 
-use hearth_types::observe::{ObservedProcess, RunState};
+use hearth_types::observe::{ObservedProcess, ObservedTap, RunState};
 use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 
 use super::{SOON, Vm};
 use crate::model::Step;
-use crate::shared::bridged;
+use crate::shared::{TapName, bridged};
 use crate::transition::{self, elapsed, later};
 
 impl Vm<'_, '_> {
@@ -175,11 +175,12 @@ impl Vm<'_, '_> {
     }
 
     pub(super) fn remove_taps(&mut self, reason: &str) {
-        self.remove_taps_but("", reason);
+        self.remove_taps_but(None, reason);
     }
 
-    pub(super) fn remove_taps_but(&mut self, keep: &str, reason: &str) {
-        for tap in self.seen.taps.iter().filter(|tap| tap.name != keep) {
+    pub(super) fn remove_taps_but(&mut self, keep: Option<TapName>, reason: &str) {
+        let goes = |tap: &&ObservedTap| keep.is_none_or(|keep| !keep.is(&tap.name));
+        for tap in self.seen.taps.iter().filter(goes) {
             self.plan.push(
                 Step::RemoveTap {
                     vm: self.vm.id,

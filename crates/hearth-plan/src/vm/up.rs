@@ -1,13 +1,12 @@
 //! Goal Running or Paused.
 
-use hearth_types::names::tap_name;
 use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::status::{Goal, Phase, VmStatus};
 
 use super::{SOON, Vm};
 use crate::index::word_is_new;
 use crate::model::Step;
-use crate::shared::bridged;
+use crate::shared::{TapName, bridged};
 use crate::transition::{self, later};
 
 impl Vm<'_, '_> {
@@ -171,14 +170,14 @@ impl Vm<'_, '_> {
             self.remove_taps("it has no network");
             return;
         }
-        let name = tap_name(self.vm.id);
-        self.remove_taps_but(&name, "it is not the VM's TAP of today");
-        let reason = match self.seen.taps.iter().find(|tap| tap.name == name) {
+        let name = TapName::of(self.vm.id);
+        self.remove_taps_but(Some(name), "it is not the VM's TAP of today");
+        let reason = match self.seen.taps.iter().find(|tap| name.is(&tap.name)) {
             Some(tap) if tap.attached => return,
             Some(_) => "its TAP is down or not a port of the bridge",
             None => "its TAP is missing",
         };
-        if alive && !self.seen.taps.iter().any(|tap| tap.name == name) {
+        if alive && !self.seen.taps.iter().any(|tap| name.is(&tap.name)) {
             self.plan.note(
                 Some(self.vm),
                 "lost its TAP while it ran: restart it to connect it again",
