@@ -130,10 +130,11 @@ pub async fn create(
     };
     let row = match created {
         Created::New(row) => {
+            // The loop need not wait until the event is on disk.
+            engine.look_at(row.id);
             engine
                 .tell(NewEvent::info("vm.created", format!("{name} created")).vm(row.id, &name))
                 .await;
-            engine.look_at(row.id);
             *row
         }
         Created::Replayed(id) => store.vm(id).await.ok_or_else(|| {
