@@ -107,6 +107,17 @@ impl From<StoreError> for ApiError {
     }
 }
 
+/// Refuses a parameter that is larger than the document says.
+pub(super) fn at_most(name: &str, value: Option<u32>, most: u32) -> ApiResult<()> {
+    match value {
+        Some(value) if value > most => Err(ApiError::new(
+            Code::Invalid,
+            format!("{name}: is {value}, must be at most {most}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// No such path.
 pub(super) async fn no_such_path(uri: Uri) -> ApiError {
     ApiError::new(
@@ -150,6 +161,13 @@ where
             b"" | b"null" => b"{}",
             text => text,
         };
+        // Serde would take a list of the fields' values, too.
+        if text.first() == Some(&b'[') {
+            return Err(ApiError::new(
+                Code::Invalid,
+                "the body must be a JSON object, not a list",
+            ));
+        }
         let mut reader = serde_json::Deserializer::from_slice(text);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();

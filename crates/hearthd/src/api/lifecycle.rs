@@ -12,11 +12,14 @@ use hearth_types::status::{Goal, Phase};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::error::{ApiError, ApiResult, Body, InPath, Params};
+use super::error::{ApiError, ApiResult, Body, InPath, Params, at_most};
 use super::{Api, view, vms};
 
 /// How long a request waits when it asks to wait and does not say how long.
 const WAIT: Duration = Duration::from_secs(120);
+
+/// The most seconds that a request may wait.
+pub(super) const MOST_SECONDS: u32 = 86_400;
 
 /// Options of actions.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -40,6 +43,7 @@ pub async fn start(
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = found(&api, &vm).await?;
     // A running VM is not told again: a new generation would clear its restart counts.
     if row.goal == Goal::Running && row.status.vmm.is_some() {
@@ -59,6 +63,7 @@ pub async fn stop(
     Params(params): Params<ActionParams>,
     Body(stop): Body<StopVm>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = found(&api, &vm).await?;
     check(&stop)?;
     let expected = vms::if_match(&headers)?;
@@ -81,6 +86,7 @@ pub async fn restart(
     Params(params): Params<ActionParams>,
     Body(stop): Body<StopVm>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = found(&api, &vm).await?;
     check(&stop)?;
     let expected = vms::if_match(&headers)?;
@@ -116,6 +122,7 @@ pub async fn pause(
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = running(&api, &vm).await?;
     let row = set_goal(&api, &row, Goal::Paused, &headers).await?;
     finish(&api, row, Goal::Paused, &params).await
@@ -130,6 +137,7 @@ pub async fn resume(
     headers: HeaderMap,
     Params(params): Params<ActionParams>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = running(&api, &vm).await?;
     let row = set_goal(&api, &row, Goal::Running, &headers).await?;
     finish(&api, row, Goal::Running, &params).await

@@ -19,11 +19,14 @@ use hearth_types::problem::{Code, Problem};
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
 use serde::Deserialize;
 
-use super::error::{ApiError, ApiResult, InPath, Params};
+use super::error::{ApiError, ApiResult, InPath, Params, at_most};
 use super::{Api, view};
 
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
+
+/// The most lines that can be asked for; without a number all come.
+const MOST_LINES: u32 = 1_000_000;
 
 /// Which log.
 #[derive(Debug, Clone, Copy, Default, Deserialize, utoipa::ToSchema)]
@@ -59,6 +62,7 @@ pub async fn logs(
     InPath(vm): InPath<String>,
     Params(params): Params<LogParams>,
 ) -> ApiResult<Response> {
+    at_most("tail", params.tail, MOST_LINES)?;
     let row = view::find(&api.engine, &vm).await?;
     let name = match params.source {
         Source::Console => CONSOLE_LOG,

@@ -15,7 +15,7 @@ use hearth_types::status::Goal;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::error::{ApiError, ApiResult, Body, InPath, Params};
+use super::error::{ApiError, ApiResult, Body, InPath, Params, at_most};
 use super::{Api, lifecycle, ports, view};
 
 /// VMs per page when the client does not say.
@@ -281,6 +281,7 @@ pub async fn delete(
     headers: HeaderMap,
     Params(params): Params<lifecycle::ActionParams>,
 ) -> ApiResult<Response> {
+    at_most("timeout", params.timeout, lifecycle::MOST_SECONDS)?;
     let row = view::find(&api.engine, &vm).await?;
     if row.goal != Goal::Absent && row.status.vmm.is_some() && !params.force.unwrap_or(false) {
         return Err(

@@ -10,7 +10,8 @@ use hearth_types::problem::{Code, Problem};
 use hearth_types::status::{Goal, Phase, RunEnd};
 use serde::Deserialize;
 
-use super::error::{ApiError, ApiResult, InPath, Params};
+use super::error::{ApiError, ApiResult, InPath, Params, at_most};
+use super::lifecycle::MOST_SECONDS;
 use super::{Api, view};
 
 /// What to wait for.
@@ -49,6 +50,7 @@ pub async fn wait(
     InPath(vm): InPath<String>,
     Params(params): Params<WaitParams>,
 ) -> ApiResult<Json<WaitResult>> {
+    at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = view::find(&api.engine, &vm).await?;
     let name = row.spec.name.clone();
     let waiting = until(api, row, params.condition);

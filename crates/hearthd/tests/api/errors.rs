@@ -90,6 +90,9 @@ async fn json_that_cannot_be_read_is_said_with_its_place() {
     post(&rig, "/v1/vms", Body::empty())
         .await
         .problem(400, "invalid");
+    post(&rig, "/v1/kernels", "[null, null]")
+        .await
+        .problem(400, "invalid");
     let deep = "[".repeat(100_000);
     post(&rig, "/v1/vms", deep).await.problem(400, "invalid");
 }
@@ -107,6 +110,8 @@ async fn query_parameters_are_checked() {
     rig.create("web").await;
     for path in [
         "/v1/vms/web/logs?tail=-1",
+        "/v1/vms/web/logs?tail=1000001",
+        "/v1/vms/web/wait?timeout=86401",
         "/v1/vms/web/logs?source=nosuch",
         "/v1/vms/web/wait?condition=nosuch",
         "/v1/vms/web/wait?timeout=x",
