@@ -61,6 +61,7 @@ pub fn started(
     VmStatus {
         phase: Phase::Running,
         boot_id: Some(identity.boot_id.clone()),
+        ending_since: None,
         vmm: Some(identity),
         started_at: Some(now),
         stop: None,
@@ -77,6 +78,7 @@ pub fn adopted(status: &VmStatus, identity: ProcessIdentity, started_at: Timesta
     VmStatus {
         phase: Phase::Running,
         boot_id: Some(identity.boot_id.clone()),
+        ending_since: None,
         vmm: Some(identity),
         started_at: Some(started_at),
         next_start: None,
@@ -129,6 +131,7 @@ pub fn ended(
     goal: Goal,
 ) -> VmStatus {
     let mut next = VmStatus {
+        ending_since: None,
         vmm: None,
         stop: None,
         next_start: None,
@@ -179,6 +182,7 @@ pub fn rebooted(
     };
     VmStatus {
         phase,
+        ending_since: None,
         vmm: None,
         stop: None,
         next_start: None,

@@ -6,6 +6,8 @@ mod up;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::process::ExitRecord;
@@ -167,8 +169,14 @@ impl<'a> Vm<'a, '_> {
         }
         if record.is_none() && !self.seen.shims.is_empty() {
             // The shim outlives its VMM by the time it takes to write the record.
-            self.wait("its VMM has ended; its exit record is about to be written");
-            return false;
+            let since = self.ending_since("its VMM has ended");
+            let grace = self.world.policy.orphan_grace;
+            if elapsed(since, self.world.now) < grace {
+                self.wait("its VMM has ended; its exit record is about to be written");
+                self.plan.due(later(since, grace));
+                return false;
+            }
+            self.kill_shims("its VMM has ended and it writes no record");
         }
         let end = transition::classify(record, self.stopping(), self.world.now);
         let next = transition::ended(
@@ -305,15 +313,34 @@ impl<'a> Vm<'a, '_> {
             self.plan.due(later(since, grace));
             return true;
         }
+        self.kill_shims("a shim of an earlier run does not end by itself");
+        self.plan.due(self.world.now);
+        true
+    }
+
+    fn kill_shims(&mut self, reason: &str) {
         for shim in self.seen.shims.iter() {
             self.plan.push(
                 Step::KillOrphan {
                     identity: shim.identity.clone(),
                 },
-                "a shim of an earlier run does not end by itself",
+                reason,
             );
         }
-        self.plan.due(self.world.now);
-        true
+    }
+
+    /// Since when the run is known to have ended; from now on, if it was not known before or
+    /// the clock was set back.
+    fn ending_since(&mut self, reason: &str) -> Timestamp {
+        let now = self.world.now;
+        if let Some(since) = self.status.ending_since.filter(|since| *since <= now) {
+            return since;
+        }
+        let next = VmStatus {
+            ending_since: Some(now),
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, None, reason);
+        now
     }
 }

@@ -161,6 +161,10 @@ pub struct VmStatus {
     pub failures: u32,
     /// Before this time the restart policy does not start it.
     pub next_start: Option<Timestamp>,
+    /// Since when its run is known to have ended while the end cannot be recorded: its VMM
+    /// does not quit, or its shim has written no record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending_since: Option<Timestamp>,
     /// Why it is where it is, for people; `None` when all is well.
     pub reason: Option<String>,
     /// The boot in which the status was written.
@@ -179,6 +183,7 @@ impl Default for VmStatus {
             restarts: 0,
             failures: 0,
             next_start: None,
+            ending_since: None,
             reason: None,
             boot_id: None,
         }

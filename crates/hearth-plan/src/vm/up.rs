@@ -1,13 +1,13 @@
 //! Goal Running or Paused.
 
 use hearth_types::observe::{ObservedProcess, RunState};
-use hearth_types::status::{Goal, Phase, VmStatus};
+use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 
 use super::{SOON, Vm};
 use crate::index::word_is_new;
 use crate::model::Step;
 use crate::shared::{TapName, bridged};
-use crate::transition::{self, later};
+use crate::transition::{self, elapsed, later};
 
 impl Vm<'_, '_> {
     /// A VMM lives and should.
@@ -45,7 +45,7 @@ impl Vm<'_, '_> {
             }
             (Some(RunState::Running), _) => self.set_phase(Phase::Running),
             (Some(RunState::Paused), _) => self.set_phase(Phase::Paused),
-            (Some(RunState::Ended), _) => self.wait("its guest has ended; its VMM is about to end"),
+            (Some(RunState::Ended), _) => self.see_off(live),
             // Not asked, or no answer: it lives, and that is all that is known.
             (None, Goal::Paused) if self.status.phase != Phase::Paused => {
                 self.plan.due(later(self.world.now, SOON));
@@ -57,6 +57,35 @@ impl Vm<'_, '_> {
                 }
             }
         }
+    }
+
+    /// The guest has ended, and its VMM should end by itself within moments. If not, it is
+    /// asked to quit (phase `Stopping` says that it was), and at last it is killed.
+    fn see_off(&mut self, live: &ObservedProcess) {
+        let since = self.ending_since("its guest has ended");
+        let (now, patience) = (self.world.now, self.world.policy.quit_wait);
+        let asked = self.status.phase == Phase::Stopping;
+        let rung = match elapsed(since, now) {
+            age if age < patience => {
+                self.wait("its guest has ended; its VMM is about to end");
+                return self.plan.due(later(since, patience));
+            }
+            age if age < patience * 2 && asked => {
+                return self.plan.due(later(since, patience * 2));
+            }
+            _ if asked => StopRung::Kill,
+            _ => StopRung::Quit,
+        };
+        self.plan.push(
+            Step::Stop {
+                vm: self.vm.id,
+                identity: live.identity.clone(),
+                rung,
+            },
+            "its guest has ended and its VMM does not",
+        );
+        self.plan.due(later(now, patience));
+        self.set_phase(Phase::Stopping);
     }
 
     /// Stores what its VMM says. The executor of Pause and Resume tells the world.

@@ -67,8 +67,36 @@ fn the_record_is_waited_for_while_the_shim_lives() {
     let mut world = dead(ProcessExit::Code(0), EXIT_0);
     dirs(&mut world)[0].exit = None;
     processes(&mut world).push(process(web(), 9, ProcessRole::Shim, -3600));
-    let plan = assert_steps(&world, &[]);
+    let plan = assert_steps(&world, &["set_status"]);
     assert!(plan.next_pass < Some(at(1)));
+    world.vms[0].status = stored(&plan).clone();
+    world.now = at(29);
+    let plan = assert_steps(&world, &[]);
+    assert!(plan.next_pass < Some(at(30)));
+}
+
+#[test]
+fn a_shim_that_writes_no_record_is_killed_and_the_end_recorded_without() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    dirs(&mut world)[0].exit = None;
+    processes(&mut world).push(process(web(), 9, ProcessRole::Shim, -3600));
+    world.vms[0].status.ending_since = Some(at(-30));
+    let plan = assert_steps(&world, &["kill_orphan", "set_status", "remove_tap"]);
+    let status = stored(&plan);
+    let end = status.last_end.as_ref().unwrap();
+    assert_eq!(end.reason, "VMM ended without a record");
+    assert_eq!((status.phase, status.vmm.as_ref()), (Phase::Failed, None));
+    assert_eq!(status.ending_since, None);
+}
+
+#[test]
+fn a_clock_that_was_set_back_does_not_kill_the_shim() {
+    let mut world = dead(ProcessExit::Code(0), EXIT_0);
+    dirs(&mut world)[0].exit = None;
+    processes(&mut world).push(process(web(), 9, ProcessRole::Shim, -3600));
+    world.vms[0].status.ending_since = Some(at(3600));
+    let plan = assert_steps(&world, &["set_status"]);
+    assert_eq!(stored(&plan).ending_since, Some(at(0)));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Goal Running and Paused; adoption; twins.
 
-use hearth_plan::{Step, plan, plan_for, plan_vm};
+use hearth_plan::{Plan, Step, plan, plan_for, plan_vm};
 use hearth_types::observe::{ProcessRole, RunState};
 use hearth_types::spec::{NetworkMode, RestartPolicy};
-use hearth_types::status::{Goal, Phase};
+use hearth_types::status::{Goal, Phase, StopRung};
 use hearth_types::survey::Survey;
 
 use super::world::*;
@@ -184,8 +184,36 @@ fn a_paused_vmm_is_resumed() {
 fn a_vmm_whose_guest_has_ended_is_looked_at_again_soon() {
     let mut world = running();
     world.observed.run_states = [(web(), Survey::Known(RunState::Ended))].into();
-    let plan = assert_steps(&world, &[]);
+    let plan = assert_steps(&world, &["set_status"]);
+    assert_eq!(stored(&plan).ending_since, Some(at(0)));
     assert!(plan.next_pass < Some(at(1)));
+}
+
+#[test]
+fn a_vmm_that_stays_after_its_guest_is_asked_to_quit_once_and_killed_then() {
+    let mut world = running();
+    world.observed.run_states = [(web(), Survey::Known(RunState::Ended))].into();
+    world.vms[0].status.ending_since = Some(at(0));
+    world.now = at(2);
+    assert_steps(&world, &[]);
+    world.now = at(3);
+    let plan = assert_steps(&world, &["stop", "set_status"]);
+    assert_eq!(rung(&plan), StopRung::Quit);
+    world.vms[0].status = stored(&plan).clone();
+    assert_eq!(world.vms[0].status.phase, Phase::Stopping);
+    let plan = assert_steps(&world, &[]);
+    assert!(plan.next_pass <= Some(at(6)));
+    world.now = at(6);
+    let plan = assert_steps(&world, &["stop"]);
+    assert_eq!(rung(&plan), StopRung::Kill);
+}
+
+fn rung(plan: &Plan) -> StopRung {
+    let rung = plan.steps.iter().find_map(|planned| match &planned.step {
+        Step::Stop { rung, .. } => Some(*rung),
+        _ => None,
+    });
+    rung.unwrap()
 }
 
 #[test]
