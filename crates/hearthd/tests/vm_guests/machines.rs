@@ -68,6 +68,11 @@ async fn vm_that_is_paused_says_so_and_goes_on_after_it() {
     vm.healthy().await;
     assert_eq!(vm.must("echo there").await, "there");
     assert_eq!(vm.pid().await, pid);
+
+    // A stop wakes it first, so that it can go down cleanly.
+    vm.act(Action::Pause).await.unwrap();
+    let end = vm.stop().await.last_end.unwrap();
+    assert_eq!(end.guest.unwrap().reason, "shutdown");
     vm.remove().await;
     host.clean().await;
 }

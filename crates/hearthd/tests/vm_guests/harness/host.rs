@@ -149,11 +149,13 @@ impl Host {
 
     /// Waits for the daemon's end by itself.
     pub(crate) async fn daemon_ends(&mut self) -> ExitStatus {
-        let mut child = self.daemon.take().unwrap();
+        let child = self.daemon.as_mut().unwrap();
         let status = eventually("the end of the daemon", || {
             std::future::ready(child.try_wait().unwrap())
-        });
-        status.await
+        })
+        .await;
+        self.daemon = None;
+        status
     }
 
     /// `kill -9`.
@@ -288,9 +290,17 @@ impl Drop for Host {
         let Some(installation) = &self.installation else {
             return;
         };
-        for (pid, _) in processes_of(installation) {
-            // One that has ended meanwhile is as good.
-            kill(pid).ok();
+        // The folder can only go when nobody writes into it any more.
+        for _ in 0..100 {
+            let left = processes_of(installation);
+            if left.is_empty() {
+                break;
+            }
+            for (pid, _) in left {
+                // One that has ended meanwhile is as good.
+                kill(pid).ok();
+            }
+            std::thread::sleep(super::LOOK);
         }
     }
 }
