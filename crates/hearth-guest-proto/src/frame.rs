@@ -204,6 +204,10 @@ impl Decoder {
     pub fn next_frame(&mut self) -> Option<Frame> {
         loop {
             self.skip_to_magic();
+            if self.buffer.is_empty() {
+                // A connection that rests holds nothing.
+                self.buffer = BytesMut::new();
+            }
             if self.buffer.len() < HEADER_LEN {
                 return None;
             }

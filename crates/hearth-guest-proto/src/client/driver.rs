@@ -29,7 +29,7 @@ const HELLO_EVERY: Duration = Duration::from_millis(250);
 const FLUSH_EVERY: u32 = 4;
 /// Messages that a stream's owner may leave unread: an honest guest sends two.
 const REPLIES: usize = 8;
-const READ_SIZE: usize = 64 * 1024;
+const READ_SIZE: usize = 16 * 1024;
 
 pub(super) type Opened = Result<StreamHandles, ClientError>;
 
