@@ -68,7 +68,7 @@ impl Rig {
             "DATA_DIR={0}/data\nRUN_DIR={0}/run\nSOCKET={0}/s\nBRIDGE={bridge}\n\
              NFT_TABLE=hearth_bench_{number}\nSUBNET=10.219.0.0/16\nGUEST_PATH={1}\n",
             folder.display(),
-            target().join("hearth-guest").display()
+            guest().display()
         );
         if vmm == Vmm::Standin {
             let standin = binary("hearth-vmm-standin");
@@ -242,15 +242,27 @@ pub(crate) fn until(
     Ok(())
 }
 
-/// A program of this workspace, as `build_once` made it.
+/// A folder of programs to measure as they are, instead of those that are built here.
+const PROGRAMS: &str = "HEARTH_BENCH_PROGRAMS";
+
+/// A program that is measured.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    target().join("release").join(name)
+    let built = || target().join("release").into();
+    PathBuf::from(std::env::var_os(PROGRAMS).unwrap_or_else(built)).join(name)
+}
+
+/// The guest agent.
+fn guest() -> PathBuf {
+    if std::env::var_os(PROGRAMS).is_some() {
+        return binary("hearth-guest");
+    }
+    target().join("hearth-guest")
 }
 
 /// Builds the programs that are measured: what is measured is what is checked out.
 fn build_once() -> anyhow::Result<()> {
     static BUILT: std::sync::OnceLock<()> = std::sync::OnceLock::new();
-    if BUILT.get().is_some() {
+    if BUILT.get().is_some() || std::env::var_os(PROGRAMS).is_some() {
         return Ok(());
     }
     crate::guest::run()?;
