@@ -203,6 +203,8 @@ impl Engine {
                 self.parts.vmm.kill(identity).await?;
                 self.orphan_removed("process", &format!("{} ({})", identity.pid, identity.exe))
                     .await;
+                // What it used can go, too, and no other event says so.
+                self.look_at_everything();
             }
             Step::RemoveOrphanTap { tap } => {
                 net.remove_tap(tap).await?;
