@@ -2,13 +2,22 @@
 //!
 //! Facts only, never policy. With `hearth-net` and `hearth-guest` this is the room where
 //! unsafe code may stand, each block with its SAFETY note.
+//!
+//! | module | offers |
+//! | --- | --- |
+//! | [`process`] | processes with our mark: survey, proof of identity, signals, death by pidfd |
+//! | [`boot`] | which boot this is, and when it began |
+//! | [`lock`] | one process at a time owns a folder |
+//! | [`loopdev`], [`mount`] | a file as a block device; mounts that no namespace contains |
+//! | [`command`] | other programs, with a deadline and their words on failure |
+//! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
 
 pub mod boot;
 pub mod command;
+pub mod dirwatch;
 pub mod lock;
 pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod unixsock;
-pub mod dirwatch;
 pub mod usage;

@@ -1,7 +1,14 @@
 //! VMM drivers behind one trait, and one contract suite for all of them.
 //!
 //! A driver knows how to launch, question and end one kind of VMM. It decides nothing:
-//! when to start or stop comes from the planner.
+//! when to start or stop comes from the planner. The states of a VMM are drawn in [`qemu`].
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`qemu`] | the QEMU driver: arguments, launch through the shim, QMP, the KVM probe |
+//! | [`fake`] | a VMM in memory, for tests |
+//! | `contract` | what every driver must keep, as functions that tests call |
+//! | `record`, `companion` | exit records; finding the shim and the guest agent |
 
 #![forbid(unsafe_code)]
 
