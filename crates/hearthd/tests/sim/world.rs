@@ -319,6 +319,16 @@ impl Life {
         self.engine.look_at(vm);
     }
 
+    /// The same of a VM that may be gone by now.
+    pub(super) async fn say(&self, vm: VmId, goal: Goal) {
+        let store = &self.engine.parts.store;
+        let said = store.set_goal(vm, goal, false, None, None).await;
+        if !matches!(said, Err(hearth_store::StoreError::NotFound { .. })) {
+            said.unwrap();
+        }
+        self.engine.look_at(vm);
+    }
+
     /// `hearth restart`.
     pub(super) async fn restart(&self, vm: VmId) {
         let now = self.engine.now();
@@ -327,10 +337,12 @@ impl Life {
             None => row.status.clone(),
         };
         let store = &self.engine.parts.store;
-        store
+        let said = store
             .set_goal_and_status(vm, Goal::Running, false, None, None, begin)
-            .await
-            .unwrap();
+            .await;
+        if !matches!(said, Err(hearth_store::StoreError::NotFound { .. })) {
+            said.unwrap();
+        }
         self.engine.look_at(vm);
     }
 
