@@ -39,7 +39,7 @@ fn has_test(source: &str, name: &str) -> bool {
                     .split(|c: char| !c.is_alphanumeric() && c != '_')
                     .any(|word| word == name)
         };
-        source.contains("macro_rules!") && lines.iter().any(|line| words(&line))
+        source.contains("macro_rules!") && lines.iter().any(words)
     };
     as_function || in_macro()
 }
