@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod meta;
 pub mod plan;
+pub mod serve;
 mod ports;
 pub mod stats;
 pub mod stream;

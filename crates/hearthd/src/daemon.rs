@@ -271,7 +271,7 @@ type Server = tokio::task::JoinHandle<()>;
 fn serve_unix(
     config: &Config,
     state: Api,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<Server> {
     let path = &config.socket;
     clear_stale_socket(path)?;
@@ -285,22 +285,14 @@ fn serve_unix(
             .with_context(|| format!("cannot give {path} to group {group}"))?;
     }
     let router = api::router(state);
-    Ok(tokio::spawn(async move {
-        let ended = async move { drop(stopping.wait_for(|stop| *stop).await) };
-        if let Err(error) = axum::serve(listener, router)
-            .with_graceful_shutdown(ended)
-            .await
-        {
-            tracing::error!(error = %error, "the unix socket is no longer served");
-        }
-    }))
+    Ok(tokio::spawn(api::serve::serve(listener, router, stopping)))
 }
 
 async fn serve_tcp(
     config: &Config,
     port: u16,
     state: Api,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<Server> {
     let token = config
         .api_token
@@ -312,15 +304,7 @@ async fn serve_tcp(
         .with_context(|| format!("cannot listen on {}:{port}", config.api_address))?;
     let router = api::router_with_token(state, api::auth::Token::new(token.expose()));
     tracing::info!(address = %config.api_address, port, "the API is served over TCP, too");
-    Ok(tokio::spawn(async move {
-        let ended = async move { drop(stopping.wait_for(|stop| *stop).await) };
-        if let Err(error) = axum::serve(listener, router)
-            .with_graceful_shutdown(ended)
-            .await
-        {
-            tracing::error!(error = %error, "TCP is no longer served");
-        }
-    }))
+    Ok(tokio::spawn(api::serve::serve(listener, router, stopping)))
 }
 
 /// A socket that nobody listens on was left by a daemon that was killed. Anything else is

@@ -9,6 +9,7 @@ use hearth_types::process::{GuestReport, ProcessExit};
 use hearth_types::status::Phase;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -20,7 +21,8 @@ use crate::rig::{Rig, request, within};
 async fn socket(rig: &Rig, path: &str) -> WebSocketStream<TcpStream> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(axum::serve(listener, rig.router()).into_future());
+    let (router, stopping) = (rig.router(), rig.api.stopping.clone());
+    tokio::spawn(hearthd::api::serve::serve(listener, router, stopping));
     let stream = TcpStream::connect(address).await.unwrap();
     let url = format!("ws://{address}{path}");
     within(
@@ -247,4 +249,32 @@ async fn a_followed_log_ends_with_the_run() {
     assert_eq!(rest, "");
     rig.until("web", "it has ended", |vm| vm.phase == Phase::Exited)
         .await;
+}
+
+#[tokio::test]
+async fn a_full_house_lets_others_wait_and_goes_on() {
+    let rig = Rig::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn(hearthd::api::serve::serve(
+        listener,
+        rig.router(),
+        rig.api.stopping.clone(),
+    ));
+    let mut idle = Vec::new();
+    for _ in 0..512 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut late = TcpStream::connect(address).await.unwrap();
+    let ask = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    late.write_all(ask).await.unwrap();
+    let mut answer = Vec::new();
+    // The clients before it have been taken, and one goes.
+    drop(idle.remove(0));
+    within("an answer", late.read_to_end(&mut answer))
+        .await
+        .unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+    rig.stop_daemon();
+    within("the end of all connections", serving).await.unwrap();
 }
