@@ -41,7 +41,9 @@ leftovers() { grep -lsE "HEARTH_OWNER=${installation:-none}:" /proc/[0-9]*/envir
 # shellcheck disable=SC2317 # called by the trap
 end() {
   local status=$?
-  trap - EXIT INT TERM
+  trap "" INT TERM
+  trap - EXIT
+  set +e
   [ -z "$fuzzer" ] || kill "$fuzzer" 2>/dev/null || true
   # VMs and the name server outlive the daemon: the last VM takes everything with it.
   for vm in $(curl -fsS -H "Authorization: Bearer $token" "http://127.0.0.1:$port/v1/vms" 2>/dev/null | jq -r '.items[].id'); do
@@ -58,7 +60,7 @@ end() {
     for file in $left; do kill -9 "$(cut -d/ -f3 <<<"$file")" 2>/dev/null || true; done
     status=1
   fi
-  rm -rf "$data"
+  rm -rf "$data" .schemathesis
   exit "$status"
 }
 trap end EXIT
