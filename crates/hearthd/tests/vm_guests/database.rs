@@ -2,6 +2,9 @@
 
 use crate::harness::{Host, processes_of, spec};
 
+/// What happens to the bytes of a database.
+type Spoil = fn(&mut Vec<u8>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_goes_on_when_the_database_is_damaged_or_newer() {
     let Some(mut host) = Host::new().await else {
@@ -18,14 +21,13 @@ async fn vm_goes_on_when_the_database_is_damaged_or_newer() {
 
     // `user_version`, 4 bytes, big-endian: https://www.sqlite.org/fileformat2.html#database_header
     let newer = |bytes: &mut Vec<u8>| bytes[60..64].copy_from_slice(&9999_u32.to_be_bytes());
-    let damaged = |bytes: &mut Vec<u8>| bytes[4096..].fill(0xA5);
-    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
-    let no_database = |bytes: &mut Vec<u8>| *bytes = b"not a database at all".repeat(300);
-    let cases: [(&str, &dyn Fn(&mut Vec<u8>)); 4] = [
-        ("schema version 9999", &newer),
-        ("database", &damaged),
-        ("database", &cut),
-        ("database", &no_database),
+    let cases: [(&str, Spoil); 4] = [
+        ("schema version 9999", newer),
+        ("database", |bytes| bytes[4096..].fill(0xA5)),
+        ("database", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("database", |bytes| {
+            *bytes = b"not a database at all".repeat(300)
+        }),
     ];
     for (word, spoil) in cases {
         let mut bytes = good.clone();

@@ -4,6 +4,15 @@ use hearth_types::status::Phase;
 
 use crate::harness::{Host, Vm, eventually, processes_of, spec};
 
+/// A host whose daemon has failpoints.
+async fn host() -> Option<Host> {
+    if !cfg!(feature = "failpoints") {
+        println!("SKIP: built without the feature failpoints");
+        return None;
+    }
+    Host::new().await
+}
+
 /// Kills the daemon at this place in its next life.
 fn arm(host: &mut Host, place: &str) {
     host.set("FAILPOINT", place);
@@ -34,7 +43,7 @@ async fn wanted(host: &Host, name: &str) -> Vm {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_comes_up_whenever_the_daemon_is_killed_on_the_way() {
-    let Some(mut host) = Host::new().await else {
+    let Some(mut host) = host().await else {
         return;
     };
     host.set("ORPHAN_GRACE", "0s");
@@ -68,7 +77,7 @@ async fn vm_comes_up_whenever_the_daemon_is_killed_on_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_goes_away_whenever_the_daemon_is_killed_on_the_way() {
-    let Some(mut host) = Host::new().await else {
+    let Some(mut host) = host().await else {
         return;
     };
     host.set("ORPHAN_GRACE", "0s");
@@ -103,7 +112,7 @@ async fn vm_goes_away_whenever_the_daemon_is_killed_on_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_is_stopped_whenever_the_daemon_is_killed_on_the_way() {
-    let Some(mut host) = Host::new().await else {
+    let Some(mut host) = host().await else {
         return;
     };
     for (number, place) in ["before:stop", "after:stop"].into_iter().enumerate() {
