@@ -22,6 +22,10 @@ status=0
 cargo nextest run --workspace --all-features --no-fail-fast --success-output final "$@" 2>&1 | tee "$log" | grep -vE '^\s*(PASS|Compiling|Finished)' || status=${PIPESTATUS[0]}
 cargo test --workspace --doc --all-features --quiet >>"$log" 2>&1 || { status=1; tail -n 30 "$log"; }
 
+# The API as a stranger would use it, against a live daemon.
+./scripts/schemathesis.sh >target/schemathesis.log 2>&1 || { status=1; tail -n 60 target/schemathesis.log; }
+grep '^ *SKIP: ' target/schemathesis.log >>"$log" || true
+
 # A skipped check is said and counted: it must not look like a passed one.
 skipped=$(grep -c '^ *SKIP: ' "$log" || true)
 grep '^ *SKIP: ' "$log" | sort | uniq -c || true

@@ -17,8 +17,17 @@ pub struct Usage {
 /// When the process is gone, or /proc cannot be read.
 pub fn of(pid: i32) -> io::Result<Usage> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse(&stat, rustix::param::clock_ticks_per_second(), rustix::param::page_size())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be understood")))
+    parse(
+        &stat,
+        rustix::param::clock_ticks_per_second(),
+        rustix::param::page_size(),
+    )
+    .ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("/proc/{pid}/stat cannot be understood"),
+        )
+    })
 }
 
 /// Fields 14 (utime), 15 (stime) and 24 (rss) of proc_pid_stat(5). The second field, the
@@ -40,7 +49,13 @@ mod tests {
     #[test]
     fn names_with_parentheses_do_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 150 50 13 14 15 16 17 18 19 20 3 22";
-        assert_eq!(parse(stat, 100, 4096), Some(Usage { cpu_millis: 2000, rss_bytes: 12288 }));
+        assert_eq!(
+            parse(stat, 100, 4096),
+            Some(Usage {
+                cpu_millis: 2000,
+                rss_bytes: 12288
+            })
+        );
         assert_eq!(parse("nonsense", 100, 4096), None);
     }
 

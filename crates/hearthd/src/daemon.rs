@@ -16,7 +16,7 @@ use camino::Utf8Path;
 use hearth_config::{AccelMode, Config, Loaded, OrphanMode};
 use hearth_disk::FileVolumes;
 use hearth_host::boot::BootId;
-use hearth_host::lock::LockFile;
+use hearth_host::lock::{LockError, LockFile};
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
@@ -37,6 +37,10 @@ use crate::host::{Processes, SystemClock};
 
 /// The first context id that is a guest's.
 const FIRST_CID: u32 = 3;
+/// How long a holder of the lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Pause between two looks at the lock.
+const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// How long open requests may take to end after SIGTERM.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -68,8 +72,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     let config = &loaded.config;
     make_folders(config)?;
     let lock_path = config.data_dir.join("hearthd.lock");
-    let _lock = LockFile::acquire(&lock_path, jiff::Timestamp::now())
-        .context("another hearthd has this data folder")?;
+    let _lock = lock(&lock_path).await?;
     let engine = build(config)?;
     import_kernel(&engine, config).await;
 
@@ -108,6 +111,20 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
     }
     remove_socket(&config.socket);
     Ok(())
+}
+
+/// Takes the data folder's lock. A daemon that was killed a moment ago may still be dying
+/// with the lock in its hands, so a holder gets that moment.
+async fn lock(path: &Utf8Path) -> anyhow::Result<LockFile> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match LockFile::acquire(path, jiff::Timestamp::now()) {
+            Err(LockError::Held { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOCK_LOOK).await;
+            }
+            taken => return taken.context("another hearthd has this data folder"),
+        }
+    }
 }
 
 fn make_folders(config: &Config) -> anyhow::Result<()> {

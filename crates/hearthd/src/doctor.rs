@@ -125,7 +125,7 @@ async fn vmm(engine: &Engine) -> DoctorCheck {
                 status,
                 detail,
                 Some(
-                    "VMs run under emulation, many times slower than under KVM: use a host with working /dev/kvm",
+                    "VMs run under emulation, many times slower than under KVM; what keeps KVM from being used is said there",
                 ),
             )
         }

@@ -59,10 +59,8 @@ fn kill_if_asked(side: &str, step: &str) {
     let nth = parts.next().and_then(|n| n.parse().ok()).unwrap_or(1);
     if SEEN.fetch_add(1, Ordering::SeqCst) + 1 == nth {
         tracing::warn!(side, step, "failpoint reached");
-        let died = rustix::process::kill_process(
-            rustix::process::getpid(),
-            rustix::process::Signal::KILL,
-        );
+        let died =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         tracing::error!(?died, "this process could not kill itself");
     }
 }

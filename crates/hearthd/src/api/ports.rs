@@ -27,9 +27,13 @@ pub(super) fn check_free(ports: &[PortSpec]) -> ApiResult<()> {
                     .hint("publish another host port, or see who has it with: ss -lntup"));
             }
             Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-                let detail = format!("host port {port}: this host has no address {}", port.host_ip);
-                return Err(ApiError::new(Code::Invalid, detail)
-                    .hint("see its addresses with: ip address"));
+                let detail = format!(
+                    "host port {port}: this host has no address {}",
+                    port.host_ip
+                );
+                return Err(
+                    ApiError::new(Code::Invalid, detail).hint("see its addresses with: ip address")
+                );
             }
             // Whatever else keeps this process from listening does not concern the rules.
             _ => {}

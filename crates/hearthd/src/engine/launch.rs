@@ -203,7 +203,13 @@ fn place_file(path: &Utf8Path, content: &[u8], durable: bool) -> anyhow::Result<
     use std::io::Write as _;
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&temporary)?;
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)?;
         if durable {
             file.sync_all()?;

@@ -51,7 +51,11 @@ fn start_fails(step: &'static str, most: u32) {
         assert_eq!(row.status.phase, Phase::Backoff);
         let reason = row.status.reason.unwrap();
         assert!(reason.contains("simulated fault"), "{reason}");
-        assert!(life.events("vm.start_failed").await as u32 <= TRIES_PER_HOUR);
+        let told = life.events("vm.start_failed").await;
+        assert!(
+            u32::try_from(told).unwrap() <= TRIES_PER_HOUR,
+            "told {told} times"
+        );
         life.set_goal(vm, Goal::Stopped).await;
         life.settled("it is stopped").await;
         let (stopped, _) = (tries(life, step), tokio::time::sleep(HOUR).await);
