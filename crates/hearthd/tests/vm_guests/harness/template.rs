@@ -18,7 +18,7 @@ const PARTS: [&str; 2] = ["images", "kernels"];
 
 /// Fills a new data folder.
 pub(super) async fn fill(tools: &Tools, data: &Utf8Path) {
-    let template = made(tools).await;
+    let (template, _lock) = made(tools).await;
     std::fs::create_dir_all(data).unwrap();
     for part in PARTS {
         let from = template.join(part);
@@ -35,15 +35,15 @@ pub(super) async fn fill(tools: &Tools, data: &Utf8Path) {
     }
 }
 
-/// The template; the first test that wants it makes it.
-async fn made(tools: &Tools) -> Utf8PathBuf {
+/// The template; the first test that wants it makes it. It stays while the lock is held.
+async fn made(tools: &Tools) -> (Utf8PathBuf, File) {
     let folder = Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(folder).unwrap();
     let lock = File::create(folder.join("vm-template.lock")).unwrap();
     lock.lock().unwrap();
     let template = folder.join(format!("vm-template-{:016x}", key(tools)));
     if template.is_dir() {
-        return template;
+        return (template, lock);
     }
     // Templates of older programs.
     for old in folder.read_dir_utf8().unwrap().flatten() {
@@ -68,7 +68,7 @@ async fn made(tools: &Tools) -> Utf8PathBuf {
         );
     }
     std::fs::rename(&fresh, &template).unwrap();
-    template
+    (template, lock)
 }
 
 /// Changes with everything that the template is made of.
