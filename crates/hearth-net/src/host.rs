@@ -169,6 +169,9 @@ impl Network for HostNetwork {
 /// Forgets the connections whose first packet came from the address or went to it, and
 /// those whose answers come from it or go to it: with address translation these differ.
 async fn flush_conntrack(ip: Ipv4Addr) -> Result<(), NetError> {
+    // Four processes each: a thousand VMs that go at once must not bury the host.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _one_at_a_time = ONE_AT_A_TIME.lock().await;
     let ip_text = ip.to_string();
     let forget = async |end: &str| {
         match command::run("conntrack", &["-D", end, &ip_text], b"", TOOL_DEADLINE).await {
