@@ -17,7 +17,7 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
 
 /// Defines VMs that never ran.
 pub(crate) fn define(rig: &Rig) -> anyhow::Result<()> {
-    (0..VMS).try_for_each(|number| rig.create(&format!("defined-{number}"), "bridge", false))
+    (0..VMS).try_for_each(|number| rig.create(&format!("defined-{number}"), "none", false))
 }
 
 /// The command that people run, from fork to its end.
