@@ -19,6 +19,9 @@ use super::{Api, view};
 /// How long a guest may still be booting.
 pub(super) const AGENT_WAIT: Duration = Duration::from_secs(60);
 
+/// How long a guest that was reached may take to begin what it is asked for.
+pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(15);
+
 /// Where in the guest.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -36,9 +39,9 @@ pub async fn copy_out(
     Params(params): Params<ArchiveParams>,
 ) -> ApiResult<Response> {
     let (name, client) = agent(&api, &vm, &params.path).await?;
-    let tar = client
-        .copy_out(&params.path)
+    let tar = tokio::time::timeout(ANSWER_WAIT, client.copy_out(&params.path))
         .await
+        .map_err(|_| silent(&name))?
         .map_err(|error| refused(&name, &params.path, &error))?;
     Ok((
         [(header::CONTENT_TYPE, "application/x-tar")],
@@ -104,4 +107,15 @@ fn refused(name: &str, path: &str, error: &ClientError) -> ApiError {
         code,
         format!("{path} in {name}: {}", hearth_types::survey::chain(error)),
     )
+}
+
+/// A guest that was reached and then says nothing: its VMM may be stopped or starved.
+pub(super) fn silent(name: &str) -> ApiError {
+    let detail = format!(
+        "the guest of {name} does not answer within {} s",
+        ANSWER_WAIT.as_secs()
+    );
+    ApiError::new(Code::GuestUnreachable, detail).hint(format!(
+        "see what it does: hearth ps, hearth logs {name}, hearth stop -f {name}"
+    ))
 }

@@ -23,7 +23,7 @@ use hearth_types::survey::chain;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::archive::AGENT_WAIT;
+use super::archive::{AGENT_WAIT, ANSWER_WAIT, silent};
 use super::error::{ApiError, ApiResult, InPath};
 use super::stream::upgrade;
 use super::{Api, view};
@@ -110,9 +110,9 @@ async fn open(
         }),
         stdin: request.stdin,
     };
-    client
-        .exec(request)
+    tokio::time::timeout(ANSWER_WAIT, client.exec(request))
         .await
+        .map_err(|_| silent(row.spec.name.as_str()).into_problem())?
         .map_err(|error| problem(row, &error))
 }
 
