@@ -4,7 +4,7 @@ use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase};
 use hearth_types::units::Span;
 
-use crate::harness::{Host, kill, spec, words};
+use crate::harness::{Host, kill, request, spec, words};
 
 /// Tells one run of a guest from every other.
 const BOOT_ID: &str = "cat /proc/sys/kernel/random/boot_id";
@@ -107,6 +107,8 @@ async fn vm_whose_vmm_hangs_is_killed_in_the_end() {
     vm.healthy().await;
     let pid = rustix::process::Pid::from_raw(vm.pid().await).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let silent = vm.exec(request(&["true"]), &[]).await.unwrap_err().to_string();
+    assert!(silent.contains("does not answer"), "{silent}");
     let stopped = vm.stop().await;
     let end = stopped.last_end.unwrap();
     assert_eq!(end.vmm, Some(hearth_types::process::ProcessExit::Signal(9)));
