@@ -28,7 +28,7 @@ cargo machete
 
 step "licences and duplicate dependencies"
 need cargo-deny cargo-deny
-cargo deny --offline check bans licenses sources
+cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 
 step "generated files"
 cargo xtask generate --check
