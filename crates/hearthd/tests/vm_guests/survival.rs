@@ -107,7 +107,11 @@ async fn vm_whose_vmm_hangs_is_killed_in_the_end() {
     vm.healthy().await;
     let pid = rustix::process::Pid::from_raw(vm.pid().await).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    let silent = vm.exec(request(&["true"]), &[]).await.unwrap_err().to_string();
+    let silent = vm
+        .exec(request(&["true"]), &[])
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(silent.contains("does not answer"), "{silent}");
     let stopped = vm.stop().await;
     let end = stopped.last_end.unwrap();
