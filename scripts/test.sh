@@ -32,6 +32,7 @@ grep '^ *SKIP: ' "$log" | sort | uniq -c || true
 summary=$(grep -E '^ *Summary' "$log" | tail -n 1 || true)
 passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | grep -oE '[0-9]+' || echo 0)
 failed=$(grep -oE '[0-9]+ (failed|timed out)' <<<"$summary" | awk '{n += $1} END {print n + 0}')
+grep -E '^ *FLAKY ' "$log" | sort -u || true
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$passed" -gt 0 ] || status=1
 exit "$status"

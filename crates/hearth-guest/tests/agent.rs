@@ -333,6 +333,9 @@ async fn a_terminal_has_a_size_and_an_interrupt_key() {
     stdin.write_all(b"hello\n").await.unwrap();
     expect(&mut stdout, &mut seen, "got hello").await;
     session.resize(TtySize { rows: 44, cols: 99 }).unwrap();
+    // A shell that is about to read notices the signal only when that read returns. One
+    // that has noticed it is gone, and then nobody takes the line.
+    drop(stdin.write_all(b"\n").await);
     expect(&mut stdout, &mut seen, "44 99").await;
     assert_eq!(session.wait().await.unwrap(), ExitStatus::Code(5));
 
@@ -340,14 +343,17 @@ async fn a_terminal_has_a_size_and_an_interrupt_key() {
         .exec(ExecRequest {
             tty,
             stdin: true,
-            ..sh("echo ready; sleep 1000")
+            argv: vec!["cat".to_owned()],
+            ..ExecRequest::default()
         })
         .await
         .unwrap();
     let mut stdout = session.stdout.take().unwrap();
     seen.clear();
-    expect(&mut stdout, &mut seen, "ready").await;
     let mut stdin = session.stdin.take().unwrap();
+    // Once from the terminal, once from the program: now it runs.
+    stdin.write_all(b"ready\n").await.unwrap();
+    expect(&mut stdout, &mut seen, "ready\r\nready").await;
     stdin.write_all(&[3]).await.unwrap();
     assert_eq!(session.wait().await.unwrap(), ExitStatus::Signal(2));
 }

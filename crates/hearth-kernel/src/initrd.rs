@@ -1,6 +1,8 @@
 //! The initramfs of one VM: three cpio archives one after the other.
 //!
-//!     base (modules, load order, device nodes) ++ guest agent (/init) ++ configuration
+//! ```text
+//! base (modules, load order, device nodes) ++ guest agent (/init) ++ configuration
+//! ```
 //!
 //! The kernel unpacks concatenated archives in order; each must start at a multiple of 4.
 //! The base is padded to whole pages, so that a file system with reflinks shares it among
