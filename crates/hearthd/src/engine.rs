@@ -19,6 +19,7 @@
 pub mod act;
 pub mod agents;
 pub mod guest_config;
+pub mod journal;
 pub mod launch;
 pub mod pass;
 pub mod paths;
