@@ -24,6 +24,7 @@ pub mod launch;
 pub mod pass;
 pub mod paths;
 mod retry;
+mod shared;
 pub mod survey;
 pub mod watch;
 

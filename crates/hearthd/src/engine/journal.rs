@@ -28,16 +28,6 @@ impl Intents {
 }
 
 impl Engine {
-    /// Takes one step that stands alone.
-    pub(super) async fn take(
-        self: &Arc<Self>,
-        planned: &PlannedStep,
-        row: Option<&VmRow>,
-    ) -> anyhow::Result<()> {
-        let intents = self.begin_all(std::slice::from_ref(planned)).await;
-        self.take_begun(planned, row, &intents, 0).await
-    }
-
     /// Writes the effects of several steps into the journal, in one commit.
     pub(super) async fn begin_all(&self, steps: &[PlannedStep]) -> Intents {
         let begin = steps.iter().map(|planned| async move {

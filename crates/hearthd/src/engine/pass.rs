@@ -13,6 +13,10 @@ use hearth_types::survey::Survey;
 use jiff::Timestamp;
 
 use super::Engine;
+use super::shared::Ready;
+
+/// Pause before what all VMs share is tried again.
+const SHARED_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Engine {
     /// Looks at everything and does what the plan says.
@@ -139,42 +143,32 @@ impl Engine {
         self.work.lock().busy.clone()
     }
 
-    /// Takes the shared steps here and hands each VM's steps to a task of its own.
+    /// Hands each VM's steps to a task of its own and takes the shared ones here.
     async fn act_on(
         self: Arc<Self>,
         plan: Plan,
         rows: &BTreeMap<VmId, VmRow>,
     ) -> Option<Timestamp> {
-        let mut shared_failed = None;
+        let mut shared = Vec::new();
         let mut by_vm: BTreeMap<VmId, Vec<PlannedStep>> = BTreeMap::new();
         for planned in plan.steps {
             match owner(&planned.step, rows) {
                 Some(vm) => by_vm.entry(vm).or_default().push(planned),
-                None if shared_failed.is_some() && !is_orphan(&planned.step) => {}
-                None => {
-                    let result = self.take(&planned, None).await;
-                    if let Err(error) = result {
-                        tracing::error!(
-                            error = format!("{error:#}"),
-                            "[reconcile] {} failed",
-                            planned.reason
-                        );
-                        if !is_orphan(&planned.step) {
-                            shared_failed = Some(format!("{error:#}"));
-                        }
-                    }
-                }
+                None => shared.push(planned),
             }
         }
+        let (told, ready) = Ready::channel();
         for (vm, steps) in by_vm {
             let row = rows.get(&vm).cloned();
-            self.clone()
-                .hand_over(vm, row, steps, shared_failed.clone());
+            self.clone().hand_over(vm, row, steps, ready.clone());
         }
-        match shared_failed {
-            Some(_) => Some(self.now() + std::time::Duration::from_secs(5)),
-            None => plan.next_pass,
-        }
+        let outcome = self.take_shared(&shared).await;
+        let next = match outcome {
+            Err(_) => Some(self.now() + SHARED_PAUSE),
+            Ok(()) => plan.next_pass,
+        };
+        told.send_replace(Some(outcome));
+        next
     }
 
     /// Lets a VM's owner task take its steps, unless one is at work already.
@@ -183,7 +177,7 @@ impl Engine {
         vm: VmId,
         row: Option<VmRow>,
         mut steps: Vec<PlannedStep>,
-        shared_failed: Option<String>,
+        mut ready: Ready,
     ) {
         let generation = row.as_ref().map_or(0, |row| row.generation);
         {
@@ -198,17 +192,19 @@ impl Engine {
                 tokio::join!(self.begin_all(&steps), self.leading_status(&steps));
             let mut failed = false;
             for (index, planned) in steps.iter().enumerate() {
-                let blocked = shared_failed.as_ref().filter(|_| {
-                    matches!(planned.step, Step::EnsureTap { .. } | Step::StartVmm { .. })
-                });
-                let wanted = self.still_wanted(vm, row.as_ref(), &planned.step).await;
-                let result = match (leading.take(), blocked) {
-                    (Some(result), _) => result,
-                    _ if !wanted => break,
-                    (None, Some(reason)) => self.start_blocked(vm, reason).await,
-                    (None, None) => {
-                        self.take_begun(planned, row.as_ref(), &intents, index)
-                            .await
+                let result = if let Some(stored) = leading.take() {
+                    stored
+                } else {
+                    let blocked = ready.wait_for(&planned.step, row.as_ref()).await.err();
+                    if !self.still_wanted(vm, row.as_ref(), &planned.step).await {
+                        break;
+                    }
+                    match blocked {
+                        Some(reason) => self.start_blocked(vm, &reason).await,
+                        None => {
+                            self.take_begun(planned, row.as_ref(), &intents, index)
+                                .await
+                        }
                     }
                 };
                 if let Err(error) = result {
@@ -265,7 +261,7 @@ fn without(mut plan: Plan, busy: &BTreeSet<VmId>, rows: &BTreeMap<VmId, VmRow>) 
     plan
 }
 
-const fn is_orphan(step: &Step) -> bool {
+pub(super) const fn is_orphan(step: &Step) -> bool {
     matches!(
         step,
         Step::KillOrphan { .. } | Step::RemoveOrphanTap { .. } | Step::RemoveOrphanDir { .. }
