@@ -19,20 +19,20 @@ export HEARTH_TEST_CACHE=${HEARTH_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/he
 
 log=target/test-output.log
 status=0
-cargo nextest run --workspace --all-features --no-fail-fast --success-output final "$@" 2>&1 | tee "$log" | grep -vE '^\s*(PASS|Compiling|Finished)' || status=${PIPESTATUS[0]}
+cargo nextest run --workspace --all-features --no-fail-fast --success-output final "$@" 2>&1 | tee "$log" | grep -avE '^\s*(PASS|Compiling|Finished)' || status=${PIPESTATUS[0]}
 cargo test --workspace --doc --all-features --quiet >>"$log" 2>&1 || { status=1; tail -n 30 "$log"; }
 
 # The API as a stranger would use it, against a live daemon.
 ./scripts/schemathesis.sh >target/schemathesis.log 2>&1 || { status=1; tail -n 60 target/schemathesis.log; }
-grep '^ *SKIP: ' target/schemathesis.log >>"$log" || true
+grep -a '^ *SKIP: ' target/schemathesis.log >>"$log" || true
 
 # A skipped check is said and counted: it must not look like a passed one.
-skipped=$(grep -c '^ *SKIP: ' "$log" || true)
-grep '^ *SKIP: ' "$log" | sort | uniq -c || true
-summary=$(grep -E '^ *Summary' "$log" | tail -n 1 || true)
+skipped=$(grep -ac '^ *SKIP: ' "$log" || true)
+grep -a '^ *SKIP: ' "$log" | sort | uniq -c || true
+summary=$(grep -aE '^ *Summary' "$log" | tail -n 1 || true)
 passed=$(grep -oE '[0-9]+ passed' <<<"$summary" | grep -oE '[0-9]+' || echo 0)
-failed=$(grep -oE '[0-9]+ (failed|timed out)' <<<"$summary" | awk '{n += $1} END {print n + 0}')
-grep -E '^ *FLAKY ' "$log" | sort -u || true
+failed=$({ grep -oE '[0-9]+ (failed|timed out)' <<<"$summary" || true; } | awk '{n += $1} END {print n + 0}')
+grep -aE '^ *FLAKY ' "$log" | sort -u || true
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$passed" -gt 0 ] || status=1
 exit "$status"
