@@ -149,6 +149,7 @@ async fn main() {
         shim: Some(args[0].join("hearth-shim")),
         probe_cache: None,
         kvm: KvmMode::Off,
+        launcher: hearth_vmm::Launcher::Direct,
     };
     let standin = QemuDriver::new(config(Some(args[0].join("hearth-vmm-standin"))));
     let stub = root.join("kernel");

@@ -8,6 +8,7 @@
 //! | [`qemu`] | the QEMU driver: arguments, launch through the shim, QMP, the KVM probe |
 //! | [`fake`] | a VMM in memory, for tests |
 //! | `contract` | what every driver must keep, as functions that tests call |
+//! | `launch` | starting any VMM through the shim |
 //! | `record`, `companion` | exit records; finding the shim and the guest agent |
 
 #![forbid(unsafe_code)]
@@ -29,11 +30,13 @@ mod companion;
 #[doc(hidden)]
 pub mod contract;
 pub mod fake;
+mod launch;
 pub mod qemu;
 mod record;
 
 pub use companion::find_companion;
 pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, VMM_LOG};
+pub use launch::Launcher;
 
 /// A byte stream to something in or around a VM.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -22,12 +22,14 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
+use hearth_types::units::Bytes;
 use serde_json::Value;
 
+use crate::launch::{self, Launcher, Needs};
 use crate::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError, find_companion, record};
 
 mod args;
-mod launch;
+mod greet;
 mod probe;
 mod qmp;
 
@@ -59,6 +61,8 @@ pub struct QemuConfig {
     pub probe_cache: Option<Utf8PathBuf>,
     /// Whether KVM may be used.
     pub kvm: KvmMode,
+    /// How shims are started.
+    pub launcher: Launcher,
 }
 
 /// VMs in QEMU processes.
@@ -156,6 +160,17 @@ impl QemuDriver {
     }
 }
 
+/// What QEMU needs of the host.
+fn needs(accelerator: &Accelerator) -> Needs {
+    let kvm = matches!(accelerator, Accelerator::Kvm { .. });
+    Needs {
+        devices: if kvm { vec!["/dev/kvm"] } else { Vec::new() },
+        makes_code: !kvm,
+        overhead: Bytes::mib(256),
+        threads: 128,
+    }
+}
+
 fn control(vm: VmId, command: &str, error: &QmpError) -> VmmError {
     VmmError::Control {
         vm,
@@ -181,9 +196,11 @@ impl Vmm for QemuDriver {
         let accelerator = self.accelerator(&spec.kernel).await?;
         let request = args::request(spec, &binary, &accelerator)?;
         let begun = tokio::time::Instant::now();
-        let identity = launch::through_shim(&shim, &request).await?;
+        let needs = needs(&accelerator);
+        let launcher = &self.config.launcher;
+        let identity = launch::through_shim(launcher, &shim, spec, &request, &needs).await?;
         let executed = begun.elapsed();
-        launch::greeted(spec.vm, &spec.dir, &identity).await?;
+        greet::greeted(spec.vm, &spec.dir, &identity).await?;
         tracing::debug!(
             vm = %spec.vm,
             pid = identity.pid,

@@ -186,6 +186,7 @@ fn build(config: &Config) -> anyhow::Result<Arc<Engine>> {
                 AccelMode::Auto => KvmMode::Auto,
                 AccelMode::Off => KvmMode::Off,
             },
+            launcher: hearth_vmm::Launcher::Detect,
         })),
         net: Arc::new(HostNetwork::new(network.clone()).context("the network cannot be used")?),
         disks: Arc::new(FileVolumes::default()),

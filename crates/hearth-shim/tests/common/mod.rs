@@ -73,6 +73,7 @@ impl Vms {
             shim: Some(env!("CARGO_BIN_EXE_hearth-shim").into()),
             probe_cache: None,
             kvm: KvmMode::Off,
+            launcher: hearth_vmm::Launcher::Direct,
         });
         // The stand-in lies below a build folder that another uid may not be able to enter.
         let drop_privileges = binary.is_none() && rustix::process::geteuid().is_root();

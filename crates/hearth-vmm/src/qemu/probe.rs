@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::args::{Accelerator, request};
-use super::{KvmMode, QemuConfig, launch};
-use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion, record};
+use super::{KvmMode, QemuConfig, needs};
+use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion, launch, record};
 
 const KVM: &str = "/dev/kvm";
 /// How long the probe's guest may take. With KVM it needs half a second, a loaded host
@@ -199,8 +199,6 @@ impl Boot {
         binary: &Utf8Path,
         bzimage: &Utf8Path,
     ) -> Result<(), String> {
-        let shim = config.shim.as_deref().map(Utf8Path::as_std_path);
-        let shim = find_companion("hearth-shim", shim).map_err(|error| error.to_string())?;
         let vm = VmId::new();
         let root = match config.probe_cache.as_ref().and_then(|path| path.parent()) {
             Some(parent) => parent.to_owned(),
@@ -213,7 +211,7 @@ impl Boot {
             .create(&dir)
             .and_then(|()| std::fs::write(dir.join("initrd"), empty_initramfs()));
         let result = match made {
-            Ok(()) => self.in_folder(vm, &dir, &shim, binary, bzimage).await,
+            Ok(()) => self.in_folder(config, vm, &dir, binary, bzimage).await,
             Err(error) => Err(format!("cannot prepare {dir}: {error}")),
         };
         drop(std::fs::remove_dir_all(&dir));
@@ -222,18 +220,21 @@ impl Boot {
 
     async fn in_folder(
         &self,
+        config: &QemuConfig,
         vm: VmId,
         dir: &Utf8Path,
-        shim: &Utf8Path,
         binary: &Utf8Path,
         bzimage: &Utf8Path,
     ) -> Result<(), String> {
+        let shim = config.shim.as_deref().map(Utf8Path::as_std_path);
+        let shim = find_companion("hearth-shim", shim).map_err(|error| error.to_string())?;
         let spec = self.spec(vm, dir, bzimage);
         let mut request =
             request(&spec, binary, &self.accelerator).map_err(|error| error.to_string())?;
         // The shim ends the guest, so a daemon that dies now leaves nothing.
         request.max_millis = u64::try_from(self.deadline.as_millis()).ok();
-        let identity = launch::through_shim(shim, &request)
+        let needs = needs(&self.accelerator);
+        let identity = launch::through_shim(&config.launcher, &shim, &spec, &request, &needs)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
         hearth_host::process::watch(identity).await;

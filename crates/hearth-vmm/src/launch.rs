@@ -1,5 +1,12 @@
-//! Starting a VMM through its shim.
+//! Starting a VMM through its shim, for every driver.
+//!
+//! ```text
+//!  driver ── Request ──► through_shim ──► Launcher ──► hearth-shim ──► VMM
+//!                                            │
+//!                                            └ Direct: a detached process of its own session
+//! ```
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,30 +18,60 @@ use hearth_types::ids::VmId;
 use hearth_types::mark::OWNER_ENV;
 use hearth_types::observe::{ProcessRole, ROLE_ENV};
 use hearth_types::process::ProcessIdentity;
+use hearth_types::units::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
-use super::qmp::{Client, QmpError};
-use crate::{VmmError, record};
+use crate::{LaunchSpec, VmmError, record};
 
 /// Moves a program into a unit of its own.
 const SYSTEMD_RUN: &str = "systemd-run";
 
 /// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
-/// How long QEMU may take to its first answer: 50 ms alone, more on a busy host.
-const GREETING_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a killed VMM may take to be dead: freeing a large guest's memory takes seconds.
 const KILL_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest answer of the shim, in bytes.
 const ANSWER_MAX: u64 = 64 << 10;
 
+/// How shims are started on this host.
+#[derive(Debug, Clone, Default)]
+pub enum Launcher {
+    /// In a unit of its own where systemd is the init, else directly.
+    #[default]
+    Detect,
+    /// As a detached process in a session of its own.
+    Direct,
+}
+
+/// What a VMM needs of the host beyond its folder; all else may be kept from it.
+#[derive(Debug, Clone, Default)]
+#[expect(
+    dead_code,
+    reason = "read by the launcher of units, which is the next commit"
+)]
+pub(crate) struct Needs {
+    /// Device nodes that it, or the shim for it, opens for reading and writing. The TAP's
+    /// `/dev/net/tun` follows from the request.
+    pub(crate) devices: Vec<&'static str>,
+    /// It generates machine code, as an emulator does.
+    pub(crate) makes_code: bool,
+    /// Memory of the host that it may use beyond the guest's.
+    pub(crate) overhead: Bytes,
+    /// Threads that it may have beside its vCPUs.
+    pub(crate) threads: u32,
+}
+
 /// Has the shim execute the VMM.
-pub(super) async fn through_shim(
+pub(crate) async fn through_shim(
+    launcher: &Launcher,
     shim: &Utf8Path,
+    spec: &LaunchSpec,
     request: &Request,
+    needs: &Needs,
 ) -> Result<ProcessIdentity, VmmError> {
     let vm = request.vm;
+    tracing::trace!(?launcher, name = spec.name, ?needs, "launch");
     let talk = talk(shim, request);
     let text = tokio::time::timeout(SHIM_DEADLINE, talk)
         .await
@@ -126,23 +163,24 @@ async fn talk(shim: &Utf8Path, request: &Request) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Returns when the VMM answers on its control channel, or has ended.
-pub(super) async fn greeted(
+/// Returns when `answer` says that the VMM's control channel answers. If the VMM ends
+/// before, or the answer is an error or does not come within `deadline`, the VMM is ended
+/// and nothing of the launch stays.
+///
+/// `answer` fails with `None` when the other side hung up: the VMM's log says why then.
+pub(crate) async fn greeted(
     vm: VmId,
     dir: &Utf8Path,
     identity: &ProcessIdentity,
+    deadline: Duration,
+    answer: impl Future<Output = Result<(), Option<String>>>,
 ) -> Result<(), VmmError> {
-    let answer = async {
-        let mut client = Client::connect(dir).await?;
-        client.command("query-status").await
-    };
     let dead = hearth_host::process::watch(identity.clone());
     let detail = tokio::select! {
-        answer = tokio::time::timeout(GREETING_DEADLINE, answer) => match answer {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) if error.is_disconnect() => None,
-            Ok(Err(error)) => Some(hearth_types::survey::chain(&error)),
-            Err(_) => Some(hearth_types::survey::chain(&QmpError::Deadline(GREETING_DEADLINE))),
+        answer = tokio::time::timeout(deadline, answer) => match answer {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(detail)) => detail,
+            Err(_) => Some(format!("it did not answer within {} s", deadline.as_secs())),
         },
         () = dead => None,
     };
@@ -165,7 +203,7 @@ async fn clean_up(dir: &Utf8Path, identity: &ProcessIdentity) -> Result<(), VmmE
 }
 
 /// Proves, kills and waits.
-pub(super) async fn kill(identity: &ProcessIdentity) -> Result<(), VmmError> {
+pub(crate) async fn kill(identity: &ProcessIdentity) -> Result<(), VmmError> {
     let not_proven = |detail: String| VmmError::NotProven {
         identity: Box::new(identity.clone()),
         detail,
