@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Instant;
 
 use futures::future::join_all;
 use hearth_net::{Network as _, TapSpec};
@@ -64,64 +63,4 @@ fn guests(count: u32) -> RuleSet {
             })
             .collect::<BTreeSet<_>>(),
     }
-}
-
-/// Not a test of speed: run it with `--run-ignored only --no-capture` to see the numbers.
-#[test]
-#[ignore = "prints measurements"]
-fn measure() {
-    in_namespace(|| async {
-        let (config, _dir) = config();
-        let net = network(&config);
-        net.ensure_bridge().await.unwrap();
-        for existing in [0, 10, 100, 1000] {
-            net.apply_rules(&guests(existing)).await.unwrap();
-            let began = Instant::now();
-            net.apply_rules(&guests(existing + 1)).await.unwrap();
-            let applied = began.elapsed();
-            let began = Instant::now();
-            net.rules().await.unwrap();
-            println!(
-                "{existing} guests: one more {applied:?}, survey {:?}",
-                began.elapsed()
-            );
-        }
-        let mut made = 0;
-        for wanted in [1, 50, 500, 1000] {
-            let mut last = std::time::Duration::ZERO;
-            while made < wanted {
-                let vm = VmId::new();
-                let mark = OwnerMark::of_vm(config.mark.installation, vm);
-                let spec = TapSpec {
-                    name: tap_name(vm),
-                    mark,
-                    uid: 1000,
-                };
-                let began = Instant::now();
-                net.ensure_tap(&spec).await.unwrap();
-                last = began.elapsed();
-                made += 1;
-            }
-            let began = Instant::now();
-            assert_eq!(net.taps().await.unwrap().len(), made);
-            println!(
-                "{made} TAPs: the last one {last:?}, survey {:?}",
-                began.elapsed()
-            );
-        }
-        let began = Instant::now();
-        net.flush_conntrack(Ipv4Addr::new(10, 213, 0, 2))
-            .await
-            .unwrap();
-        println!("conntrack flush {:?}", began.elapsed());
-        let began = Instant::now();
-        net.ensure_names(&std::collections::BTreeMap::new())
-            .await
-            .unwrap();
-        println!("name server start {:?}", began.elapsed());
-        let began = Instant::now();
-        net.names().await.unwrap();
-        println!("name server survey {:?}", began.elapsed());
-        net.remove_names().await.unwrap();
-    });
 }
