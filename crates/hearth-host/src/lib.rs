@@ -9,6 +9,7 @@
 //! | [`boot`] | which boot this is, and when it began |
 //! | [`lock`] | one process at a time owns a folder |
 //! | [`loopdev`], [`mount`] | a file as a block device; mounts that no namespace contains |
+//! | [`memory`] | how much freed memory this process keeps |
 //! | [`command`] | other programs, with a deadline and their words on failure |
 //! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
 
@@ -17,6 +18,7 @@ pub mod command;
 pub mod dirwatch;
 pub mod lock;
 pub mod loopdev;
+pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod unixsock;
