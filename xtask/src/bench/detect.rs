@@ -5,7 +5,9 @@ use std::io::BufRead;
 use std::rc::Rc;
 use std::time::Instant;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Pid;
 
 use super::rig::{Rig, Shared, Vmm};
 use super::{Case, Context, Unit, http};
@@ -20,13 +22,25 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
         ("hearth, stand-in VMM", Vmm::Standin),
     ] {
         let rig = Rig::new(context, &context.folder.join(format!("{vmm:?}")), vmm)?;
-        cases.push(told(&Rc::new(RefCell::new(rig)), name));
+        let rig = Rc::new(RefCell::new(rig));
+        cases.push(told(&rig, name, Since::Kill).target("-"));
+        let noticing = format!("{name}, from the kernel's word on");
+        cases.push(told(&rig, &noticing, Since::KernelsWord));
     }
     Ok(cases)
 }
 
+/// What the time is counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    /// The signal. The kernel takes back the VMM's memory before it says that it is dead.
+    Kill,
+    /// A pidfd of the bench's own is readable, as everybody's is at that moment.
+    KernelsWord,
+}
+
 /// A death as a client with an open event stream sees it.
-pub(crate) fn told(rig: &Shared, name: &str) -> Case {
+pub(crate) fn told(rig: &Shared, name: &str, since: Since) -> Case {
     let (before, work, after) = (Rc::clone(rig), Rc::clone(rig), Rc::clone(rig));
     Case::measured(name, Unit::Seconds, move || {
         let rig = work.borrow();
@@ -34,6 +48,7 @@ pub(crate) fn told(rig: &Shared, name: &str) -> Case {
             http::send(&rig.socket, "GET", "/v1/events", "text/event-stream", None)?;
         ensure!(status == 200, "the events answer {status}");
         let vmm = rig.vmm(NAME)?;
+        let kernels_word = watch(vmm)?;
         let begun = Instant::now();
         kill(vmm)?;
         let mut line = String::new();
@@ -41,7 +56,12 @@ pub(crate) fn told(rig: &Shared, name: &str) -> Case {
             line.clear();
             ensure!(stream.read_line(&mut line)? > 0, "the stream ended");
         }
-        Ok(begun.elapsed().as_secs_f64())
+        let told = Instant::now();
+        let dead = kernels_word
+            .join()
+            .map_err(|_| anyhow::anyhow!("the watch of pid {vmm} ended early"))??;
+        let from = if since == Since::Kill { begun } else { dead };
+        Ok(told.saturating_duration_since(from).as_secs_f64())
     })
     .before(move || {
         let rig = before.borrow();
@@ -52,9 +72,20 @@ pub(crate) fn told(rig: &Shared, name: &str) -> Case {
     .target(TARGET)
 }
 
+/// When the kernel says that a process is dead.
+fn watch(pid: i32) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<Instant>>> {
+    let pid = Pid::from_raw(pid).context("pid 0")?;
+    let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    Ok(std::thread::spawn(move || {
+        let mut poll = [PollFd::new(&pidfd, PollFlags::IN)];
+        rustix::event::poll(&mut poll, None)?;
+        Ok(Instant::now())
+    }))
+}
+
 /// Kills a process that the bench's own daemon or libvirt has just named.
 pub(crate) fn kill(pid: i32) -> anyhow::Result<()> {
-    let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| anyhow::anyhow!("pid 0"))?;
+    let pid = Pid::from_raw(pid).context("pid 0")?;
     Ok(rustix::process::kill_process(
         pid,
         rustix::process::Signal::KILL,

@@ -42,7 +42,7 @@ pub(crate) fn create(context: &Context) -> anyhow::Result<Vec<Case>> {
 /// A killed VMM that is noticed.
 pub(crate) fn killed(context: &Context) -> anyhow::Result<Vec<Case>> {
     let rig = Rc::new(RefCell::new(qemu_rig(context)?));
-    let ours = detect::told(&rig, "hearth, event stream");
+    let ours = detect::told(&rig, "hearth, event stream", detect::Since::Kill);
     let theirs = beside(context, "virsh event", |libvirt| {
         let before = Rc::clone(&libvirt);
         let case = Case::measured("virsh event", Unit::Seconds, move || libvirt.notice());
