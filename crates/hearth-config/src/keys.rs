@@ -144,6 +144,9 @@ keys! {
     IMAGE_MAX_ENTRIES image_max_entries: u32 = "2000000", POSITIVE_COUNT;
     /// How many layers are downloaded at once.
     PULL_CONCURRENCY pull_concurrency: u32 = "4", CONCURRENCY;
+    /// A PEM file with the certificates of authorities that registries' certificates may come
+    /// from, beside those that the system trusts. It is read at each pull.
+    REGISTRY_CA registry_ca: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,hearth_net=debug`.
     LOG log: String = "info", LOG_FILTER;
     /// How log lines are written.

@@ -60,6 +60,7 @@ async fn one(folder: &Utf8Path, what: &str) -> Result<(), ImageError> {
                 platform: None,
                 plain_http: false,
                 auth: None,
+                ca: None,
             };
             store.pull(request, &stages).await?
         }

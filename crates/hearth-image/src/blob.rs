@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::manifest::Descriptor;
 use crate::progress::Reporter;
-use crate::registry::{ATTEMPTS, Registry, failed, pause, transient};
+use crate::registry::{ATTEMPTS, Registry, pause, transient};
 use crate::{ImageError, ImageStore, digest};
 
 /// Pieces of a download on their way to the disk.
@@ -206,7 +206,8 @@ impl Download<'_> {
             }
             Err(error) => {
                 let what = self.blob.digest.clone();
-                return Err(Attempt::Fatal(failed("download", what)(error)));
+                let error = self.registry.failed("download", what, error).await;
+                return Err(Attempt::Fatal(error));
             }
         };
         // The writer has failed if it does not listen; its own error is the one that counts.

@@ -42,6 +42,32 @@ pub enum ImageError {
         #[source]
         source: Box<oci_client::errors::OciDistributionError>,
     },
+    /// The registry does not give the image to this asker.
+    #[error("{registry} does not give {repository} to {asker}")]
+    Login {
+        /// The registry's host and port.
+        registry: String,
+        /// The image's repository.
+        repository: String,
+        /// Who asked, in words: `nobody who has not logged in`, `user "me"`.
+        asker: String,
+        /// What went wrong at the service that the registry sends logins to.
+        #[source]
+        source: Option<Box<oci_client::errors::OciDistributionError>>,
+    },
+    /// No secure connection to the registry.
+    #[error("{registry} {why}")]
+    Tls {
+        /// The registry's host and port.
+        registry: String,
+        /// What is wrong with its side.
+        why: &'static str,
+        /// What to do about it.
+        hint: &'static str,
+        /// How the handshake failed.
+        #[source]
+        source: Box<oci_client::errors::OciDistributionError>,
+    },
     /// A download kept breaking off.
     #[error("download of {digest} broke off {attempts} times without progress at byte {offset}")]
     Download {
@@ -146,9 +172,6 @@ pub enum ImageError {
     /// The volume could not be made.
     #[error("cannot make the volume")]
     Volume(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// Credentials could not be read.
-    #[error("{0}")]
-    Auth(String),
     /// The asker went away.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -165,13 +188,34 @@ impl ImageError {
             | Self::Entry { .. }
             | Self::Archive { .. }
             | Self::Limit { .. }
-            | Self::Ambiguous { .. }
-            | Self::Auth(_) => Code::Invalid,
+            | Self::Ambiguous { .. } => Code::Invalid,
             Self::NotFound(_) => Code::NotFound,
-            Self::Registry { .. } | Self::Download { .. } | Self::Digest { .. } => Code::Upstream,
+            Self::Registry { .. }
+            | Self::Login { .. }
+            | Self::Tls { .. }
+            | Self::Download { .. }
+            | Self::Digest { .. } => Code::Upstream,
             Self::Write { source, .. } | Self::File { source, .. } => io_code(source),
             Self::Damaged { .. } | Self::Volume(_) => Code::Internal,
             Self::Cancelled => Code::Unavailable,
+        }
+    }
+
+    /// What to do next, where there is advice beyond the message.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Login {
+                source: Some(_), ..
+            } => Some(
+                "the service that checks logins for this registry has failed; try again later"
+                    .to_owned(),
+            ),
+            Self::Login { registry, .. } => Some(format!(
+                "check the name, and log in with an account that may read it: docker login {registry}"
+            )),
+            Self::Tls { hint, .. } => Some((*hint).to_owned()),
+            _ => None,
         }
     }
 

@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 mod archive;
-pub mod auth;
 mod blob;
 mod build;
 mod bundle;
@@ -27,6 +26,7 @@ mod registry;
 mod remove;
 mod store;
 mod tarstream;
+mod tls;
 pub mod unpack;
 mod volume;
 

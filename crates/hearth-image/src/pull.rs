@@ -1,6 +1,7 @@
 //! A pull: manifest, configuration, and layers that download in parallel while the lower ones
 //! are being unpacked.
 
+use camino::Utf8PathBuf;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hearth_types::api::RegistryAuth;
 use hearth_types::ids::ImageId;
@@ -28,6 +29,8 @@ pub struct PullRequest {
     pub plain_http: bool,
     /// Credentials; they are not kept.
     pub auth: Option<RegistryAuth>,
+    /// A PEM file with certificates that are trusted beside the system's.
+    pub ca: Option<Utf8PathBuf>,
 }
 
 pub(crate) async fn run(
@@ -38,8 +41,8 @@ pub(crate) async fn run(
     let reference: Reference = request.reference.parse()?;
     let wanted = Wanted::parse(request.platform.as_deref())?;
     reporter.stage(format!("Resolving {reference}"));
-    let registry = Registry::new(&request, reference.clone())?;
-    let (id, manifest) = resolve(store, &registry, &reference, &wanted).await?;
+    let mut registry = Registry::new(request, reference.clone())?;
+    let (id, manifest) = resolve(store, &mut registry, &reference, &wanted).await?;
     let puller = Puller {
         store,
         registry: &registry,
@@ -65,7 +68,7 @@ pub(crate) async fn run(
 /// The manifest for the platform, and its digest, which is the image's id.
 async fn resolve(
     store: &ImageStore,
-    registry: &Registry,
+    registry: &mut Registry,
     reference: &Reference,
     wanted: &Wanted,
 ) -> Result<(ImageId, Manifest), ImageError> {

@@ -50,6 +50,15 @@ pub struct Api {
     pub stopping: tokio::sync::watch::Receiver<bool>,
 }
 
+impl Api {
+    /// The value of a key of the configuration, unless it is unset. Not for secrets: what is
+    /// shown of them is not their value.
+    fn configured(&self, key: &str) -> Option<&str> {
+        let entry = self.config.entries.iter().find(|entry| entry.key == key)?;
+        (entry.value != "(unset)").then_some(entry.value.as_str())
+    }
+}
+
 #[derive(OpenApi)]
 #[openapi(
     info(

@@ -1,6 +1,11 @@
 //! What the tests share: a store in a temporary folder and a look into its volumes.
 
+pub(crate) mod certificates;
+pub(crate) mod content;
+pub(crate) mod proxy;
 pub(crate) mod registry;
+pub(crate) mod spy;
+pub(crate) mod tokens;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;

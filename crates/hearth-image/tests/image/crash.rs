@@ -7,23 +7,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crate::common::registry::{Proxy, Registry, Spoil, layout, need_tools};
+use crate::common::content::{layout, noise, request, tar};
+use crate::common::proxy::{Proxy, Spoil};
+use crate::common::registry::{Registry, need_tools};
 use crate::common::{NoProgress, Store, need_root};
 use camino::Utf8Path;
-use hearth_image::{ImageError, ImageStore, Limits, PullRequest};
+use hearth_image::{ImageError, ImageStore, Limits};
 
 /// Variables that make this program the child that is killed.
 const STORE: &str = "HEARTH_TEST_STORE";
 const REFERENCE: &str = "HEARTH_TEST_REFERENCE";
-
-fn request(reference: &str) -> PullRequest {
-    PullRequest {
-        reference: reference.to_owned(),
-        platform: None,
-        plain_http: false,
-        auth: None,
-    }
-}
 
 /// Not a test of its own: what the child does.
 #[tokio::test(flavor = "multi_thread")]
@@ -82,24 +75,8 @@ fn partial_bytes(store: &Utf8Path) -> u64 {
 
 /// Two layers: the first small enough to be unpacked while the second is still coming.
 fn two_layers() -> Vec<Vec<u8>> {
-    let tar = |name: &str, bytes: &[u8]| {
-        let mut builder = tar::Builder::new(Vec::new());
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        builder.append_data(&mut header, name, bytes).unwrap();
-        builder.into_inner().unwrap()
-    };
-    let mut state = 1_u64;
-    let noise: Vec<u8> = (0..4 << 20)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            (state >> 56) as u8
-        })
-        .collect();
-    vec![tar("first", b"1"), tar("second", &noise)]
+    let second = noise(4 << 20);
+    vec![tar(&[("first", "1")]), tar(&[("second", &second)])]
 }
 
 #[tokio::test(flavor = "multi_thread")]

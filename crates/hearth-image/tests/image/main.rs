@@ -1,4 +1,4 @@
-//! The store as its callers use it: real volumes, a real registry, real crashes. Needs root.
+//! The store as its callers use it: real volumes, real registries, real crashes. Needs root.
 
 // What Clippy asks of a test module: helpers may unwrap and print like the tests themselves.
 #[cfg(test)]
@@ -8,4 +8,8 @@ mod crash;
 #[cfg(test)]
 mod import;
 #[cfg(test)]
+mod login;
+#[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod tls;

@@ -4,66 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use crate::common::registry::{Proxy, Registry, Spoil, layout, need_tools, run};
+use crate::common::content::{layout, noise, request, tar};
+use crate::common::proxy::{Proxy, Spoil};
+use crate::common::registry::{Registry, need_tools, run};
 use crate::common::{NoProgress, Store, line, need_root};
 use camino::Utf8Path;
-use hearth_image::{ImageError, PullRequest};
-
-fn request(reference: &str) -> PullRequest {
-    PullRequest {
-        reference: reference.to_owned(),
-        platform: None,
-        plain_http: false,
-        auth: None,
-    }
-}
-
-/// A tar from (path, content) pairs; a path that ends in a slash is a folder, a content that
-/// starts with `->` a symlink, with `=>` a hard link.
-fn tar(entries: &[(&str, &str)]) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (at, (path, content)) in entries.iter().enumerate() {
-        let mut header = tar::Header::new_gnu();
-        header.set_mode(if path.ends_with('/') {
-            0o750
-        } else {
-            0o640 + u32::try_from(at % 8).unwrap()
-        });
-        header.set_uid(at as u64);
-        header.set_gid(at as u64 + 100);
-        header.set_mtime(1_600_000_000 + at as u64);
-        header.set_size(0);
-        if let Some(target) = content.strip_prefix("->") {
-            header.set_entry_type(tar::EntryType::Symlink);
-            builder.append_link(&mut header, path, target).unwrap();
-        } else if let Some(target) = content.strip_prefix("=>") {
-            header.set_entry_type(tar::EntryType::Link);
-            builder.append_link(&mut header, path, target).unwrap();
-        } else if path.ends_with('/') {
-            header.set_entry_type(tar::EntryType::Directory);
-            builder.append_data(&mut header, path, &b""[..]).unwrap();
-        } else {
-            header.set_size(content.len() as u64);
-            builder
-                .append_data(&mut header, path, content.as_bytes())
-                .unwrap();
-        }
-    }
-    builder.into_inner().unwrap()
-}
-
-/// Bytes that gzip cannot make small.
-fn noise(bytes: usize) -> String {
-    let mut state = 88_172_645_463_325_252_u64;
-    (0..bytes)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            char::from(b' ' + (state % 95) as u8)
-        })
-        .collect()
-}
+use hearth_image::ImageError;
 
 fn three_layers() -> Vec<Vec<u8>> {
     vec![

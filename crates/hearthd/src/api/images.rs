@@ -99,6 +99,7 @@ pub async fn delete(
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
     let images = api.engine.parts.images.clone();
+    let ca = api.configured("REGISTRY_CA").map(Into::into);
     Ok(progress(move |sink: Lines| async move {
         let reference = request.reference.clone();
         let request = PullRequest {
@@ -106,6 +107,7 @@ pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> Api
             platform: request.platform,
             plain_http: request.plain_http,
             auth: request.auth,
+            ca,
         };
         let image = images
             .pull(request, &sink)
@@ -171,7 +173,11 @@ async fn users(api: &Api, image: &ImageRecord) -> ApiResult<Vec<String>> {
 
 /// An image room's failure as a problem document.
 pub(super) fn problem(error: &ImageError) -> ApiError {
-    ApiError::new(error.code(), chain(error))
+    let problem = ApiError::new(error.code(), chain(error));
+    match error.hint() {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
 }
 
 /// Takes progress and passes it on as lines.
