@@ -37,14 +37,16 @@ impl Draft {
         Ok(Self(file))
     }
 
-    /// Completes the record and makes it durable.
+    /// Completes the record, shows it to who waits for it, and makes it durable after that: a
+    /// daemon that reads it writes it down for good itself. A power cut between the two may
+    /// leave an empty record, which readers take for none.
     pub(crate) fn publish(mut self, record: &ExitRecord) -> io::Result<()> {
         let mut text = serde_json::to_vec(record)?;
         text.push(b'\n');
         self.0.write_all(&text)?;
         self.0.set_len(text.len() as u64)?;
-        self.0.sync_all()?;
         std::fs::rename(DRAFT, EXIT_RECORD)?;
+        self.0.sync_all()?;
         File::open(".")?.sync_all()
     }
 

@@ -34,7 +34,7 @@ pub(crate) async fn exit_record(dir: &Utf8Path) -> Result<Option<ExitRecord>, Vm
 }
 
 /// Whether a shim lives whose VMM is dead.
-fn is_ending(dir: &Utf8Path) -> bool {
+pub(crate) fn is_ending(dir: &Utf8Path) -> bool {
     let holder: Option<LockHolder> = std::fs::read(dir.join(LOCK))
         .ok()
         .and_then(|text| serde_json::from_slice(&text).ok());
@@ -58,6 +58,10 @@ fn read(dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError> {
     file.take(RECORD_MAX)
         .read_to_end(&mut text)
         .map_err(failed)?;
+    if text.is_empty() {
+        // A power cut took what was in it: see `Draft::publish` of the shim.
+        return Ok(None);
+    }
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|error| failed(error.into()))
@@ -96,6 +100,8 @@ mod tests {
         let path = Utf8Path::from_path(dir.path()).unwrap();
         assert_eq!(exit_record(path).await.unwrap(), None);
         assert_eq!(vmm_log_tail(path), "it said nothing");
+        std::fs::write(path.join(EXIT_RECORD), "").unwrap();
+        assert_eq!(exit_record(path).await.unwrap(), None);
         std::fs::write(path.join(EXIT_RECORD), "{").unwrap();
         let error = exit_record(path).await.unwrap_err();
         assert!(error.to_string().contains("exit.json"), "{error}");
