@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, WaitOptions};
 use serde_json::json;
 
 use super::rig::{Rig, Vmm, until};
@@ -145,6 +146,9 @@ impl Libvirt {
              group = \"root\"\\ncgroup_controllers = []\\n' >/etc/libvirt/qemu.conf; \
              echo ready; exec cat"
         );
+        // What libvirtd puts in the background becomes the bench's, to be reaped: see `reap`.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the reaper of libvirt's QEMUs")?;
         let mut holder = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", &script])
             .stdin(Stdio::piped())
@@ -191,7 +195,7 @@ impl Libvirt {
 
     fn stop(&self) -> anyhow::Result<()> {
         if let Some(mut child) = self.daemon.borrow_mut().take() {
-            let pid = rustix::process::Pid::from_child(&child);
+            let pid = Pid::from_child(&child);
             rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
             child.wait()?;
         }
@@ -276,8 +280,12 @@ impl Libvirt {
             Ok(lines.recv_timeout(Duration::from_millis(200)).is_ok())
         })?;
         let pid = self.qemu_pid()?;
+        let reaper = reap(pid)?;
         let begun = Instant::now();
         detect::kill(pid)?;
+        reaper
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reaper of pid {pid} ended early"))??;
         loop {
             let (at, line) = lines
                 .recv_timeout(Duration::from_secs(60))
@@ -295,6 +303,17 @@ impl Libvirt {
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         text.trim().parse().context("a strange pid file")
     }
+}
+
+/// Reaps a QEMU that libvirtd has put in the background, as an init does at once: libvirt
+/// takes a zombie for a living process and asks it to end for another second or two.
+fn reap(pid: i32) -> anyhow::Result<std::thread::JoinHandle<anyhow::Result<()>>> {
+    let pid = Pid::from_raw(pid).context("pid 0")?;
+    Ok(std::thread::spawn(move || {
+        rustix::process::waitpid(Some(pid), WaitOptions::empty())
+            .with_context(|| format!("QEMU {pid:?} is not this bench's to reap"))?;
+        Ok(())
+    }))
 }
 
 impl Drop for Libvirt {
