@@ -1,5 +1,6 @@
-//! Files that are made from the sources and checked in: the OpenAPI document and the
-//! configuration reference. `hearthd` prints both, so nothing of it is linked here.
+//! Files that are made from the sources and checked in: the OpenAPI document, the
+//! configuration reference and the configuration file that packages install. `hearthd` prints
+//! them, so nothing of it is linked here.
 
 use std::fs;
 use std::path::Path;
@@ -10,9 +11,10 @@ use anyhow::{Context, bail};
 use crate::workspace::root;
 
 /// What `hearthd` is asked for, and where the answer lies.
-const FILES: [(&str, &str); 2] = [
+const FILES: [(&str, &str); 3] = [
     ("openapi", "api/openapi.json"),
     ("configuration", "docs/configuration.md"),
+    ("default-config", "packaging/config"),
 ];
 
 /// Writes the generated files, or only checks them: then stale ones are an error.

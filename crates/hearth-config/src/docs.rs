@@ -1,4 +1,4 @@
-//! `docs/configuration.md`, from the table of keys.
+//! `docs/configuration.md` and the file that packages install, from the table of keys.
 
 use std::fmt::Write;
 
@@ -58,6 +58,33 @@ pub fn docs() -> String {
     }
     for key in KEYS {
         let _written = write!(text, "\n{}", section(key));
+    }
+    text
+}
+
+const FILE_HEAD: &str = "\
+# Configuration of hearthd; generated from its table of keys. Every key is here with its
+# default. After a change: hearthd check-config && systemctl restart hearthd
+# (VMs are not touched by that).
+#
+# One KEY=value per line, as systemd's EnvironmentFile= has it. Unknown keys are refused.
+# \"hearth config show\" says every value in force and where it came from.
+";
+
+/// The file `/etc/hearth/config` as packages install it: every key, commented out.
+#[must_use]
+pub fn default_file() -> String {
+    let run_dir = KEYS.iter().find(|key| key.name == "RUN_DIR");
+    let run_dir = run_dir.map_or("", |key| key.default);
+    let mut text = FILE_HEAD.to_owned();
+    for key in KEYS {
+        text.push('\n');
+        for line in key.doc.lines() {
+            // Writing to a String cannot fail.
+            let _written = writeln!(text, "# {}", line.trim());
+        }
+        let default = key.default.replace("<RUN_DIR>", run_dir);
+        let _written = writeln!(text, "# ({})\n#{}={default}", key.form, key.name);
     }
     text
 }

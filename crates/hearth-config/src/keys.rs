@@ -81,7 +81,8 @@ keys! {
     SOCKET socket: Utf8PathBuf = "<RUN_DIR>/hearthd.sock", SOCKET_PATH;
     /// Permissions of the socket. Whoever may write to it may do anything that root may.
     SOCKET_MODE socket_mode: u32 = "0660", MODE;
-    /// Group that owns the socket; the daemon's own when unset.
+    /// Group that owns the socket; when unset `hearth` if there is such a group, else the
+    /// daemon's own. With systemd's hearthd.socket, that unit says mode and group.
     SOCKET_GROUP socket_group: Option<String> = "", GROUP;
     /// TCP port of the API. Unset: no TCP at all.
     API_PORT api_port: Option<u16> = "", PORT;

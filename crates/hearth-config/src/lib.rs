@@ -14,7 +14,7 @@ mod kinds;
 mod load;
 mod resolve;
 
-pub use docs::docs;
+pub use docs::{default_file, docs};
 pub use error::{ConfigError, Source};
 pub use flags::DaemonFlags;
 pub use keys::{Config, KEYS, Key};

@@ -277,3 +277,22 @@ fn the_document_is_up_to_date() {
         "docs/configuration.md is stale: HEARTH_UPDATE=1 cargo test -p hearth-config"
     );
 }
+
+/// What packages install changes nothing, and each of its lines may be switched on as it is.
+#[test]
+fn the_default_file_says_the_defaults() {
+    let untouched = load(&default_file(), &[], &[]).unwrap();
+    assert_eq!(untouched.config, load("", &[], &[]).unwrap().config);
+    let is_key = |line: &str| {
+        line.strip_prefix('#').and_then(|line| {
+            let (key, _) = line.split_once('=')?;
+            KEYS.iter()
+                .any(|known| known.name == key)
+                .then_some(line.to_owned())
+        })
+    };
+    let lines: Vec<_> = default_file().lines().filter_map(is_key).collect();
+    assert_eq!(lines.len(), KEYS.len());
+    let switched_on = load(&lines.join("\n"), &[], &[]).unwrap();
+    assert_eq!(switched_on.config, untouched.config);
+}

@@ -1,13 +1,14 @@
 //! Wiring: from a configuration to a running daemon, and its end.
 //!
 //! ```text
-//! lock ─► database ─► rooms ─► first pass (adopts what lives) ─► listen ─► loop …
+//! lock ─► database ─► rooms ─► first pass (adopts what lives) ─► listen ─► ready ─► loop …
 //!                                                       SIGTERM ─► listeners, loop end; VMs go on
 //! ```
 //! Whatever fails before the first pass ends the daemon with a message and leaves the host
 //! as it is.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,14 @@ use hearth_types::observe::ObservedProcess;
 use hearth_types::{InstallationId, OwnerMark};
 use hearth_vmm::LogLimits;
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::api::{self, Api};
+use crate::api::Api;
 use crate::engine::{Engine, Parts, Settings, paths::Paths};
 use crate::host::{Processes, SystemClock};
+use crate::listen::Sockets;
+use crate::manager::Manager;
 
 /// The first context id that is a guest's.
 const FIRST_CID: u32 = 3;
@@ -67,13 +69,17 @@ impl Processes for HostProcesses {
 ///
 /// # Errors
 /// When it cannot start; the host is as it was.
-pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
+pub async fn run(
+    loaded: Loaded,
+    listeners: Vec<StdUnixListener>,
+    manager: Manager,
+) -> anyhow::Result<()> {
     let started = Instant::now();
     let config = &loaded.config;
     make_folders(config)?;
     let lock_path = config.data_dir.join("hearthd.lock");
     let _lock = lock(&lock_path).await?;
-    let engine = build(config)?;
+    let engine = build(config, &manager)?;
     import_kernel(&engine, config).await;
 
     let (stop, stopping) = watch::channel(false);
@@ -87,6 +93,7 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
     }
 
+    let told = Arc::clone(&engine);
     let state = Api {
         engine,
         config: Arc::new(ConfigView {
@@ -95,21 +102,23 @@ pub async fn run(loaded: Loaded) -> anyhow::Result<()> {
         started,
         stopping: stopping.clone(),
     };
-    let mut servers = vec![serve_unix(config, state.clone(), stopping.clone())?];
-    if let Some(port) = config.api_port {
-        servers.push(serve_tcp(config, port, state, stopping).await?);
-    }
+    let sockets = Sockets::open(config, listeners)?;
+    let servers = sockets.serve(config, state, stopping.clone()).await?;
     tracing::info!(socket = %config.socket, millis = started.elapsed().as_millis(), "hearthd {} is ready", env!("CARGO_PKG_VERSION"));
+    manager.ready();
+    // Nobody waits for it: what it would still say is old.
+    drop(tokio::spawn(manager.clone().follow(told, stopping)));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: ending; the VMs go on"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending; the VMs go on"),
     }
+    manager.stopping();
     stop.send_replace(true);
     let all = futures::future::join_all(servers.into_iter().chain([engine_loop]));
     if tokio::time::timeout(GOODBYE, all).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
-    remove_socket(&config.socket);
+    sockets.remove();
     Ok(())
 }
 
@@ -150,7 +159,7 @@ fn make_folders(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Puts the rooms together.
-fn build(config: &Config) -> anyhow::Result<Arc<Engine>> {
+fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
     let store = Store::open(config.data_dir.join("hearth.db"))
         .context("the database cannot be used; nothing on the host was touched")?;
     let mark = OwnerMark::shared(store.installation());
@@ -201,7 +210,10 @@ fn build(config: &Config) -> anyhow::Result<Arc<Engine>> {
         store,
     };
     let settings = Settings {
-        policy: policy(config),
+        policy: Policy {
+            resync: manager.longest_pause(config.resync_interval.as_duration()),
+            ..policy(config)
+        },
         network,
         leases: LeaseRanges {
             subnet: config.subnet,
@@ -246,7 +258,6 @@ fn policy(config: &Config) -> Policy {
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
         stable_after: config.stable_after.as_duration(),
-        resync: config.resync_interval.as_duration(),
         ..Policy::default()
     }
 }
@@ -282,87 +293,4 @@ async fn import_kernel(engine: &Engine, config: &Config) {
         }
         Err(error) => tracing::error!(error = %error, "the import of KERNEL_PATH was interrupted"),
     }
-}
-
-type Server = tokio::task::JoinHandle<()>;
-
-fn serve_unix(
-    config: &Config,
-    state: Api,
-    stopping: watch::Receiver<bool>,
-) -> anyhow::Result<Server> {
-    let path = &config.socket;
-    clear_stale_socket(path)?;
-    let listener = UnixListener::bind(path.as_std_path())
-        .with_context(|| format!("cannot listen on {path}"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))
-        .with_context(|| format!("cannot set the mode of {path}"))?;
-    if let Some(group) = &config.socket_group {
-        let gid = group_id(group)?;
-        std::os::unix::fs::chown(path, None, Some(gid))
-            .with_context(|| format!("cannot give {path} to group {group}"))?;
-    }
-    let router = api::router(state);
-    Ok(tokio::spawn(api::serve::serve(listener, router, stopping)))
-}
-
-async fn serve_tcp(
-    config: &Config,
-    port: u16,
-    state: Api,
-    stopping: watch::Receiver<bool>,
-) -> anyhow::Result<Server> {
-    let token = config
-        .api_token
-        .as_ref()
-        .context("API_PORT needs API_TOKEN")?;
-    let address = (config.api_address, port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {}:{port}", config.api_address))?;
-    let router = api::router_with_token(state, api::auth::Token::new(token.expose()));
-    tracing::info!(address = %config.api_address, port, "the API is served over TCP, too");
-    Ok(tokio::spawn(api::serve::serve(listener, router, stopping)))
-}
-
-/// A socket that nobody listens on was left by a daemon that was killed. Anything else is
-/// somebody's and stays.
-fn clear_stale_socket(path: &Utf8Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let meta = match path.symlink_metadata() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        meta => meta.with_context(|| format!("cannot look at {path}"))?,
-    };
-    anyhow::ensure!(
-        meta.file_type().is_socket(),
-        "{path} exists and is not a socket: choose another SOCKET or move it away"
-    );
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => anyhow::bail!("another program listens on {path}: choose another SOCKET"),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).with_context(|| format!("cannot remove the stale {path}"))
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot find out who listens on {path}")),
-    }
-}
-
-fn remove_socket(path: &Utf8Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(%path, error = %error, "the socket could not be removed");
-    }
-}
-
-/// A group's number, by number or by its name in /etc/group.
-fn group_id(group: &str) -> anyhow::Result<u32> {
-    if let Ok(number) = group.parse() {
-        return Ok(number);
-    }
-    let text = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
-    text.lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
-        })
-        .next()
-        .with_context(|| format!("SOCKET_GROUP: there is no group {group}"))
 }

@@ -111,6 +111,16 @@ pub struct Engine {
     farewells: Mutex<Farewells>,
     changed: watch_channel::Sender<u64>,
     last_pass: watch_channel::Sender<Option<Timestamp>>,
+    turns: watch_channel::Sender<Turn>,
+}
+
+/// A pass that ended, well or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// How many passes have ended before and with this one.
+    pub count: u64,
+    /// Why it failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// How the last run of VMs that were just removed had ended, for those who still wait: a VM
@@ -180,6 +190,7 @@ impl Engine {
             }),
             changed: watch_channel::Sender::new(0),
             last_pass: watch_channel::Sender::new(None),
+            turns: watch_channel::Sender::new(Turn::default()),
         })
     }
 
@@ -240,14 +251,38 @@ impl Engine {
         self.last_pass.subscribe()
     }
 
+    /// Changes with every pass that ended, well or not.
+    #[must_use]
+    pub fn turns(&self) -> watch_channel::Receiver<Turn> {
+        self.turns.subscribe()
+    }
+
+    fn turn_ended(&self, failure: Option<String>) {
+        self.turns.send_modify(|turn| {
+            turn.count += 1;
+            turn.failure = failure;
+        });
+    }
+
     /// Writes an event to the log and tells the watchers. An event that cannot be written
     /// is logged: it must not stop the work it tells about.
     pub async fn tell(&self, event: NewEvent) {
-        tracing::info!(code = event.code, vm = event.name, "{}", event.message);
+        let line = || tracing::info!(code = event.code, "{}", event.message);
+        match event.vm {
+            Some(vm) => crate::logging::about_vm(vm, event.name.as_deref(), line),
+            None => line(),
+        }
         if let Err(error) = self.parts.store.event(event, self.now()).await {
             tracing::error!(error = %hearth_types::survey::chain(&error), "an event could not be stored");
         }
         self.tell_changed();
+    }
+
+    /// The span for work on one VM, with its name.
+    pub(crate) async fn span_of(&self, vm: VmId) -> tracing::Span {
+        let row = self.parts.store.vm(vm).await;
+        let name = row.as_ref().map(|row| row.spec.name.as_str());
+        crate::logging::vm_span(vm, name)
     }
 
     /// Runs the loop until `stop` turns true.
@@ -280,6 +315,7 @@ impl Engine {
         };
         match result {
             Ok(next) => {
+                self.turn_ended(None);
                 self.last_pass.send_replace(Some(self.now()));
                 next
             }
@@ -288,6 +324,7 @@ impl Engine {
                     error = format!("{error:#}"),
                     "[reconcile] a pass failed; it is tried again"
                 );
+                self.turn_ended(Some(format!("{error:#}")));
                 self.work.lock().full = true;
                 Some(self.now() + std::time::Duration::from_secs(1))
             }

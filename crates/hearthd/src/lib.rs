@@ -16,3 +16,6 @@ pub mod doctor;
 pub mod engine;
 pub mod failpoint;
 pub mod host;
+pub mod listen;
+pub mod logging;
+pub mod manager;

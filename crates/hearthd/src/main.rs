@@ -5,9 +5,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use hearth_config::{Config, DaemonFlags, LogFormat};
-use tracing_subscriber::EnvFilter;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use hearth_config::{Config, DaemonFlags};
+use hearthd::logging::{self, Sink};
+use hearthd::manager;
 
 /// Keeps microVMs alive on this host.
 #[derive(Debug, Parser)]
@@ -30,6 +31,10 @@ enum Command {
     Openapi,
     /// Print the reference of the configuration (Markdown)
     Configuration,
+    /// Print a configuration file with every key and its default, commented out
+    DefaultConfig,
+    /// Print the man page
+    Man,
 }
 
 /// Exit status for a configuration that cannot be used (EX_CONFIG of sysexits.h).
@@ -42,6 +47,8 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig { flags }) => check_config(&flags),
         Some(Command::Openapi) => print(&hearthd::api::openapi()),
         Some(Command::Configuration) => print(&hearth_config::docs()),
+        Some(Command::DefaultConfig) => print(&hearth_config::default_file()),
+        Some(Command::Man) => print(&man_page()),
         None => match Config::load(&arguments.flags, env) {
             Ok(loaded) => run(loaded),
             Err(_) => check_config(&arguments.flags),
@@ -60,36 +67,39 @@ fn check_config(flags: &DaemonFlags) -> ExitCode {
 }
 
 fn run(loaded: hearth_config::Loaded) -> ExitCode {
-    start_log(&loaded.config);
+    hearth_host::memory::keep_little();
+    // First of all: this changes the environment, and there are no threads yet.
+    let listeners = manager::listeners();
+    let sink = logging::start(&loaded.config);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(hearthd::daemon::run(loaded)),
-        Err(error) => Err(error.into()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    let result = listeners.and_then(|listeners| {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()?;
+        let manager = manager::Manager::from_env();
+        runtime.block_on(hearthd::daemon::run(loaded, listeners, manager))
+    });
+    match (result, sink) {
+        (Ok(()), _) => ExitCode::SUCCESS,
+        (Err(error), Sink::Journal) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+        (Err(error), Sink::Stderr) => {
             complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
-fn start_log(config: &Config) {
-    let filter = EnvFilter::try_new(&config.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match config.log_format {
-        LogFormat::Text => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+fn man_page() -> String {
+    let page = clap_mangen::Man::new(Arguments::command()).section("8");
+    let mut text = Vec::new();
+    // Writing to memory cannot fail.
+    drop(page.render(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn print(text: &str) -> ExitCode {

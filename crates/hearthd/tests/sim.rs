@@ -7,5 +7,6 @@ mod sim {
     mod crash;
     mod failure;
     mod unknown;
+    mod watchdog;
     mod world;
 }

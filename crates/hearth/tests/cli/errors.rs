@@ -99,3 +99,20 @@ fn tokens_go_into_the_header_only() {
     texts.push(show(None, &["plan"], &bad));
     insta::assert_snapshot!("tokens", texts.join("\n"));
 }
+
+/// Where systemd is not the init there is no journal to read, and the daemon is not asked.
+#[test]
+fn the_daemons_log_without_a_journal() {
+    if std::path::Path::new("/run/systemd/system").is_dir() {
+        println!("SKIP: systemd is the init here, so there is a journal");
+        return;
+    }
+    let output = hearth("unix:///nonexistent")
+        .args(["logs", "--daemon", "-n", "5"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("There is no journal on this host"), "{said}");
+    assert!(said.contains("hint: hearthd writes its log"), "{said}");
+}

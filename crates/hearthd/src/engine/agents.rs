@@ -15,6 +15,7 @@ use hearth_types::api::Health;
 use hearth_types::status::Phase;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument as _;
 
 use super::Engine;
 
@@ -150,31 +151,36 @@ impl Engine {
     pub(super) fn attend(self: &Arc<Self>, vm: VmId) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
-            let slot = engine.agents.slot(vm);
-            loop {
-                let health = engine.ask(vm).await;
-                let current = engine
-                    .agents
-                    .slots
-                    .lock()
-                    .get(&vm)
-                    .is_some_and(|now| Arc::ptr_eq(now, &slot));
-                if !current {
-                    return;
-                }
-                let before = std::mem::replace(&mut *slot.health.lock(), health);
-                if before != health {
-                    tracing::info!(%vm, ?before, ?health, "guest health changed");
-                    engine.tell_changed();
-                }
-                let pause = if health == Health::Starting {
-                    BOOT_PAUSE
-                } else {
-                    PING_INTERVAL
-                };
-                tokio::time::sleep(pause).await;
-            }
+            let span = engine.span_of(vm).await;
+            engine.keep_asking(vm).instrument(span).await;
         });
+    }
+
+    async fn keep_asking(&self, vm: VmId) {
+        let slot = self.agents.slot(vm);
+        loop {
+            let health = self.ask(vm).await;
+            let current = self
+                .agents
+                .slots
+                .lock()
+                .get(&vm)
+                .is_some_and(|now| Arc::ptr_eq(now, &slot));
+            if !current {
+                return;
+            }
+            let before = std::mem::replace(&mut *slot.health.lock(), health);
+            if before != health {
+                tracing::info!(?before, ?health, "guest health changed");
+                self.tell_changed();
+            }
+            let pause = if health == Health::Starting {
+                BOOT_PAUSE
+            } else {
+                PING_INTERVAL
+            };
+            tokio::time::sleep(pause).await;
+        }
     }
 
     async fn ask(&self, vm: VmId) -> Health {
@@ -200,7 +206,7 @@ impl Engine {
         match answer.await {
             Ok(_) => Health::Healthy,
             Err(error) => {
-                tracing::warn!(%vm, error = format!("{error:#}"), "vm health check failed");
+                tracing::warn!(error = format!("{error:#}"), "vm health check failed");
                 Health::Unhealthy
             }
         }

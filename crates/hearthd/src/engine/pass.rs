@@ -11,6 +11,7 @@ use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
 use hearth_types::survey::Survey;
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use super::Engine;
 use super::shared::Ready;
@@ -187,7 +188,9 @@ impl Engine {
                 return;
             }
         }
-        tokio::spawn(async move {
+        let name = row.as_ref().map(|row| row.spec.name.clone());
+        let span = crate::logging::vm_span(vm, name.as_ref().map(|name| name.as_str()));
+        let taking = async move {
             let (intents, mut leading) =
                 tokio::join!(self.begin_all(&steps), self.leading_status(&steps));
             let mut failed = false;
@@ -208,7 +211,11 @@ impl Engine {
                     }
                 };
                 if let Err(error) = result {
-                    tracing::error!(%vm, error = format!("{error:#}"), "[reconcile] step failed: {}", planned.reason);
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "[reconcile] step failed: {}",
+                        planned.reason
+                    );
                     self.step_failed(vm, &planned.step, &error, generation)
                         .await;
                     failed = true;
@@ -227,7 +234,8 @@ impl Engine {
             if !failed {
                 self.look_at(vm);
             }
-        });
+        };
+        tokio::spawn(taking.instrument(span));
     }
 
     /// What the user asked last is what holds: a start that was planned for an older word

@@ -27,12 +27,14 @@ impl Engine {
         self.attend(vm);
         let (engine, identity) = (Arc::clone(self), identity.clone());
         tokio::spawn(async move {
-            if let Err(error) = engine.parts.vmm.wait_dead(&identity).await {
+            let dead = engine.parts.vmm.wait_dead(&identity).await;
+            engine.span_of(vm).await.in_scope(|| match dead {
                 // The next full pass sees the death instead.
-                tracing::warn!(%vm, pid = identity.pid, error = %error, "a VMM cannot be watched");
-            } else {
-                tracing::debug!(%vm, pid = identity.pid, "VMM died");
-            }
+                Err(error) => {
+                    tracing::warn!(pid = identity.pid, error = %error, "a VMM cannot be watched");
+                }
+                Ok(_) => tracing::debug!(pid = identity.pid, "VMM died"),
+            });
             engine.work.lock().watched.remove(&key);
             engine.agents.drop_vm(vm);
             engine.look_at(vm);
