@@ -1,0 +1,138 @@
+//! What the host image is made of. All of it goes into the cache's key.
+
+/// The Debian release.
+pub(super) const SUITE: &str = "bookworm";
+
+/// Debian packages of the host: an init, a kernel, what Hearth's package depends on, and
+/// what scenarios look at the host with.
+pub(super) const PACKAGES: [&str; 31] = [
+    // The host itself.
+    "systemd",
+    "systemd-sysv",
+    "udev",
+    "dbus",
+    "linux-image-cloud-amd64",
+    "initramfs-tools",
+    "kmod",
+    "openssh-server",
+    "polkitd",
+    // What Hearth needs.
+    "qemu-system-x86",
+    "nftables",
+    "dnsmasq-base",
+    "conntrack",
+    "e2fsprogs",
+    "xfsprogs",
+    "dmsetup",
+    "thin-provisioning-tools",
+    "adduser",
+    // What people and scenarios use.
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "psmisc",
+    "util-linux-extra",
+    "busybox-static",
+    "curl",
+    "jq",
+    "socat",
+    "sqlite3",
+    "less",
+    "man-db",
+    "python3-minimal",
+];
+
+/// Size of the root file system, in bytes. The file is sparse.
+pub(super) const ROOT_BYTES: u64 = 3 << 30;
+
+/// Units that only make the host's boot slower, or noisy at a bad moment.
+pub(super) const MASKED: [&str; 15] = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "e2scrub_reap.service",
+    "fstrim.timer",
+    "getty@tty1.service",
+    "getty.target",
+    "man-db.timer",
+    "serial-getty@ttyS0.service",
+    "systemd-pstore.service",
+    "systemd-update-utmp.service",
+    "systemd-update-utmp-runlevel.service",
+    "systemd-firstboot.service",
+    "keyboard-setup.service",
+];
+
+/// Units that are switched on: where the link goes, and to what.
+pub(super) const ENABLED: [(&str, &str); 4] = [
+    (
+        "multi-user.target.wants/systemd-networkd.service",
+        "systemd-networkd.service",
+    ),
+    (
+        "sockets.target.wants/systemd-networkd.socket",
+        "systemd-networkd.socket",
+    ),
+    (
+        "network-online.target.wants/systemd-networkd-wait-online.service",
+        "systemd-networkd-wait-online.service",
+    ),
+    (
+        "dbus-org.freedesktop.network1.service",
+        "systemd-networkd.service",
+    ),
+];
+
+/// Files of the host: path and content.
+pub(super) const FILES: [(&str, &str); 11] = [
+    ("etc/hostname", "testbed\n"),
+    ("etc/hosts", "127.0.0.1 localhost testbed\n"),
+    ("etc/resolv.conf", "# the testbed has no name server\n"),
+    // The serials are those that the machine gives its disks.
+    (
+        "etc/fstab",
+        "LABEL=testbed-root / ext4 defaults 0 0\n\
+         LABEL=testbed-data /var/lib/hearth ext4 defaults 0 0\n\
+         LABEL=testbed-seed /seed ext4 ro 0 0\n",
+    ),
+    // QEMU's user network, without the two seconds of its DHCP.
+    (
+        "etc/systemd/network/10-testbed.network",
+        "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\n\
+         LinkLocalAddressing=no\nIPv6AcceptRA=no\n",
+    ),
+    (
+        "etc/ssh/sshd_config.d/testbed.conf",
+        "HostKey /seed/ssh_host_ed25519_key\nAuthorizedKeysFile /seed/authorized_keys\n\
+         PermitRootLogin prohibit-password\nUsePAM no\nUseDNS no\nPrintMotd no\n\
+         MaxSessions 100\nMaxStartups 100\n",
+    ),
+    (
+        "etc/systemd/system/ssh.service.d/testbed.conf",
+        "[Unit]\nRequiresMountsFor=/seed\n",
+    ),
+    // What a power cut interrupts is told by the journal of the boot before.
+    (
+        "etc/systemd/journald.conf.d/testbed.conf",
+        "[Journal]\nStorage=persistent\nSystemMaxUse=200M\nRateLimitIntervalSec=0\nSyncIntervalSec=5s\n",
+    ),
+    ("etc/sysctl.d/testbed.conf", "kernel.sysrq = 1\n"),
+    // What Debian hosts load by themselves or by their administrator's word.
+    (
+        "etc/modules-load.d/testbed.conf",
+        "kvm-amd\ntun\nnf_tables\nloop\ndm-thin-pool\nvhost_vsock\n",
+    ),
+    // An initramfs with what this machine has: it is unpacked at each boot.
+    (
+        "etc/initramfs-tools/conf.d/testbed",
+        "MODULES=list\nCOMPRESS=gzip\nRESUME=none\nFSTYPE=ext4\n",
+    ),
+];
+
+/// Modules of the initramfs.
+pub(super) const INITRAMFS_MODULES: &str = "virtio_pci\nvirtio_blk\n";
+
+/// Kernel command line of the host.
+pub(super) const CMDLINE: &str = "root=LABEL=testbed-root rw console=ttyS0 quiet loglevel=4 \
+    net.ifnames=0 panic=1 mitigations=off systemd.show_status=error nowatchdog";

@@ -1,0 +1,71 @@
+//! The scenarios. Each is a story in a file of its own; this is the table of them.
+
+mod boot;
+mod powercut_is_honest;
+
+use crate::host::Host;
+
+/// What is on the host before the scenario begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// A bare Debian, booted.
+    Bare,
+    /// Hearth too, with kernel, image and no VM; audited for leaks afterwards.
+    Installed,
+}
+
+/// One scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it shows, in one line.
+    pub proves: &'static str,
+    /// About how long it takes on two idle cores, in minutes.
+    pub minutes: u32,
+    /// What it begins with.
+    pub prepared: Prepared,
+    /// The story.
+    pub tell: fn(&mut Host) -> anyhow::Result<()>,
+}
+
+/// All scenarios, in the order in which `run all` takes them.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "powercut-is-honest",
+        proves: "of the testbed itself: a power cut loses what was not flushed and nothing that was",
+        minutes: 2,
+        prepared: Prepared::Bare,
+        tell: powercut_is_honest::tell,
+    },
+    Scenario {
+        name: "boot",
+        proves: "install on a bare Debian, first VM up, under KVM",
+        minutes: 2,
+        prepared: Prepared::Installed,
+        tell: boot::tell,
+    },
+];
+
+/// The scenario of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    ALL.iter().find(|scenario| scenario.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_a_file_name() {
+        let mut names: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert!(names.iter().all(|name| {
+            name.chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        }));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}
