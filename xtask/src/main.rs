@@ -1,4 +1,5 @@
-//! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask bench`.
+//! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask testbed`,
+//! `cargo xtask bench`.
 
 #![forbid(unsafe_code)]
 
@@ -8,6 +9,7 @@ mod generate;
 mod guest;
 #[cfg(not(feature = "bench"))]
 mod rerun;
+mod testbed;
 mod workspace;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +32,13 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// A whole host as a VM: build its image, run scenarios, get a shell.
+    #[command(disable_help_flag = true)]
+    Testbed {
+        /// What the testbed's own command line takes; see `testbed help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
     /// Measure, beside the programs that people use instead.
     Bench(Benches),
 }
@@ -51,6 +60,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Guest => guest::run(),
         Task::Generate { check } => generate::run(check),
+        Task::Testbed { arguments } => testbed::run(&arguments),
         #[cfg(feature = "bench")]
         Task::Bench(benches) => bench::run(&benches),
         #[cfg(not(feature = "bench"))]
