@@ -11,7 +11,7 @@
 //!  no kernel to boot yet   ──┘
 //!  cached answer ──────────────► as cached
 //!  boots until its panic ──────► kvm  (kept)
-//!  silent until the deadline ──► tcg  (kept)
+//!  silent for the deadline ────► tcg  (kept)
 //! ```
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -22,8 +22,10 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -32,9 +34,11 @@ use super::{KvmMode, QemuConfig, needs};
 use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion, launch, record};
 
 const KVM: &str = "/dev/kvm";
-/// How long the probe's guest may take. With KVM it needs half a second, a loaded host
-/// included a few.
+/// How long the probe's guest may be silent. With KVM it needs half a second in all, on a
+/// loaded host a few; under nested virtualisation it talks for ten and more.
 const BOOT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take though it talks. The shim ends it then.
+const BOOT_MAX: Duration = Duration::from_secs(90);
 /// How long QEMU may take to say its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// `nobody`: the probe's guest runs without privileges, as VMs do.
@@ -189,6 +193,7 @@ async fn try_kvm(
 pub(super) struct Boot {
     pub(super) accelerator: Accelerator,
     pub(super) user: Option<u32>,
+    /// How long it may be silent.
     pub(super) deadline: Duration,
 }
 
@@ -232,12 +237,12 @@ impl Boot {
         let mut request =
             request(&spec, binary, &self.accelerator).map_err(|error| error.to_string())?;
         // The shim ends the guest, so a daemon that dies now leaves nothing.
-        request.max_millis = u64::try_from(self.deadline.as_millis()).ok();
+        request.max_millis = u64::try_from(BOOT_MAX.max(self.deadline).as_millis()).ok();
         let needs = needs(&self.accelerator);
         let identity = launch::through_shim(&config.launcher, &shim, &spec, &request, &needs)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
-        hearth_host::process::watch(identity).await;
+        end_of_boot(identity, dir, self.deadline).await;
         let ended = record::exit_record(dir)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
@@ -283,6 +288,27 @@ impl Boot {
                 keep: 0,
             },
         }
+    }
+}
+
+/// Returns when the probe's guest has ended. One that has said nothing new for `silence` is
+/// ended: a host on which KVM hangs would keep it for ever.
+async fn end_of_boot(identity: ProcessIdentity, dir: &Utf8Path, silence: Duration) {
+    let ended = hearth_host::process::watch(identity.clone());
+    tokio::pin!(ended);
+    let mut said = 0;
+    while tokio::time::timeout(silence, &mut ended).await.is_err() {
+        let now = std::fs::metadata(dir.join(crate::CONSOLE_LOG)).map_or(0, |meta| meta.len());
+        if now > said {
+            said = now;
+            continue;
+        }
+        if let Ok(proven) = hearth_host::process::prove(&identity)
+            && let Err(error) = proven.signal(Signal::KILL)
+        {
+            tracing::warn!(%error, "a silent guest of the KVM probe cannot be ended");
+        }
+        return ended.await;
     }
 }
 
