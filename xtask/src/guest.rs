@@ -1,7 +1,7 @@
 //! The guest agent: one static binary that is every VM's first program.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -11,9 +11,19 @@ use crate::workspace::{root, target};
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 const BINARY: &str = "hearth-guest";
 
-/// Builds the agent, puts it where the daemon and the tests look for it, and prints the path.
-/// With nothing changed this takes as long as cargo needs to see that.
+/// Builds the agent and prints its path.
 pub(crate) fn run() -> anyhow::Result<()> {
+    let placed = build()?;
+    #[expect(clippy::print_stdout, reason = "the path is this command's answer")]
+    {
+        println!("{}", placed.display());
+    }
+    Ok(())
+}
+
+/// Builds the agent and puts it where the daemon and the tests look for it.
+/// With nothing changed this takes as long as cargo needs to see that.
+pub(crate) fn build() -> anyhow::Result<PathBuf> {
     // Given here and not in .cargo/config.toml: the flag would hold for every other binary too.
     let static_runtime =
         format!(r#"target.{TRIPLE}.rustflags=["-C","target-feature=+crt-static"]"#);
@@ -33,11 +43,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let built = target().join(TRIPLE).join("guest").join(BINARY);
     let placed = target().join(BINARY);
     place(&built, &placed)?;
-    #[expect(clippy::print_stdout, reason = "the path is this command's answer")]
-    {
-        println!("{}", placed.display());
-    }
-    Ok(())
+    Ok(placed)
 }
 
 /// Copies the binary unless the same one is there; a reader never sees half of it.

@@ -1,10 +1,11 @@
-//! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask testbed`,
-//! `cargo xtask bench`.
+//! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask deb`,
+//! `cargo xtask testbed`, `cargo xtask bench`.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "bench")]
 mod bench;
+mod deb;
 mod generate;
 mod guest;
 #[cfg(not(feature = "bench"))]
@@ -26,12 +27,14 @@ struct Arguments {
 enum Task {
     /// Build the static guest agent and print its path.
     Guest,
-    /// Write the generated files anew: OpenAPI document, configuration reference.
+    /// Write the generated files anew: OpenAPI document, configuration reference and default file.
     Generate {
         /// Write nothing; fail if a file is stale.
         #[arg(long)]
         check: bool,
     },
+    /// Build the Debian package and print its path.
+    Deb(deb::Options),
     /// A whole host as a VM: build its image, run scenarios, get a shell.
     #[command(disable_help_flag = true)]
     Testbed {
@@ -60,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Guest => guest::run(),
         Task::Generate { check } => generate::run(check),
+        Task::Deb(options) => deb::run(&options),
         Task::Testbed { arguments } => testbed::run(&arguments),
         #[cfg(feature = "bench")]
         Task::Bench(benches) => bench::run(&benches),
