@@ -17,12 +17,12 @@ const UNIT: &str = "[Unit]
 Description=Hearth
 Wants=network-online.target
 After=network-online.target systemd-networkd.service
+StartLimitIntervalSec=0
 RequiresMountsFor=/var/lib/hearth
 [Service]
 ExecStart=/usr/lib/hearth/hearthd
 Restart=always
 RestartSec=1
-StartLimitIntervalSec=0
 KillMode=process
 [Install]
 WantedBy=multi-user.target
@@ -48,6 +48,71 @@ impl Host {
         self.wait_daemon()?;
         self.check("hearth kernel import /usr/share/hearth-testbed/kernel.deb")?;
         self.check("hearth image import /usr/share/hearth-testbed/busybox.tar busybox:1")?;
+        Ok(())
+    }
+
+    /// Writes `/etc/hearth/config` and restarts the daemon.
+    ///
+    /// # Errors
+    /// When the daemon does not come up with it.
+    pub fn configure(&self, lines: &[&str]) -> anyhow::Result<()> {
+        self.check("mkdir -p /etc/hearth")?;
+        self.write("/etc/hearth/config", &(lines.join("\n") + "\n"))?;
+        self.check("systemctl restart hearthd")?;
+        self.wait_daemon()
+    }
+
+    /// From now on VMMs are the stand-in, which starts at once and has no guest: for
+    /// scenarios about everything else.
+    ///
+    /// # Errors
+    /// As [`Host::configure`].
+    pub fn use_standin(&self) -> anyhow::Result<()> {
+        self.evidence.fact("vmm", "the stand-in of hearth-shim");
+        self.configure(&["QEMU_PATH=/seed/bin/hearth-vmm-standin", "KVM=off"])
+    }
+
+    /// The database has no damage.
+    ///
+    /// # Errors
+    /// When SQLite finds some.
+    pub fn database_is_whole(&self) -> anyhow::Result<()> {
+        let said =
+            self.check("sqlite3 -readonly /var/lib/hearth/hearth.db 'PRAGMA integrity_check'")?;
+        if said != "ok" {
+            bail!("the database is damaged: {said}");
+        }
+        Ok(())
+    }
+
+    /// No VM has two VMMs: one process marked as VMM for each owner.
+    ///
+    /// # Errors
+    /// When one has; it is named.
+    pub fn one_vmm_each(&self) -> anyhow::Result<()> {
+        let doubles = self.check(
+            "for pid in /proc/[0-9]*; do tr '\\0' '\\n' 2>/dev/null <$pid/environ | \
+             grep -qx HEARTH_ROLE=vmm && tr '\\0' '\\n' <$pid/environ | grep ^HEARTH_OWNER=; done | \
+             sort | uniq -d",
+        )?;
+        if !doubles.is_empty() {
+            bail!("VMs with two VMMs: {doubles}");
+        }
+        Ok(())
+    }
+
+    /// No address and no number is leased to two VMs.
+    ///
+    /// # Errors
+    /// When one is.
+    pub fn leases_are_unique(&self) -> anyhow::Result<()> {
+        let doubles = self.check(
+            "hearth -o json ps -a | jq -r '.[].leases | to_entries[] | \"\\(.key) \\(.value)\"' | \
+             sort | uniq -d",
+        )?;
+        if !doubles.is_empty() {
+            bail!("leased twice: {doubles}");
+        }
         Ok(())
     }
 

@@ -1,7 +1,10 @@
 //! The scenarios. Each is a story in a file of its own; this is the table of them.
 
 mod boot;
+mod power_cut;
 mod powercut_is_honest;
+mod reboot;
+mod restart;
 
 use crate::host::Host;
 
@@ -44,6 +47,34 @@ pub const ALL: &[Scenario] = &[
         minutes: 2,
         prepared: Prepared::Installed,
         tell: boot::tell,
+    },
+    Scenario {
+        name: "restart",
+        proves: "restart, stop and start, kill -9, a crash loop, daemon-reexec: no guest notices",
+        minutes: 4,
+        prepared: Prepared::Installed,
+        tell: restart::tell,
+    },
+    Scenario {
+        name: "reboot",
+        proves: "after a clean reboot each VM runs or not, as its policy says",
+        minutes: 3,
+        prepared: Prepared::Installed,
+        tell: reboot::clean,
+    },
+    Scenario {
+        name: "panic",
+        proves: "after a kernel panic each VM runs or not, as its policy says",
+        minutes: 3,
+        prepared: Prepared::Installed,
+        tell: reboot::panic,
+    },
+    Scenario {
+        name: "power-cut",
+        proves: "20 power cuts under load: whole database, acknowledged requests honoured, no leak",
+        minutes: 20,
+        prepared: Prepared::Installed,
+        tell: power_cut::tell,
     },
 ];
 
