@@ -14,9 +14,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use hearth_types::ids::VmId;
-use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
+use hearth_types::process::{
+    ConsoleEnd, Evidence, ExitRecord, GuestReport, ProcessExit, ProcessIdentity,
+};
 use hearth_types::spec::{RestartPolicy, VmSpec};
-use hearth_types::status::{Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus};
+use hearth_types::status::{EndClass, Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus};
 
 use crate::model::Policy;
 
@@ -148,11 +150,13 @@ pub fn ended(
         next.failures = next.failures.saturating_add(1);
     }
     let wanted = matches!(goal, Goal::Running | Goal::Paused);
+    // A guest that reboots does not end: it asks for its next boot.
+    let reboots = end.class == EndClass::GuestRebooted && spec.restart != RestartPolicy::No;
     next.phase = match goal {
         Goal::Absent => Phase::Removing,
         // A stop on the way to a new start (`hearth restart`).
         Goal::Running | Goal::Paused if status.stop.is_some() => Phase::Starting,
-        _ if wanted && restarts(spec.restart, end.failure, next.failures) => {
+        _ if wanted && (reboots || restarts(spec.restart, end.failure, next.failures)) => {
             // The shim's clock may be ahead of a clock that was set back.
             let from = end.at.min(now);
             next.next_start = Some(later(from, backoff(next.failures, policy, vm)));
@@ -197,6 +201,7 @@ pub fn rebooted(
 #[must_use]
 pub fn reboot_end(now: Timestamp) -> RunEnd {
     RunEnd {
+        class: EndClass::HostRebooted,
         exit_code: None,
         vmm: None,
         guest: None,
@@ -271,6 +276,7 @@ pub const fn restarts(policy: RestartPolicy, failure: bool, failures: u32) -> bo
 pub fn classify(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> RunEnd {
     let Some(record) = exit else {
         return RunEnd {
+            class: EndClass::Unknown,
             exit_code: None,
             vmm: None,
             guest: None,
@@ -280,11 +286,16 @@ pub fn classify(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> Ru
         };
     };
     let workload = record.guest.as_ref().and_then(|guest| guest.exit);
-    let (failed, reason) = match &record.guest {
+    let (class, reason) = match &record.guest {
         Some(guest) => judge_guest(guest),
-        None => judge_vmm(record.vmm),
+        None => judge_vmm(record.vmm, record.evidence),
     };
+    let failed = !matches!(
+        class,
+        EndClass::Clean | EndClass::GuestPoweredOff | EndClass::GuestRebooted
+    );
     RunEnd {
+        class,
         exit_code: workload.map(exit_code),
         vmm: Some(record.vmm),
         guest: record.guest.clone(),
@@ -301,35 +312,63 @@ fn exit_code(exit: ProcessExit) -> i32 {
     }
 }
 
-fn judge_guest(guest: &GuestReport) -> (bool, String) {
-    let with_message = |text: String| match &guest.message {
-        Some(message) => format!("{text}: {message}"),
-        None => text,
+fn judge_guest(guest: &GuestReport) -> (EndClass, String) {
+    let failed = |text: String| {
+        let reason = match &guest.message {
+            Some(message) => format!("{text}: {message}"),
+            None => text,
+        };
+        (EndClass::WorkloadFailed, reason)
     };
+    let clean = |text: &str| (EndClass::Clean, text.to_owned());
     match guest.exit {
-        Some(ProcessExit::Code(0)) => (false, "entrypoint exited with status 0".to_owned()),
-        Some(ProcessExit::Code(code)) => (
-            true,
-            with_message(format!("entrypoint exited with status {code}")),
-        ),
-        Some(ProcessExit::Signal(signal)) => (
-            true,
-            with_message(format!("entrypoint was ended by signal {signal}")),
-        ),
-        None if guest.reason == "shutdown" => (false, "guest was shut down".to_owned()),
-        None => (
-            true,
-            with_message(format!("guest went down ({})", guest.reason)),
-        ),
+        Some(ProcessExit::Code(0)) => clean("entrypoint exited with status 0"),
+        Some(ProcessExit::Code(code)) => failed(format!("entrypoint exited with status {code}")),
+        Some(ProcessExit::Signal(signal)) => {
+            failed(format!("entrypoint was ended by signal {signal}"))
+        }
+        None if guest.reason == "shutdown" => clean("guest was shut down"),
+        None => failed(format!("guest went down ({})", guest.reason)),
     }
 }
 
-fn judge_vmm(vmm: ProcessExit) -> (bool, String) {
+/// Signals that a program earns itself (signal(7), action "Core").
+const FAULTS: [i32; 10] = [3, 4, 5, 6, 7, 8, 11, 24, 25, 31];
+/// SIGKILL, the only signal of the kernel's OOM killer.
+const SIGKILL: i32 = 9;
+
+fn judge_vmm(vmm: ProcessExit, evidence: Evidence) -> (EndClass, String) {
     match vmm {
+        ProcessExit::Signal(SIGKILL) if evidence.oom_kills > 0 => (
+            EndClass::OutOfMemory,
+            "VMM was killed by the kernel: its memory limit was reached".to_owned(),
+        ),
+        ProcessExit::Signal(signal) if FAULTS.contains(&signal) => {
+            let core = if evidence.core_dumped {
+                ", core dumped"
+            } else {
+                ""
+            };
+            let reason = format!("VMM crashed with signal {signal}{core}");
+            (EndClass::VmmCrashed, reason)
+        }
+        ProcessExit::Signal(signal) => {
+            let reason = format!("VMM was killed by signal {signal}");
+            (EndClass::Killed, reason)
+        }
+        _ if evidence.console == Some(ConsoleEnd::Panic) => (
+            EndClass::GuestPanicked,
+            "guest's kernel panicked: its console says why".to_owned(),
+        ),
+        ProcessExit::Code(0) if evidence.console == Some(ConsoleEnd::Reboot) => {
+            (EndClass::GuestRebooted, "guest rebooted".to_owned())
+        }
         // The image's own init may power off without a word.
-        ProcessExit::Code(0) => (false, "guest powered off".to_owned()),
-        ProcessExit::Code(code) => (true, format!("VMM exited with status {code}")),
-        ProcessExit::Signal(signal) => (true, format!("VMM was ended by signal {signal}")),
+        ProcessExit::Code(0) => (EndClass::GuestPoweredOff, "guest powered off".to_owned()),
+        ProcessExit::Code(code) => {
+            let reason = format!("VMM exited with status {code}: its log says why");
+            (EndClass::VmmCrashed, reason)
+        }
     }
 }
 

@@ -148,6 +148,7 @@ fn record(identity: ProcessIdentity, status: ExitStatus, guest: Option<GuestRepo
         (None, signal) => ProcessExit::Signal(signal.unwrap_or(0)),
     };
     ExitRecord {
+        evidence: hearth_types::process::Evidence::default(),
         identity,
         vmm,
         guest,

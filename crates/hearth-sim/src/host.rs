@@ -244,6 +244,7 @@ impl SimHost {
             .find(|p| p.role == ProcessRole::Shim && p.identity.mark == mark && p.ends.is_none());
         if let Some(shim) = shim {
             shim.record = Some(ExitRecord {
+                evidence: hearth_types::process::Evidence::default(),
                 identity: ended.identity,
                 vmm,
                 guest,

@@ -47,6 +47,31 @@ pub struct GuestReport {
     pub message: Option<String>,
 }
 
+/// The last thing that a guest's kernel said on its console, when it said one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsoleEnd {
+    /// `Kernel panic - not syncing` (kernel/panic.c).
+    Panic,
+    /// `reboot: Restarting system` (kernel/reboot.c).
+    Reboot,
+    /// `reboot: Power down` (kernel/reboot.c).
+    PowerOff,
+}
+
+/// What a VMM's shim found besides the exit status, so that ends can be told apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Evidence {
+    /// Processes of the VM's own cgroup that the kernel killed for want of memory (`oom_kill`
+    /// in `memory.events`); 0 where the VM has no cgroup of its own.
+    pub oom_kills: u64,
+    /// The VMM left a core dump.
+    pub core_dumped: bool,
+    /// What the console said last.
+    pub console: Option<ConsoleEnd>,
+}
+
 /// The durable record that a VMM's shim leaves when the VMM has ended. It is written
 /// without the daemon, so a daemon that was away learns it later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +82,9 @@ pub struct ExitRecord {
     pub vmm: ProcessExit,
     /// What the guest reported before, if it did.
     pub guest: Option<GuestReport>,
+    /// What else was found; nothing in records of an older shim.
+    #[serde(default)]
+    pub evidence: Evidence,
     /// When the shim saw the end.
     pub ended_at: Timestamp,
 }

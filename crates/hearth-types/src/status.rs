@@ -95,9 +95,40 @@ pub struct Leases {
     pub uid: u32,
 }
 
+/// The kinds of ends that are told apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EndClass {
+    /// The entrypoint ended with status 0, or the guest was shut down as asked.
+    Clean,
+    /// The entrypoint ended with another status or by a signal, or could not be started.
+    WorkloadFailed,
+    /// The guest powered itself off without a word about its entrypoint.
+    GuestPoweredOff,
+    /// The guest rebooted itself. It is started again unless the restart policy is `no`.
+    GuestRebooted,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// The VMM ended by a fault of its own: a signal that a program earns (SIGSEGV, SIGABRT
+    /// and such) or a status other than 0.
+    VmmCrashed,
+    /// The kernel killed the VMM because its cgroup had no memory left.
+    OutOfMemory,
+    /// Somebody killed the VMM (SIGKILL, SIGTERM and such).
+    Killed,
+    /// The host went down under it.
+    HostRebooted,
+    /// Nobody saw how.
+    #[default]
+    Unknown,
+}
+
 /// Why the last run of a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunEnd {
+    /// The kind of end.
+    #[serde(default)]
+    pub class: EndClass,
     /// The VM's exit code, as `hearth wait` prints it: the entrypoint's, or 128 + signal;
     /// absent when the guest did not say.
     pub exit_code: Option<i32>,

@@ -93,6 +93,7 @@ impl World {
                 identity: machine.identity,
                 vmm,
                 guest,
+                evidence: hearth_types::process::Evidence::default(),
                 ended_at: Timestamp::now(),
             };
             self.records.insert(machine.dir, record);

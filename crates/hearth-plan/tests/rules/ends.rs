@@ -1,11 +1,11 @@
 //! How a run ended and what comes next; reboots.
 
-use hearth_plan::transition::{backoff, classify, restarts, start_failed};
+use hearth_plan::transition::{backoff, classify, ended, reboot_end, restarts, start_failed};
 use hearth_plan::{Policy, Step};
 use hearth_types::observe::ProcessRole;
-use hearth_types::process::{GuestReport, ProcessExit};
+use hearth_types::process::{ConsoleEnd, Evidence, ExitRecord, GuestReport, ProcessExit};
 use hearth_types::spec::RestartPolicy;
-use hearth_types::status::{Goal, Phase, StopRung};
+use hearth_types::status::{EndClass, Goal, Phase, RunEnd, StopRung};
 
 use super::world::*;
 
@@ -163,43 +163,106 @@ fn how_ends_are_classified() {
     let world = dead(ProcessExit::Code(0), None);
     let dirs = world.observed.dirs.known().unwrap();
     let record = dirs[0].exit.clone().unwrap();
-    for (vmm, guest, code, failure) in [
-        (
-            ProcessExit::Code(0),
-            report(EXIT_0, "exited"),
-            Some(0),
-            false,
-        ),
-        (
-            ProcessExit::Code(0),
-            report(EXIT_3, "exited"),
-            Some(3),
-            true,
-        ),
+    use EndClass::{Clean, GuestPoweredOff, VmmCrashed, WorkloadFailed};
+    let code = ProcessExit::Code;
+    for (vmm, guest, exit_code, class) in [
+        (code(0), report(EXIT_0, "exited"), Some(0), Clean),
+        (code(0), report(EXIT_3, "exited"), Some(3), WorkloadFailed),
         // The workload had ended well before its VMM was killed.
-        (
-            ProcessExit::Signal(9),
-            report(EXIT_0, "exited"),
-            Some(0),
-            false,
-        ),
-        (ProcessExit::Code(0), report(None, "shutdown"), None, false),
-        (ProcessExit::Code(0), report(None, "failed"), None, true),
-        (ProcessExit::Code(0), None, None, false),
-        (ProcessExit::Code(1), None, None, true),
-        (ProcessExit::Signal(11), None, None, true),
+        (SIGKILLED, report(EXIT_0, "exited"), Some(0), Clean),
+        (code(0), report(None, "shutdown"), None, Clean),
+        (code(0), report(None, "failed"), None, WorkloadFailed),
+        (code(0), None, None, GuestPoweredOff),
+        (code(1), None, None, VmmCrashed),
+        (ProcessExit::Signal(11), None, None, VmmCrashed),
+        (SIGKILLED, None, None, EndClass::Killed),
+        (ProcessExit::Signal(15), None, None, EndClass::Killed),
     ] {
-        let record = hearth_types::process::ExitRecord {
+        let record = ExitRecord {
             vmm,
             guest,
             ..record.clone()
         };
         let end = classify(Some(&record), false, at(0));
-        assert_eq!((end.exit_code, end.failure), (code, failure), "{record:?}");
+        let failure = !matches!(class, Clean | GuestPoweredOff);
+        let seen = (end.exit_code, end.class, end.failure);
+        assert_eq!(seen, (exit_code, class, failure), "{record:?}");
         assert!(!classify(Some(&record), true, at(0)).failure, "{record:?}");
     }
     assert!(classify(None, false, at(0)).failure);
     assert!(!classify(None, true, at(0)).failure);
+}
+
+const SIGKILLED: ProcessExit = ProcessExit::Signal(9);
+
+#[test]
+fn evidence_tells_ends_of_one_status_apart() {
+    let world = dead(ProcessExit::Code(0), None);
+    let dirs = world.observed.dirs.known().unwrap();
+    let record = dirs[0].exit.clone().unwrap();
+    let said = |console| Evidence {
+        console: Some(console),
+        ..Evidence::default()
+    };
+    let starved = Evidence {
+        oom_kills: 1,
+        ..Evidence::default()
+    };
+    let off = ProcessExit::Code(0);
+    for (vmm, evidence, class, failure) in [
+        (off, said(ConsoleEnd::Panic), EndClass::GuestPanicked, true),
+        (
+            off,
+            said(ConsoleEnd::Reboot),
+            EndClass::GuestRebooted,
+            false,
+        ),
+        (
+            off,
+            said(ConsoleEnd::PowerOff),
+            EndClass::GuestPoweredOff,
+            false,
+        ),
+        (SIGKILLED, starved, EndClass::OutOfMemory, true),
+        // Another process of the cgroup was killed for memory; the VMM went on and ended so.
+        (ProcessExit::Signal(11), starved, EndClass::VmmCrashed, true),
+        (off, starved, EndClass::GuestPoweredOff, false),
+        // A panic that was said before somebody killed the VMM.
+        (SIGKILLED, said(ConsoleEnd::Panic), EndClass::Killed, true),
+    ] {
+        let record = ExitRecord {
+            vmm,
+            guest: None,
+            evidence,
+            ..record.clone()
+        };
+        let end = classify(Some(&record), false, at(0));
+        assert_eq!((end.class, end.failure), (class, failure), "{record:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_reboots_is_started_again_unless_the_policy_is_no() {
+    for (policy, phase) in [
+        (RestartPolicy::No, Phase::Exited),
+        (RestartPolicy::OnFailure(Some(1)), Phase::Backoff),
+        (RestartPolicy::Always, Phase::Backoff),
+    ] {
+        let world = running();
+        let vm = &world.vms[0];
+        let spec = hearth_types::spec::VmSpec {
+            restart: policy,
+            ..vm.spec.clone()
+        };
+        let end = RunEnd {
+            class: EndClass::GuestRebooted,
+            failure: false,
+            ..reboot_end(at(0))
+        };
+        let rules = Policy::default();
+        let next = ended(&vm.status, vm.id, &spec, end, at(0), &rules, Goal::Running);
+        assert_eq!((next.phase, next.failures), (phase, 0), "{policy:?}");
+    }
 }
 
 #[test]

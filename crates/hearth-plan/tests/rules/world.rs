@@ -163,6 +163,7 @@ pub(super) fn dead(vmm: ProcessExit, guest: Option<ProcessExit>) -> World {
             reason: "exited".to_owned(),
             message: None,
         }),
+        evidence: hearth_types::process::Evidence::default(),
         ended_at: at(-1),
     });
     world

@@ -42,7 +42,7 @@ async fn vm_without_a_restart_policy_stays_down_and_names_the_signal() {
     vm.ended().await;
     let now = vm.look().await;
     assert_eq!((now.phase, now.pid, now.restarts), (Phase::Failed, None, 0));
-    assert_eq!(now.reason.as_deref(), Some("VMM was ended by signal 9"));
+    assert_eq!(now.reason.as_deref(), Some("VMM was killed by signal 9"));
     host.settled().await;
     vm.remove().await;
     host.clean().await;
