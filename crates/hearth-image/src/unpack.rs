@@ -9,10 +9,13 @@
 //! changes them. An entry that cannot be taken as it is fails the whole image; the caller
 //! throws the volume away.
 
+mod entry;
 mod meta;
 mod parents;
 mod path;
+mod problem;
 mod remove;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -22,51 +25,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 use crate::decompress::{HashOf, Inflated};
 use crate::progress::Reporter;
-use crate::tarstream::{Entry, Kind, TarError, TarStream, shown};
+use crate::tarstream::{Entry, Kind, TarStream, shown};
 use crate::{ImageError, Limits, digest};
 use parents::{Parent, Parents};
 use path::Place;
+use problem::{Problem, named, unreadable};
+pub use room::{EnoughRoom, Room};
 
 /// Bytes after the end-of-archive mark that are still taken for padding.
 const TRAILER: u64 = 64 << 20;
 /// Bytes of room that each entry may need besides its data: a block of its folder and one
 /// for attributes.
 const ENTRY_ROOM: u64 = 8 << 10;
-
-/// The file system under the root, which can be asked to make room.
-pub trait Room {
-    /// Makes sure that `bytes` more bytes and one more file fit, if that is possible while
-    /// files are open. False: [`Room::enlarge`] has to do it.
-    ///
-    /// # Errors
-    /// When the file system cannot grow.
-    fn reserve(&mut self, bytes: u64) -> Result<bool, ImageError>;
-
-    /// Makes the file system larger while nothing on it is open, and opens its root anew.
-    ///
-    /// # Errors
-    /// When it cannot grow.
-    fn enlarge(&mut self, bytes: u64) -> Result<OwnedFd, ImageError>;
-}
-
-/// Room that somebody else has taken care of.
-#[derive(Debug, Clone, Copy)]
-pub struct EnoughRoom;
-
-impl Room for EnoughRoom {
-    fn reserve(&mut self, _: u64) -> Result<bool, ImageError> {
-        Ok(true)
-    }
-
-    fn enlarge(&mut self, _: u64) -> Result<OwnedFd, ImageError> {
-        Err(ImageError::Volume("this folder cannot grow".into()))
-    }
-}
 
 /// One layer to unpack.
 pub struct Layer<'a> {
@@ -101,33 +75,7 @@ macro_rules! root {
             .expect("only gone when the room could not be enlarged, which ended the work")
     };
 }
-
-/// Why an entry was not written.
-#[derive(Debug)]
-enum Problem {
-    Refused(String),
-    Io(io::Error),
-    /// The archive itself cannot be read on.
-    Stream(TarError),
-    /// An error that already says everything.
-    Whole(ImageError),
-}
-
-impl From<Errno> for Problem {
-    fn from(error: Errno) -> Self {
-        Self::Io(error.into())
-    }
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-fn refuse<T>(why: impl Into<String>) -> Result<T, Problem> {
-    Err(Problem::Refused(why.into()))
-}
+use root;
 
 /// Names made by the layer that is being unpacked: inode of the folder, and the name in it.
 type Made = HashSet<(u64, Box<[u8]>)>;
@@ -306,178 +254,6 @@ impl<'a> Unpacker<'a> {
         root!(self)
     }
 
-    /// An entry for the root: only its attributes count.
-    fn root_itself(&mut self, entry: &Entry) -> Result<(), Problem> {
-        if entry.kind != Kind::Directory {
-            return refuse("its path names the root");
-        }
-        meta::open_folder(self.root().as_fd(), entry)?;
-        self.folder_times.push((Vec::new(), entry.mtime));
-        Ok(())
-    }
-
-    fn file(
-        &mut self,
-        tar: &mut TarStream<impl BufRead>,
-        entry: &Entry,
-        parent: &Parent,
-        name: &[u8],
-    ) -> Result<(), Problem> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o600);
-        let file = self.fresh(parent, name, || {
-            rustix::fs::openat(&parent.fd, name, flags, mode)
-        })?;
-        let cancelled = self.cancelled;
-        tar.data(entry, &mut |mut offset, mut bytes| {
-            if cancelled.load(Ordering::Relaxed) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            while !bytes.is_empty() {
-                let n = rustix::io::pwrite(&file, bytes, offset)?;
-                bytes = &bytes[n..];
-                offset += n as u64;
-            }
-            Ok(())
-        })
-        .map_err(Problem::Stream)??;
-        if entry.sparse.is_some() {
-            rustix::fs::ftruncate(&file, entry.size)?;
-        }
-        meta::file(file.as_fd(), entry, &self.limits)
-    }
-
-    fn hard_link(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
-        let target = Place::of(&entry.link, self.limits.depth)?;
-        let Some(target_name) = target.name() else {
-            return refuse("it is a hard link to the root");
-        };
-        let missing = || {
-            format!(
-                "it is a hard link to {:?}, which is not there",
-                shown(&entry.link)
-            )
-        };
-        let Some(target_parent) = self.parents.open_existing(root!(self), target.parent())? else {
-            return refuse(missing());
-        };
-        if target_parent.inode == parent.inode && target_name == name {
-            return refuse("it is a hard link to itself");
-        }
-        let from = &target_parent.fd;
-        match rustix::fs::statat(from, target_name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {
-                return refuse("it is a hard link to a directory");
-            }
-            Ok(_) => {}
-            Err(Errno::NOENT) => return refuse(missing()),
-            Err(error) => return Err(error.into()),
-        }
-        self.fresh(parent, name, || {
-            // Without AT_SYMLINK_FOLLOW, a link to a symlink is a second name of the symlink.
-            rustix::fs::linkat(from, target_name, &parent.fd, name, AtFlags::empty())
-        })
-    }
-
-    fn folder(
-        &mut self,
-        entry: &Entry,
-        place: &Place,
-        parent: &Parent,
-        name: &[u8],
-    ) -> Result<(), Problem> {
-        let mode = Mode::from_raw_mode(0o700);
-        if let Err(error) = rustix::fs::mkdirat(&parent.fd, name, mode) {
-            if error != Errno::EXIST {
-                return Err(error.into());
-            }
-            let stat = rustix::fs::statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-                self.clear(parent, name)?;
-                rustix::fs::mkdirat(&parent.fd, name, mode)?;
-            }
-        }
-        meta::node(parent, name, entry, &self.limits)?;
-        self.folder_times.push((place.full().to_vec(), entry.mtime));
-        Ok(())
-    }
-
-    fn symlink(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
-        let target = entry.link.as_slice();
-        if target.is_empty() || target.len() >= path::MAX_PATH || target.contains(&0) {
-            return refuse("its target is empty, too long or not a path");
-        }
-        self.fresh(parent, name, || {
-            rustix::fs::symlinkat(target, &parent.fd, name)
-        })?;
-        meta::node(parent, name, entry, &self.limits)
-    }
-
-    fn node(&mut self, entry: &Entry, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
-        let kind = match entry.kind {
-            Kind::Char => FileType::CharacterDevice,
-            Kind::Block => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-        let mode = Mode::from_raw_mode(0o600);
-        self.fresh(parent, name, || {
-            rustix::fs::mknodat(&parent.fd, name, kind, mode, device)
-        })?;
-        meta::node(parent, name, entry, &self.limits)
-    }
-
-    /// Makes something under a name; what has the name goes first. The last entry wins.
-    fn fresh<T>(
-        &mut self,
-        parent: &Parent,
-        name: &[u8],
-        make: impl Fn() -> rustix::io::Result<T>,
-    ) -> Result<T, Problem> {
-        match make() {
-            Err(Errno::EXIST) => {
-                self.clear(parent, name)?;
-                Ok(make()?)
-            }
-            result => Ok(result?),
-        }
-    }
-
-    fn clear(&mut self, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
-        if remove::tree(parent.fd.as_fd(), name, None)? != remove::Removed::Leaf {
-            // A folder or a link to one: opened paths may lead elsewhere now.
-            self.parents.forget();
-        }
-        Ok(())
-    }
-
-    /// `.wh.NAME` hides NAME of the layers below, `.wh..wh..opq` everything in its folder.
-    /// What this layer itself has made stays, wherever the whiteout stands in it.
-    fn whiteout(&mut self, place: &Place, hidden: &[u8]) -> Result<(), Problem> {
-        if hidden.is_empty() || hidden == b"." || hidden == b".." {
-            return refuse("it is a whiteout of nothing");
-        }
-        let opaque = hidden == b".wh..opq";
-        if hidden.starts_with(b".wh.") && !opaque {
-            // Bookkeeping of aufs (.wh..wh.plnk and the like), which hides nothing.
-            return Ok(());
-        }
-        let Some(made) = &self.made else {
-            return Ok(());
-        };
-        let Some(parent) = self.parents.open_existing(root!(self), place.parent())? else {
-            return Ok(());
-        };
-        if opaque {
-            remove::children(parent.fd.as_fd(), Some(made))?;
-        } else {
-            remove::tree(parent.fd.as_fd(), hidden, Some(made))?;
-        }
-        self.parents.forget();
-        Ok(())
-    }
-
     /// Folders that only had something put in or taken out keep the time they had.
     fn folder_times(&mut self, layer: &str) -> Result<(), ImageError> {
         self.parents
@@ -497,37 +273,6 @@ impl<'a> Unpacker<'a> {
             })?;
         }
         Ok(())
-    }
-}
-
-fn unreadable(layer: &str, error: TarError) -> ImageError {
-    match error {
-        TarError::Io(source) => ImageError::Archive {
-            archive: layer.to_owned(),
-            source,
-        },
-        TarError::Refused { entry, why } => ImageError::Entry {
-            archive: layer.to_owned(),
-            entry,
-            why,
-        },
-    }
-}
-
-fn named(layer: &str, entry: &Entry, problem: Problem) -> ImageError {
-    match problem {
-        Problem::Refused(why) => ImageError::Entry {
-            archive: layer.to_owned(),
-            entry: shown(&entry.path),
-            why,
-        },
-        Problem::Io(source) => ImageError::Write {
-            archive: layer.to_owned(),
-            entry: shown(&entry.path),
-            source,
-        },
-        Problem::Stream(error) => unreadable(layer, error),
-        Problem::Whole(error) => error,
     }
 }
 

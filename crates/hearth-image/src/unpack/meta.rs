@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps,
 use rustix::io::Errno;
 
 use super::parents::Parent;
-use super::{Problem, refuse};
+use super::problem::{Problem, refuse};
 use crate::Limits;
 use crate::tarstream::{Entry, Kind};
 

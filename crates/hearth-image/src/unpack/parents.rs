@@ -7,7 +7,8 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::{Problem, Shared, refuse};
+use super::Shared;
+use super::problem::{Problem, refuse};
 
 /// Folders kept open: well under the usual limit of 1024 descriptors, with room for several
 /// images at once.

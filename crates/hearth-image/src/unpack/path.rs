@@ -1,6 +1,6 @@
 //! Paths of entries: relative to the root, without `.`, `..` and empty parts.
 
-use super::{Problem, refuse};
+use super::problem::{Problem, refuse};
 
 /// Longest path the kernel takes, with its end mark.
 pub(super) const MAX_PATH: usize = 4096;
