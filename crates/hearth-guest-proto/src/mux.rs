@@ -13,11 +13,16 @@
 //! side ever holds more than streams × channels × `WINDOW` bytes for the other. Who sends more
 //! than it may is cut off with a reset.
 
+mod event;
+mod receive;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 
-use crate::frame::{Accept, Decoder, Frame, FrameKind, MAX_PAYLOAD, encode};
+pub use event::{MuxError, MuxEvent};
+
+use crate::frame::{Accept, Decoder, FrameKind, MAX_PAYLOAD, encode};
 use crate::message::{ErrorCode, Hello, HelloAck, StreamError};
 
 /// Credit that each channel of a stream begins with, in bytes.
@@ -37,95 +42,6 @@ const GRANT_STEP: usize = WINDOW / 4;
 enum Role {
     Host,
     Guest,
-}
-
-/// What came in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MuxEvent {
-    /// Guest: a host wants a session. All older streams are over when `fresh`; else it is the
-    /// same session asking again. Answer with [`Mux::acknowledge`].
-    Hello {
-        /// What it said.
-        hello: Hello,
-        /// The session is a new one.
-        fresh: bool,
-    },
-    /// Host: the guest has answered.
-    Established(HelloAck),
-    /// Guest: a new stream.
-    Opened {
-        /// Its number.
-        stream: u32,
-        /// The request's JSON.
-        request: Bytes,
-    },
-    /// Bytes on a channel; the receiver owes a [`Mux::grant`] once it has consumed them.
-    Data {
-        /// The stream.
-        stream: u32,
-        /// Its channel.
-        channel: u8,
-        /// Never empty.
-        data: Bytes,
-    },
-    /// The peer lets us send more.
-    Credit {
-        /// The stream.
-        stream: u32,
-        /// Its channel.
-        channel: u8,
-        /// How many bytes more.
-        bytes: usize,
-    },
-    /// No more data comes on this channel.
-    HalfClosed {
-        /// The stream.
-        stream: u32,
-        /// Its channel.
-        channel: u8,
-    },
-    /// A message on the stream, JSON.
-    Control {
-        /// The stream.
-        stream: u32,
-        /// The message.
-        payload: Bytes,
-    },
-    /// The stream was broken off.
-    Reset {
-        /// The stream.
-        stream: u32,
-        /// Why.
-        error: StreamError,
-    },
-    /// The stream is over.
-    Closed {
-        /// The stream.
-        stream: u32,
-    },
-    /// Guest: answer with [`Mux::pong`].
-    Ping(Bytes),
-    /// Host: the answer to a ping.
-    Pong(Bytes),
-    /// Host: a message without a stream, JSON.
-    Event(Bytes),
-}
-
-/// Why something cannot be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MuxError {
-    /// No session, or none any more.
-    #[error("the channel has no session")]
-    NoSession,
-    /// The stream is over.
-    #[error("stream {0} of the channel is over")]
-    NoStream(u32),
-    /// A message beyond the limit.
-    #[error("a message of {0} bytes does not fit a frame of {MAX_PAYLOAD} bytes")]
-    TooLarge(usize),
-    /// No room for another stream.
-    #[error("the channel carries {MAX_STREAMS} streams already; end one first")]
-    TooManyStreams,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -383,123 +299,6 @@ impl Mux {
             Ok(())
         } else {
             Err(MuxError::TooLarge(payload.len()))
-        }
-    }
-
-    fn handle(&mut self, frame: Frame) {
-        let event = match (self.role, frame.kind) {
-            (Role::Guest, FrameKind::Hello) => self.on_hello(&frame),
-            (Role::Guest, FrameKind::Open) => self.on_open(frame),
-            (Role::Guest, FrameKind::Ping) => Some(MuxEvent::Ping(frame.payload)),
-            (Role::Host, FrameKind::HelloAck) => serde_json::from_slice(&frame.payload)
-                .ok()
-                .map(MuxEvent::Established),
-            (Role::Host, FrameKind::Pong) => Some(MuxEvent::Pong(frame.payload)),
-            (Role::Host, FrameKind::Event) => Some(MuxEvent::Event(frame.payload)),
-            _ => self.on_stream_frame(frame),
-        };
-        self.events.extend(event);
-    }
-
-    fn on_hello(&mut self, frame: &Frame) -> Option<MuxEvent> {
-        let hello = serde_json::from_slice(&frame.payload).ok()?;
-        let fresh = self.session != Some(frame.session);
-        if fresh {
-            self.output.clear();
-            self.streams.clear();
-            self.session = Some(frame.session);
-            self.decoder
-                .set_accept(Accept::SessionOrHello(frame.session));
-        }
-        Some(MuxEvent::Hello { hello, fresh })
-    }
-
-    fn on_open(&mut self, frame: Frame) -> Option<MuxEvent> {
-        let stream = frame.stream;
-        if self.streams.contains_key(&stream) {
-            return Some(self.violation(stream, "the stream is open already"));
-        }
-        if self.streams.len() >= MAX_STREAMS {
-            self.send_reset(
-                stream,
-                ErrorCode::Busy,
-                "too many streams are open in the guest",
-            );
-            return None;
-        }
-        self.streams.insert(stream, [Channel::NEW; CHANNELS]);
-        Some(MuxEvent::Opened {
-            stream,
-            request: frame.payload,
-        })
-    }
-
-    /// Frames of streams that are over are dropped: they were under way.
-    fn on_stream_frame(&mut self, frame: Frame) -> Option<MuxEvent> {
-        let Frame {
-            kind,
-            channel,
-            stream,
-            payload,
-            ..
-        } = frame;
-        let state = self.streams.get_mut(&stream)?;
-        let Some(state) = state.get_mut(usize::from(channel)) else {
-            return Some(self.violation(stream, "no such channel"));
-        };
-        match kind {
-            FrameKind::Data if payload.is_empty() => None,
-            FrameKind::Data => match state.window.checked_sub(payload.len()) {
-                Some(left) => {
-                    state.window = left;
-                    Some(MuxEvent::Data {
-                        stream,
-                        channel,
-                        data: payload,
-                    })
-                }
-                None => Some(self.violation(stream, "more data than the window allows")),
-            },
-            FrameKind::Window => {
-                let bytes = usize::try_from((&mut &payload[..]).try_get_u32_le().ok()?).ok()?;
-                // More than a whole window at once is nothing an honest peer sends.
-                if bytes > WINDOW || state.credit + bytes > WINDOW {
-                    return Some(self.violation(stream, "more credit than a window"));
-                }
-                state.credit += bytes;
-                Some(MuxEvent::Credit {
-                    stream,
-                    channel,
-                    bytes,
-                })
-            }
-            FrameKind::HalfClose => Some(MuxEvent::HalfClosed { stream, channel }),
-            FrameKind::Control => Some(MuxEvent::Control { stream, payload }),
-            FrameKind::Close => {
-                self.streams.remove(&stream);
-                Some(MuxEvent::Closed { stream })
-            }
-            FrameKind::Reset => {
-                self.streams.remove(&stream);
-                let error = serde_json::from_slice(&payload).unwrap_or_else(|_| StreamError {
-                    code: ErrorCode::Protocol,
-                    message: "the peer broke the stream off without a reason".to_owned(),
-                });
-                Some(MuxEvent::Reset { stream, error })
-            }
-            _ => None,
-        }
-    }
-
-    fn violation(&mut self, stream: u32, what: &str) -> MuxEvent {
-        self.reset(stream, ErrorCode::Protocol, what);
-        let message = format!("the peer broke the channel's rules: {what}");
-        MuxEvent::Reset {
-            stream,
-            error: StreamError {
-                code: ErrorCode::Protocol,
-                message,
-            },
         }
     }
 }
