@@ -1,10 +1,14 @@
 //! A process told from others of the same pid, with nothing but `/proc`.
 
 use std::io;
+use std::path::Path;
 
 use hearth_types::OwnerMark;
 use hearth_types::process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
+
+/// The process is going away (linux/sched.h).
+const PF_EXITING: u32 = 0x4;
 
 /// A pid and when it was started: unique within one boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,15 +52,28 @@ impl Instance {
     #[must_use]
     pub fn is_ending(&self) -> bool {
         let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid));
-        exe.is_err_and(|error| is_gone(&error)) || !self.lives()
+        exe.is_err_and(|error| is_gone(&error)) || self.is_exiting() || !self.lives()
     }
 
-    /// The whole proof material of a child that was just executed.
+    /// Whether the kernel has begun to end it. Unlike its program, everybody may read this.
+    fn is_exiting(&self) -> bool {
+        let stat = std::fs::read(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        flags(&stat).is_some_and(|flags| flags & PF_EXITING != 0)
+    }
+
+    /// The whole proof material of a child that was just executed from `program`.
     ///
     /// # Errors
-    /// When `/proc/<pid>/exe` cannot be read.
-    pub fn identify(self, mark: OwnerMark) -> io::Result<ProcessIdentity> {
-        let exe = std::fs::read_link(format!("/proc/{}/exe", self.pid))?;
+    /// When neither `/proc/<pid>/exe` nor the program's path can be read.
+    pub fn identify(self, mark: OwnerMark, program: &Path) -> io::Result<ProcessIdentity> {
+        let exe = match std::fs::read_link(format!("/proc/{}/exe", self.pid)) {
+            // A shim without CAP_SYS_PTRACE may not look at a child with another uid.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // The path of a caged program is not one of ours.
+                std::fs::canonicalize(program).or_else(|_| Ok(program.to_owned()))
+            }
+            read => read,
+        }?;
         let exe = exe.to_string_lossy();
         Ok(ProcessIdentity {
             boot_id: self.boot_id,
@@ -82,6 +99,13 @@ fn start_time(stat: &[u8]) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+/// Field 9 of a stat line.
+fn flags(stat: &[u8]) -> Option<u32> {
+    let text = String::from_utf8_lossy(stat);
+    let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
+    fields.nth(6)?.parse().ok()
 }
 
 #[cfg(test)]

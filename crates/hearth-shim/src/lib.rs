@@ -29,6 +29,7 @@ use hearth_types::process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
 pub mod identity;
+mod journal;
 mod log;
 mod outside;
 mod pump;
@@ -52,6 +53,10 @@ pub const VMM_LOG: &str = "vmm.log";
 pub const EXIT_RECORD: &str = "exit.json";
 /// The name under which a VMM's arguments may use the guest's report pipe: `{fd:report}`.
 pub const REPORT: &str = "report";
+
+/// The argument with which the shim is the main process of a systemd service: it stays in
+/// the foreground, and the console goes to its standard error, too.
+pub const UNIT_FLAG: &str = "--unit";
 
 /// What the shim shall start. Arrives as JSON on its standard input.
 ///

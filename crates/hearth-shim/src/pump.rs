@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::journal::Journal;
 use crate::log::Log;
 use crate::outside::Outside;
 use crate::report::Reports;
@@ -31,6 +32,7 @@ pub(crate) struct Pump {
     outside: Outside,
     console: Log,
     vmm_log: Log,
+    journal: Journal,
     reports: Reports,
     deadline: Option<Instant>,
 }
@@ -46,6 +48,7 @@ impl Pump {
         listener: UnixListener,
         report: OwnedFd,
         (console, vmm_log): (Log, Log),
+        journal: Journal,
         deadline: Option<Instant>,
     ) -> io::Result<Self> {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -70,6 +73,7 @@ impl Pump {
             outside: Outside::new(listener)?,
             console,
             vmm_log,
+            journal,
             reports: Reports::default(),
             deadline,
         })
@@ -102,6 +106,7 @@ impl Pump {
                 }
             }
         }
+        self.journal.finish();
         self.reports.finish()
     }
 
@@ -181,6 +186,7 @@ impl Pump {
         match which {
             CONSOLE => {
                 self.console.write(bytes);
+                self.journal.feed(bytes);
                 self.outside.send(bytes);
             }
             VMM_LOG => self.vmm_log.write(bytes),

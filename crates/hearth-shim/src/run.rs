@@ -11,10 +11,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
 use crate::identity::Instance;
+use crate::journal::Journal;
 use crate::log::Log;
 use crate::pump::Pump;
 use crate::setup::{self, Failure, Started};
-use crate::{Answer, CONSOLE_LOG, Reason, Request, VMM_LOG};
+use crate::{Answer, CONSOLE_LOG, Reason, Request, UNIT_FLAG, VMM_LOG};
 
 /// Longest request that is read, in bytes.
 const REQUEST_MAX: u64 = 1 << 20;
@@ -22,8 +23,12 @@ const REQUEST_MAX: u64 = 1 << 20;
 const VMM_LOG_MAX: u64 = 128 << 10;
 
 /// Runs the shim: returns in the caller's child at once, in the shim when the VMM is dead.
+/// With [`UNIT_FLAG`] the caller's child is the shim itself.
 #[must_use]
 pub fn run() -> ExitCode {
+    if std::env::args_os().any(|arg| arg == UNIT_FLAG) {
+        return serve(true);
+    }
     // SAFETY: the process has one thread, so the child may use everything that the parent
     // could; no lock can be held by a thread that does not exist there.
     match unsafe { libc::fork() } {
@@ -34,14 +39,20 @@ pub fn run() -> ExitCode {
             });
             ExitCode::FAILURE
         }
-        0 => detached(),
+        0 => {
+            // The child of a fork leads no process group, so this cannot fail.
+            rustix::process::setsid().ok();
+            serve(false)
+        }
         _ => ExitCode::SUCCESS,
     }
 }
 
-fn detached() -> ExitCode {
-    // The child of a fork leads no process group, so this cannot fail.
-    rustix::process::setsid().ok();
+fn serve(in_unit: bool) -> ExitCode {
+    // In a unit, standard error is the journal's.
+    let journal = in_unit
+        .then(|| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok())
+        .flatten();
     ignore_signals();
     close_on_exec();
     rustix::process::umask(Mode::from_raw_mode(0o077));
@@ -55,11 +66,11 @@ fn detached() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    attend(&request, started)
+    attend(&request, started, Journal::new(journal))
 }
 
 /// From the VMM's exec to its exit record.
-fn attend(request: &Request, started: Started) -> ExitCode {
+fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
     let Started {
         mut child,
         console,
@@ -73,7 +84,8 @@ fn attend(request: &Request, started: Started) -> ExitCode {
         let deadline = request
             .max_millis
             .map(|millis| Instant::now() + Duration::from_millis(millis));
-        let pump = Pump::new(&mut child, console, report, open_logs(request), deadline)
+        let logs = open_logs(request);
+        let pump = Pump::new(&mut child, console, report, logs, journal, deadline)
             .map_err(|error| format!("cannot attend to the VMM: {error}"))?;
         Ok((identity, pump))
     });
@@ -121,7 +133,8 @@ fn identify(request: &Request, child: &Child) -> Result<(Instance, ProcessIdenti
     let instance = Instance::of(pid)
         .map_err(read)?
         .ok_or("the VMM ended at once")?;
-    let identity = instance.clone().identify(request.mark).map_err(read)?;
+    let program = request.program.as_std_path();
+    let identity = instance.clone().identify(request.mark, program).map_err(read)?;
     Ok((instance, identity))
 }
 

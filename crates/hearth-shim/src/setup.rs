@@ -133,7 +133,7 @@ fn start_locked(
         pass(&file.name, open_readable(request, file.path.as_std_path())?)?;
     }
     for tap in &request.taps {
-        let fd = crate::tap::attach(&tap.interface)
+        let fd = crate::tap::attach(&tap.interface, request.user)
             .map_err(failed(format!("attach to TAP {}", tap.interface)))?;
         pass(&tap.name, fd)?;
     }
@@ -334,6 +334,11 @@ fn execute(request: &Request, numbers: &BTreeMap<String, i32>) -> Result<Child, 
                 Ok(())
             });
         }
+    } else {
+        // Without a closure the child is made by vfork, which returns a moment before the
+        // child shows its new program: it would be identified as a shim.
+        // SAFETY: the closure does nothing.
+        unsafe { command.pre_exec(|| Ok(())) };
     }
     command
         .spawn()

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use linux_raw_sys::if_tun::{IFF_NO_PI, IFF_TAP, IFF_VNET_HDR};
 use linux_raw_sys::ioctl::TUNSETIFF;
+use rustix::fs::Uid;
 use rustix::ioctl::{Opcode, Updater, ioctl};
 
 /// `struct ifreq` of linux/if.h as `TUNSETIFF` uses it: 40 bytes on 64-bit systems.
@@ -19,7 +20,10 @@ struct IfReq {
 
 /// Attaches to a TAP that is there. The call that attaches would also make a missing one,
 /// which would vanish with the VMM and belong to nobody: so it is looked for first.
-pub(crate) fn attach(name: &str) -> io::Result<OwnedFd> {
+///
+/// It is done as the VMM's uid, the TAP's owner, so that it takes no right over the host's
+/// network.
+pub(crate) fn attach(name: &str, user: Option<u32>) -> io::Result<OwnedFd> {
     if name.is_empty() || name.len() > 15 || name.contains(['/', '\0']) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
@@ -36,7 +40,7 @@ pub(crate) fn attach(name: &str) -> io::Result<OwnedFd> {
         .read(true)
         .write(true)
         .open("/dev/net/tun")?;
-    attach_to(&file, name)?;
+    as_user(user, || attach_to(&file, name))?;
     Ok(file.into())
 }
 
@@ -48,6 +52,24 @@ fn known_to_kernel(name: &str) -> bool {
         .lines()
         .filter_map(|line| line.split_once(':'))
         .any(|(interface, _)| interface.trim() == name)
+}
+
+/// Does something with the effective uid of `user`.
+fn as_user(user: Option<u32>, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let Some(user) = user else {
+        return work();
+    };
+    let root = rustix::process::geteuid();
+    set_effective(Uid::from_raw(user))?;
+    let done = work();
+    set_effective(root)?;
+    done
+}
+
+/// The shim has one thread, so this is the whole process. The real and saved uid stay.
+fn set_effective(uid: Uid) -> io::Result<()> {
+    rustix::thread::set_thread_res_uid(rustix::process::getuid(), uid, rustix::process::getuid())?;
+    Ok(())
 }
 
 fn attach_to(file: &File, name: &str) -> io::Result<()> {
@@ -74,7 +96,7 @@ mod tests {
     #[test]
     fn a_missing_tap_is_not_made() {
         for name in ["", "hearth-no-tap", "a/b", "much-too-long-a-name"] {
-            assert!(attach(name).is_err(), "{name:?} was attached to");
+            assert!(attach(name, None).is_err(), "{name:?} was attached to");
         }
         assert!(!known_to_kernel("hearth-no-tap"));
     }

@@ -1,4 +1,5 @@
-//! The drivers' contract, with the real shim: against stand-in processes and real QEMU.
+//! The drivers' contract, with the real shim: against stand-in processes and real QEMU, as
+//! detached processes and, where systemd is the init, in units.
 
 mod common;
 
@@ -20,6 +21,26 @@ macro_rules! promises {
                 }
             }
         )*
+
+        mod units {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $with_standin() {
+                    if let Some(vms) = Vms::standin().in_units() {
+                        contract::$promise(&vms).await;
+                    }
+                }
+
+                #[tokio::test]
+                async fn $with_qemu() {
+                    if let Some(vms) = Vms::qemu().and_then(Vms::in_units) {
+                        contract::$promise(&vms).await;
+                    }
+                }
+            )*
+        }
     };
 }
 

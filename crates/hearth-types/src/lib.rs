@@ -16,6 +16,7 @@ pub mod net;
 pub mod observe;
 pub mod problem;
 pub mod process;
+pub mod resources;
 pub mod spec;
 pub mod status;
 pub mod survey;

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::ids::InvalidId;
 use crate::names::{VmName, check_label};
 use crate::net::Protocol;
+use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
 /// The most vCPUs one VM may ask for: QEMU's `microvm` machine stops at 288, and no host
@@ -87,6 +88,9 @@ pub struct VmSpec {
     /// Which machine model QEMU shows to the guest.
     #[serde(default)]
     pub machine: Machine,
+    /// Its share of the host.
+    #[serde(default, skip_serializing_if = "Resources::is_default")]
+    pub resources: Resources,
     /// Remove the VM as soon as it has ended (`--rm`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto_remove: bool,
@@ -408,6 +412,7 @@ impl VmSpec {
             stop_timeout: default_stop_timeout(),
             driver: DriverChoice::default(),
             machine: Machine::default(),
+            resources: Resources::default(),
             auto_remove: false,
         }
     }
@@ -420,6 +425,7 @@ impl VmSpec {
         self.check_process(&mut errors);
         self.check_network(&mut errors);
         self.check_volumes(&mut errors);
+        self.resources.check(&mut errors);
         for (key, value) in &self.labels {
             if let Err(error) = check_label(key, value) {
                 errors.push(FieldError::new(format!("labels.{key}"), error.to_string()));

@@ -1,31 +1,29 @@
 //! Starting a VMM through its shim, for every driver.
 //!
 //! ```text
-//!  driver ── Request ──► through_shim ──► Launcher ──► hearth-shim ──► VMM
-//!                                            │
-//!                                            └ Direct: a detached process of its own session
+//!  driver ── Request ──► through_shim ──┬─ direct: a detached process ─┬─► hearth-shim ──► VMM
+//!                  ◄── Answer ──────────┴─ unit: a transient service ──┘
 //! ```
+//!
+//! | module | starts the shim |
+//! | --- | --- |
+//! | `direct` | as a process in a session of its own, which outlives this one |
+//! | `unit` | by systemd, in `hearth-vm-<id>.service` of `hearth.slice`, with limits |
 
 use std::future::Future;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use camino::Utf8Path;
 use hearth_host::process::{NotProven, Signal};
 use hearth_shim::{Answer, Reason, Request};
 use hearth_types::ids::VmId;
-use hearth_types::mark::OWNER_ENV;
-use hearth_types::observe::{ProcessRole, ROLE_ENV};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::units::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
 
 use crate::{LaunchSpec, VmmError, record};
 
-/// Moves a program into a unit of its own.
-const SYSTEMD_RUN: &str = "systemd-run";
+mod direct;
+mod unit;
 
 /// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
@@ -35,21 +33,32 @@ const KILL_DEADLINE: Duration = Duration::from_secs(60);
 const ANSWER_MAX: u64 = 64 << 10;
 
 /// How shims are started on this host.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Launcher {
-    /// In a unit of its own where systemd is the init, else directly.
+    /// In units where systemd is the init and this process is root, else directly.
     #[default]
     Detect,
-    /// As a detached process in a session of its own.
+    /// As a detached process in a session of its own. No limit of the VM's resources holds.
     Direct,
+    /// In a transient service of systemd, with limits and without what it does not need.
+    Unit,
+}
+
+impl Launcher {
+    /// Whether VMMs get units on this host. When they should and systemd cannot be asked, a
+    /// launch fails: a VMM in the daemon's own control group would be ended with it.
+    #[must_use]
+    pub fn makes_units(self) -> bool {
+        match self {
+            Self::Detect => hearth_systemd::is_init() && rustix::process::geteuid().is_root(),
+            Self::Direct => false,
+            Self::Unit => true,
+        }
+    }
 }
 
 /// What a VMM needs of the host beyond its folder; all else may be kept from it.
 #[derive(Debug, Clone, Default)]
-#[expect(
-    dead_code,
-    reason = "read by the launcher of units, which is the next commit"
-)]
 pub(crate) struct Needs {
     /// Device nodes that it, or the shim for it, opens for reading and writing. The TAP's
     /// `/dev/net/tun` follows from the request.
@@ -64,15 +73,20 @@ pub(crate) struct Needs {
 
 /// Has the shim execute the VMM.
 pub(crate) async fn through_shim(
-    launcher: &Launcher,
+    launcher: Launcher,
     shim: &Utf8Path,
     spec: &LaunchSpec,
     request: &Request,
     needs: &Needs,
 ) -> Result<ProcessIdentity, VmmError> {
     let vm = request.vm;
-    tracing::trace!(?launcher, name = spec.name, ?needs, "launch");
-    let talk = talk(shim, request);
+    let talk = async {
+        if launcher.makes_units() {
+            unit::talk(shim, spec, request, needs).await
+        } else {
+            direct::talk(shim, request).await
+        }
+    };
     let text = tokio::time::timeout(SHIM_DEADLINE, talk)
         .await
         .map_err(|_| VmmError::Start {
@@ -81,12 +95,7 @@ pub(crate) async fn through_shim(
                 "its shim did not answer within {} s",
                 SHIM_DEADLINE.as_secs()
             ),
-        })?
-        .map_err(|source| VmmError::Io {
-            operation: "run",
-            path: shim.to_owned(),
-            source,
-        })?;
+        })??;
     match serde_json::from_slice(&text) {
         Ok(Answer::Started(identity)) => Ok(identity),
         Ok(Answer::Failed { reason, detail }) => Err(match reason {
@@ -102,65 +111,6 @@ pub(crate) async fn through_shim(
             detail: "its shim ended without an answer".to_owned(),
         }),
     }
-}
-
-/// systemd is the init of this host.
-fn under_systemd() -> bool {
-    Utf8Path::new("/run/systemd/system").is_dir()
-        && hearth_host::command::find(SYSTEMD_RUN).is_some()
-}
-
-fn shim_or_scope(shim: &Utf8Path) -> PathBuf {
-    let scope = under_systemd()
-        .then(|| hearth_host::command::find(SYSTEMD_RUN))
-        .flatten();
-    scope.unwrap_or_else(|| shim.as_std_path().to_owned())
-}
-
-/// Under systemd the shim is moved into a scope of its own before it runs, so that neither
-/// a stop of the daemon's unit nor one of its limits reaches the VM.
-fn shim_arguments(shim: &Utf8Path, vm: VmId, systemd: bool) -> Vec<String> {
-    let own = ["--id".to_owned(), vm.to_string()];
-    if !systemd {
-        return own.into();
-    }
-    let unit = hearth_types::names::unit_name(vm).replace(".service", ".scope");
-    let scope = [
-        "--scope",
-        "--quiet",
-        "--collect",
-        "--slice=hearth.slice",
-        "--unit",
-        &unit,
-        "--",
-        shim.as_str(),
-    ];
-    scope.into_iter().map(str::to_owned).chain(own).collect()
-}
-
-async fn talk(shim: &Utf8Path, request: &Request) -> std::io::Result<Vec<u8>> {
-    let request_text = serde_json::to_vec(request)?;
-    let mut child = Command::new(shim_or_scope(shim))
-        .args(shim_arguments(shim, request.vm, under_systemd()))
-        .env_clear()
-        .env(OWNER_ENV, request.mark.to_string())
-        .env(ROLE_ENV, ProcessRole::Shim.as_str())
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A shim that ends early says why, or its silence does.
-        drop(stdin.write_all(&request_text).await);
-    }
-    let mut answer = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-    }
-    // The child forked and ended at once; this only reaps it.
-    child.wait().await?;
-    Ok(answer)
 }
 
 /// Returns when `answer` says that the VMM's control channel answers. If the VMM ends
@@ -220,27 +170,4 @@ pub(crate) async fn kill(identity: &ProcessIdentity) -> Result<(), VmmError> {
         .wait_dead(KILL_DEADLINE)
         .await
         .map_err(|error| not_proven(hearth_types::survey::chain(&error)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn under_systemd_the_shim_gets_a_scope() {
-        let vm = VmId::new();
-        let shim = Utf8Path::new("/usr/lib/hearth/hearth-shim");
-        assert_eq!(
-            shim_arguments(shim, vm, false),
-            ["--id".to_owned(), vm.to_string()]
-        );
-        let arguments = shim_arguments(shim, vm, true);
-        assert!(arguments.contains(&"--slice=hearth.slice".to_owned()));
-        assert!(arguments.contains(&format!("hearth-vm-{vm}.scope")));
-        let command = arguments.iter().position(|word| word == "--").unwrap();
-        assert_eq!(
-            arguments[command + 1..],
-            [shim.to_string(), "--id".to_owned(), vm.to_string()]
-        );
-    }
 }

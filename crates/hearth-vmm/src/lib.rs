@@ -22,6 +22,7 @@ use hearth_types::ids::VmId;
 use hearth_types::net::MacAddr;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
+use hearth_types::resources::Resources;
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -72,6 +73,8 @@ pub struct LaunchSpec {
     pub nic: Option<Nic>,
     /// vsock context id, for drivers that have vsock.
     pub cid: u32,
+    /// Its share of the host.
+    pub resources: Resources,
     /// The uid and gid to run as; `None` keeps the daemon's.
     pub user: Option<u32>,
     /// Limits of the console log.

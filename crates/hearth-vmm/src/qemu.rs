@@ -197,7 +197,7 @@ impl Vmm for QemuDriver {
         let request = args::request(spec, &binary, &accelerator)?;
         let begun = tokio::time::Instant::now();
         let needs = needs(&accelerator);
-        let launcher = &self.config.launcher;
+        let launcher = self.config.launcher;
         let identity = launch::through_shim(launcher, &shim, spec, &request, &needs).await?;
         let executed = begun.elapsed();
         greet::greeted(spec.vm, &spec.dir, &identity).await?;

@@ -17,10 +17,23 @@ use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
 use hearth_vmm::contract::Fixture;
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
-use hearth_vmm::{Disk, KernelFiles, LaunchSpec, LogLimits, Vmm};
+use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
 
 /// An unprivileged uid that owns nothing.
 const UID: u32 = 54_321;
+
+/// Stands in for QEMU.
+const STANDIN: &str = env!("CARGO_BIN_EXE_hearth-vmm-standin");
+
+fn driver(binary: Option<&str>, launcher: Launcher) -> QemuDriver {
+    QemuDriver::new(QemuConfig {
+        binary: binary.map(Utf8PathBuf::from),
+        shim: Some(env!("CARGO_BIN_EXE_hearth-shim").into()),
+        probe_cache: None,
+        kvm: KvmMode::Off,
+        launcher,
+    })
+}
 
 /// The newc archive with nothing in it: 13 header fields, all zero but the name's length.
 fn empty_cpio() -> Vec<u8> {
@@ -48,7 +61,7 @@ impl Vms {
         let mut image = vec![0; 4096];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         std::fs::write(&kernel, image).unwrap();
-        Self::new(root, Some(env!("CARGO_BIN_EXE_hearth-vmm-standin")), kernel)
+        Self::new(root, Some(STANDIN), kernel)
     }
 
     /// Real QEMU with a real kernel; `None` with a note when either is missing.
@@ -68,13 +81,7 @@ impl Vms {
 
     fn new(root: tempfile::TempDir, binary: Option<&str>, kernel: Utf8PathBuf) -> Self {
         std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        let driver = QemuDriver::new(QemuConfig {
-            binary: binary.map(Utf8PathBuf::from),
-            shim: Some(env!("CARGO_BIN_EXE_hearth-shim").into()),
-            probe_cache: None,
-            kvm: KvmMode::Off,
-            launcher: hearth_vmm::Launcher::Direct,
-        });
+        let driver = driver(binary, Launcher::Direct);
         // The stand-in lies below a build folder that another uid may not be able to enter.
         let drop_privileges = binary.is_none() && rustix::process::geteuid().is_root();
         Self {
@@ -86,6 +93,16 @@ impl Vms {
             standin: binary.is_some(),
             drop_privileges,
         }
+    }
+
+    /// The same in units of systemd; `None` with a note where it is not the init.
+    pub(crate) fn in_units(mut self) -> Option<Self> {
+        if !Launcher::Detect.makes_units() {
+            println!("SKIP: systemd is not the init here, or we are not root");
+            return None;
+        }
+        self.driver = driver(self.standin.then_some(STANDIN), Launcher::Unit);
+        Some(self)
     }
 
     pub(crate) fn make(&self) -> LaunchSpec {
@@ -123,6 +140,7 @@ impl Vms {
             }],
             nic: None,
             cid: 3,
+            resources: hearth_types::resources::Resources::default(),
             user: self.drop_privileges.then_some(UID),
             console: LogLimits {
                 max_bytes: 10_000,

@@ -51,6 +51,7 @@ impl Fixture for Fakes {
             }],
             nic: None,
             cid: 3,
+            resources: hearth_types::resources::Resources::default(),
             user: None,
             console: LogLimits {
                 max_bytes: 1000,

@@ -23,6 +23,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::process::ProcessIdentity;
+use hearth_types::resources::Resources;
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
 use rustix::process::Signal;
@@ -239,7 +240,7 @@ impl Boot {
         // The shim ends the guest, so a daemon that dies now leaves nothing.
         request.max_millis = u64::try_from(BOOT_MAX.max(self.deadline).as_millis()).ok();
         let needs = needs(&self.accelerator);
-        let identity = launch::through_shim(&config.launcher, &shim, &spec, &request, &needs)
+        let identity = launch::through_shim(config.launcher, &shim, &spec, &request, &needs)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
         end_of_boot(identity, dir, self.deadline).await;
@@ -282,6 +283,7 @@ impl Boot {
             disks: Vec::new(),
             nic: None,
             cid: 0,
+            resources: Resources::default(),
             user: self.user,
             console: LogLimits {
                 max_bytes: 1 << 20,

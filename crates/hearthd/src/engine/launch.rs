@@ -136,6 +136,7 @@ impl Engine {
             }),
             cid: row.leases.cid,
             user: self.settings.unprivileged.then_some(row.leases.uid),
+            resources: row.spec.resources.clone(),
             console: self.settings.console,
             dir,
         })

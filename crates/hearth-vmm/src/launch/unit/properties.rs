@@ -1,0 +1,294 @@
+//! What stands in a VMM's unit: identity, limits, and what it may touch. Pure.
+//!
+//! The shim is root with a few capabilities; the VMM drops to its own uid and has none. So
+//! each rule here is for one of the two: paths, devices and system calls confine the VMM,
+//! capabilities confine the shim.
+
+use camino::Utf8Path;
+use hearth_shim::Request;
+use hearth_systemd::property::{Property, Setting};
+use hearth_types::mark::OWNER_ENV;
+use hearth_types::observe::{ProcessRole, ROLE_ENV};
+use hearth_types::resources::Priority;
+
+use super::Needs;
+use crate::LaunchSpec;
+
+/// The slice of all VMs.
+const SLICE: &str = "hearth.slice";
+/// First version of systemd with `ExitType=cgroup`.
+const EXIT_TYPE_SINCE: u32 = 250;
+/// How long a VMM may take to flush its disks after SIGTERM before it is killed.
+const STOP_DEADLINE_MICROS: u64 = 30_000_000;
+/// CPU time of the VMM's own threads, in microseconds per second: half a CPU moves 10 Gbit/s
+/// or 100,000 disk requests in QEMU's main loop, and a guest cannot buy more by a device.
+const CPU_ALLOWANCE_MICROS: u64 = 500_000;
+/// A CPU's time, in microseconds per second.
+const CPU_MICROS: u64 = 1_000_000;
+/// Console lines of a VM that the journal takes per interval; the rest is counted there and
+/// is whole in `console.log`.
+const JOURNAL_LINES: u32 = 500;
+/// That interval, in microseconds.
+const JOURNAL_INTERVAL_MICROS: u64 = 10_000_000;
+/// Descriptors: QEMU passes one per disk, socket and client; 32 clients of the console.
+const OPEN_FILES: u64 = 4096;
+/// `EPERM`: what a system call that is not allowed returns.
+const EPERM: i32 = 1;
+
+/// What systemd on this host can do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Host {
+    /// Its major version.
+    pub(super) version: u32,
+    /// The connection can hold the unit after its end.
+    pub(super) can_hold: bool,
+}
+
+/// Everything that stands in the unit of this VM.
+pub(super) fn of(
+    host: Host,
+    shim: &Utf8Path,
+    spec: &LaunchSpec,
+    request: &Request,
+    needs: &Needs,
+) -> Vec<Property> {
+    let mut all = service(host, shim, spec, request);
+    all.extend(journal(spec));
+    all.extend(limits(spec, needs));
+    all.extend(files(shim, request));
+    all.extend(privileges(request, needs));
+    all.extend(devices(request, needs));
+    all
+}
+
+/// The service itself: who it is and how it begins and ends.
+fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) -> Vec<Property> {
+    let args = [
+        shim.as_str(),
+        "--id",
+        &spec.vm.to_string(),
+        hearth_shim::UNIT_FLAG,
+    ];
+    let mut all = vec![
+        Property::text(
+            "Description",
+            format!("Hearth VM {} ({})", spec.name, spec.vm),
+        ),
+        Property::texts("Documentation", ["man:hearth(1)", "man:hearthd(8)"]),
+        Property::text("Slice", SLICE),
+        // A unit that has ended is forgotten, a failed one too: exit.json says how it ended.
+        Property::text("CollectMode", "inactive-or-failed"),
+        Property::text("Type", "exec"),
+        // When to start again is the planner's decision.
+        Property::text("Restart", "no"),
+        // SIGTERM reaches the VMM, which flushes its disks and ends; the shim ignores it and
+        // writes the record. What is left after the deadline is killed, all of it.
+        Property::text("KillMode", "control-group"),
+        Property::number("TimeoutStopUSec", STOP_DEADLINE_MICROS),
+        // The kernel kills the VMM, the largest process; systemd notes `oom-kill`.
+        Property::text("OOMPolicy", "stop"),
+        Property::new(
+            "ExecStart",
+            Setting::Command(shim.to_string(), args.map(str::to_owned).to_vec()),
+        ),
+        Property::texts(
+            "Environment",
+            [
+                format!("{OWNER_ENV}={}", request.mark),
+                format!("{ROLE_ENV}={}", ProcessRole::Shim.as_str()),
+            ],
+        ),
+    ];
+    if host.version >= EXIT_TYPE_SINCE {
+        // A VMM that has lost its shim lives on, and the unit with it.
+        all.push(Property::text("ExitType", "cgroup"));
+    }
+    if host.can_hold {
+        all.push(Property::flag("AddRef", true));
+    }
+    all
+}
+
+/// What the journal says of it: the shim's standard error is the console.
+fn journal(spec: &LaunchSpec) -> Vec<Property> {
+    vec![
+        Property::text("StandardError", "journal"),
+        Property::text("SyslogIdentifier", "hearth-vm"),
+        // The guest writes the lines: it may not choose their level.
+        Property::flag("SyslogLevelPrefix", false),
+        Property::new(
+            "LogExtraFields",
+            Setting::Fields(vec![
+                format!("HEARTH_VM_ID={}", spec.vm),
+                format!("HEARTH_VM_NAME={}", spec.name),
+                format!("HEARTH_INSTALLATION={}", spec.mark.installation),
+            ]),
+        ),
+        Property::number("LogRateLimitIntervalUSec", JOURNAL_INTERVAL_MICROS),
+        Property::new("LogRateLimitBurst", Setting::Word(JOURNAL_LINES)),
+    ]
+}
+
+/// Its share of the host.
+fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
+    let resources = &spec.resources;
+    let quota = resources.cpu_quota.map_or(
+        u64::from(spec.vcpus) * CPU_MICROS + CPU_ALLOWANCE_MICROS,
+        |percent| u64::from(percent) * CPU_MICROS / 100,
+    );
+    let mut all = vec![
+        Property::flag("CPUAccounting", true),
+        Property::number("CPUQuotaPerSecUSec", quota),
+        Property::flag("MemoryAccounting", true),
+        // No memory.high: throttling a VMM stalls its guest, which cannot give memory back.
+        Property::number("MemoryMax", spec.memory.0.saturating_add(needs.overhead.0)),
+        // A guest that is swapped out stalls without a reason that it can see.
+        Property::number("MemorySwapMax", 0),
+        Property::flag("TasksAccounting", true),
+        Property::number("TasksMax", u64::from(spec.vcpus) + u64::from(needs.threads)),
+        Property::flag("IOAccounting", true),
+        Property::new(
+            "OOMScoreAdjust",
+            Setting::Signed(oom_score(resources.priority)),
+        ),
+        Property::number("LimitCORE", 0),
+        Property::number("LimitNOFILE", OPEN_FILES),
+    ];
+    let weights = [
+        ("CPUWeight", resources.cpu_weight),
+        ("IOWeight", resources.io_weight),
+    ];
+    all.extend(
+        weights
+            .into_iter()
+            .filter_map(|(name, weight)| Some(Property::number(name, weight?.into()))),
+    );
+    // systemd finds the device below the folder.
+    let per_device = [
+        (
+            "IOReadBandwidthMax",
+            resources.io_read_bps.map(|limit| limit.0),
+        ),
+        (
+            "IOWriteBandwidthMax",
+            resources.io_write_bps.map(|limit| limit.0),
+        ),
+        ("IOReadIOPSMax", resources.io_read_iops),
+        ("IOWriteIOPSMax", resources.io_write_iops),
+    ];
+    all.extend(per_device.into_iter().filter_map(|(name, limit)| {
+        let limits = vec![(spec.dir.to_string(), limit?)];
+        Some(Property::new(name, Setting::Limits(limits)))
+    }));
+    all
+}
+
+/// `oom_score_adj`: thousandths of the host's memory that are added to a process' size when
+/// the kernel chooses. VMs go before the host's services unless somebody says otherwise.
+const fn oom_score(priority: Priority) -> i32 {
+    match priority {
+        Priority::Low => 800,
+        Priority::Normal => 400,
+        Priority::High => 0,
+    }
+}
+
+/// Which files it sees and may change: nothing but its own folder.
+fn files(shim: &Utf8Path, request: &Request) -> Vec<Property> {
+    let used: Vec<&Utf8Path> = [shim, &request.program, &request.dir]
+        .into_iter()
+        .chain(request.files.iter().map(|file| file.path.as_path()))
+        .collect();
+    let uses = |hidden: &[&str]| {
+        used.iter()
+            .any(|path| hidden.iter().any(|folder| path.starts_with(folder)))
+    };
+    let home = ["/home", "/root", "/run/user"];
+    let temporary = ["/tmp", "/var/tmp"];
+    vec![
+        Property::flag("PrivateMounts", true),
+        Property::text("ProtectSystem", "strict"),
+        Property::texts("ReadWritePaths", [request.dir.as_str()]),
+        // An installation in a home folder or below /tmp is somebody's experiment. It has to
+        // be able to see itself.
+        Property::text("ProtectHome", if uses(&home) { "read-only" } else { "yes" }),
+        Property::flag("PrivateTmp", !uses(&temporary)),
+        Property::new("UMask", Setting::Word(0o077)),
+    ]
+}
+
+/// Capabilities, by their numbers in linux/capability.h.
+mod capability {
+    /// Hands disks to the VMM's uid.
+    pub(super) const CHOWN: u64 = 1 << 0;
+    /// Opens disks that belong to the VMM's uid.
+    pub(super) const DAC_READ_SEARCH: u64 = 1 << 2;
+    /// Ends the VMM at a deadline.
+    pub(super) const KILL: u64 = 1 << 5;
+    /// Drops to the VMM's gid.
+    pub(super) const SETGID: u64 = 1 << 6;
+    /// Drops to the VMM's uid, and attaches to its TAP as that uid.
+    pub(super) const SETUID: u64 = 1 << 7;
+}
+
+/// What the shim and the VMM may ask of the kernel.
+fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
+    use capability::{CHOWN, DAC_READ_SEARCH, KILL, SETGID, SETUID};
+    let mut capabilities = 0;
+    if request.user.is_some() {
+        capabilities |= CHOWN | DAC_READ_SEARCH | KILL | SETGID | SETUID;
+    }
+    // What services commonly use: no mounts, modules, tracing, clocks, reboot or swap.
+    // seccomp: a VMM filters its own calls further, and some versions leave it out.
+    let calls = ["@system-service", "seccomp"].map(str::to_owned).to_vec();
+    let only = |values: &[&str]| {
+        Setting::List(true, values.iter().map(|&value| value.to_owned()).collect())
+    };
+    let mut all = vec![
+        Property::flag("NoNewPrivileges", true),
+        Property::number("CapabilityBoundingSet", capabilities),
+        Property::flag("RestrictSUIDSGID", true),
+        Property::flag("RestrictRealtime", true),
+        Property::number("RestrictNamespaces", 0),
+        Property::flag("LockPersonality", true),
+        Property::flag("MemoryDenyWriteExecute", !needs.makes_code),
+        // The TAP and all sockets are opened before or are local.
+        Property::new("RestrictAddressFamilies", only(&["AF_UNIX"])),
+        Property::texts("SystemCallArchitectures", ["native"]),
+        Property::new("SystemCallFilter", Setting::List(true, calls)),
+        Property::new("SystemCallErrorNumber", Setting::Signed(EPERM)),
+        Property::text("KeyringMode", "private"),
+    ];
+    all.extend(
+        [
+            "ProtectKernelTunables",
+            "ProtectKernelModules",
+            "ProtectKernelLogs",
+            "ProtectControlGroups",
+            "ProtectClock",
+            "ProtectHostname",
+        ]
+        .map(|name| Property::flag(name, true)),
+    );
+    all
+}
+
+/// Which devices it may open, beside those that every program may (`/dev/null` …).
+fn devices(request: &Request, needs: &Needs) -> Vec<Property> {
+    let opened = |device: &str| (device.to_owned(), "rw".to_owned());
+    let tun = (!request.taps.is_empty()).then_some("/dev/net/tun");
+    let allowed: Vec<_> = needs
+        .devices
+        .iter()
+        .copied()
+        .chain(tun)
+        .map(opened)
+        .collect();
+    vec![
+        Property::text("DevicePolicy", "closed"),
+        Property::new("DeviceAllow", Setting::Pairs(allowed)),
+    ]
+}
+
+#[cfg(test)]
+mod tests;
