@@ -29,6 +29,8 @@ use crate::wait;
 
 /// Size of the data disk, in bytes. The file is sparse.
 const DATA_BYTES: u64 = 12 << 30;
+/// Inodes of the data disk: enough for 200 VMs, and few enough to be used up by a scenario.
+const DATA_INODES: &str = "32768";
 /// How long preparing a disk may take.
 const STEP_DEADLINE: Duration = Duration::from_mins(2);
 /// How long a killed process may take to be gone; freeing 4 GiB takes a moment.
@@ -71,7 +73,16 @@ impl Machine {
         fs::File::create(&data)?.set_len(DATA_BYTES)?;
         process::check(
             Command::new("mkfs.ext4")
-                .args(["-q", "-F", "-m", "0", "-L", "testbed-data"])
+                .args([
+                    "-q",
+                    "-F",
+                    "-m",
+                    "0",
+                    "-L",
+                    "testbed-data",
+                    "-N",
+                    DATA_INODES,
+                ])
                 .arg(&data),
             STEP_DEADLINE,
         )?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::evidence::say;
+use crate::hearth::VM_UP;
 use crate::host::Host;
 use crate::image::Image;
 use crate::paths;
@@ -125,14 +126,10 @@ fn story(host: &mut Host, scenario: &Scenario) -> anyhow::Result<()> {
     }
     host.install()?;
     host.evidence.event("Hearth is installed");
-    // One VM, so that what all VMs share is there before the first audit.
-    host.start_vm("first", &[], "exec sleep 1000000")?
-        .wait_healthy()?;
-    let vmm = host.vm("first").inspect()?;
-    host.evidence
-        .fact("accelerator", vmm["accelerator"].as_str().unwrap_or("?"));
-    host.evidence
-        .fact("driver", vmm["driver"].as_str().unwrap_or("?"));
+    if scenario.prepared == Prepared::StandIn {
+        host.use_standin()?;
+    }
+    first_vm(host, scenario.prepared)?;
     host.remove_all_vms()?;
     host.wait_settled()?;
     let before = host.audit()?;
@@ -145,6 +142,20 @@ fn story(host: &mut Host, scenario: &Scenario) -> anyhow::Result<()> {
     host.wait_settled()?;
     host.expect_as(&before)?;
     host.promise("nothing is left behind and nothing foreign is gone: processes, units, cgroups, links, rules, devices, mounts, namespaces, sockets, files");
+    Ok(())
+}
+
+/// One VM, so that what all VMs share is there before the first audit.
+fn first_vm(host: &Host, prepared: Prepared) -> anyhow::Result<()> {
+    let vm = host.start_vm("first", &[], "exec sleep 1000000")?;
+    let seen = if prepared == Prepared::Installed {
+        vm.wait_healthy()?
+    } else {
+        vm.wait_running(VM_UP)?
+    };
+    for fact in ["accelerator", "driver"] {
+        host.evidence.fact(fact, seen[fact].as_str().unwrap_or("?"));
+    }
     Ok(())
 }
 

@@ -1,10 +1,14 @@
 //! The scenarios. Each is a story in a file of its own; this is the table of them.
 
 mod boot;
+mod foreign;
+mod host_faults;
 mod power_cut;
 mod powercut_is_honest;
 mod reboot;
 mod restart;
+mod scale;
+mod vmm_deaths;
 
 use crate::host::Host;
 
@@ -15,6 +19,9 @@ pub enum Prepared {
     Bare,
     /// Hearth too, with kernel, image and no VM; audited for leaks afterwards.
     Installed,
+    /// As installed, and VMMs are the stand-in, which starts at once and has no guest: for
+    /// scenarios about everything else.
+    StandIn,
 }
 
 /// One scenario.
@@ -59,22 +66,50 @@ pub const ALL: &[Scenario] = &[
         name: "reboot",
         proves: "after a clean reboot each VM runs or not, as its policy says",
         minutes: 3,
-        prepared: Prepared::Installed,
+        prepared: Prepared::StandIn,
         tell: reboot::clean,
     },
     Scenario {
         name: "panic",
         proves: "after a kernel panic each VM runs or not, as its policy says",
         minutes: 3,
-        prepared: Prepared::Installed,
+        prepared: Prepared::StandIn,
         tell: reboot::panic,
     },
     Scenario {
         name: "power-cut",
         proves: "20 power cuts under load: whole database, acknowledged requests honoured, no leak",
         minutes: 20,
-        prepared: Prepared::Installed,
+        prepared: Prepared::StandIn,
         tell: power_cut::tell,
+    },
+    Scenario {
+        name: "vmm-deaths",
+        proves: "signals, OOM, a hang, the guest's panic, power off and reboot are told apart",
+        minutes: 6,
+        prepared: Prepared::Installed,
+        tell: vmm_deaths::tell,
+    },
+    Scenario {
+        name: "host-faults",
+        proves: "full disk, no inodes, read-only remount, clock jumps: VMs run on, all recovers",
+        minutes: 5,
+        prepared: Prepared::StandIn,
+        tell: host_faults::tell,
+    },
+    Scenario {
+        name: "foreign",
+        proves: "nothing of others is touched, whatever its name or pid",
+        minutes: 3,
+        prepared: Prepared::StandIn,
+        tell: foreign::tell,
+    },
+    Scenario {
+        name: "scale",
+        proves: "10 to 200 VMMs by the stand-in: start, adoption, stop, memory",
+        minutes: 20,
+        prepared: Prepared::StandIn,
+        tell: scale::tell,
     },
 ];
 

@@ -44,7 +44,6 @@ fn around(
     what: &str,
     blow: fn(&mut Host) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    host.use_standin()?;
     for case in &CASES {
         let vm = host.start_vm(case.name, &["--restart", case.policy], "exec sleep 1000000")?;
         vm.wait_running(VM_UP)?;
