@@ -14,6 +14,7 @@ mod failure;
 mod friendly_names;
 mod output;
 mod progress;
+mod resource_args;
 mod spec_args;
 mod stdio;
 mod table;

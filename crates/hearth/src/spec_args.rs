@@ -14,6 +14,7 @@ use hearth_types::{Label, VmName};
 
 use crate::exit_codes;
 use crate::failure::Failure;
+use crate::resource_args::ResourceArgs;
 use crate::values;
 
 #[derive(Debug, Args)]
@@ -108,6 +109,10 @@ pub(crate) struct SpecArgs {
         value_name = "COMMAND"
     )]
     command: Vec<String>,
+
+    // Last: its heading holds for what follows.
+    #[command(flatten)]
+    resources: ResourceArgs,
 }
 
 impl SpecArgs {
@@ -136,6 +141,7 @@ impl SpecArgs {
             restart: self.restart,
             stop_timeout: self.stop_timeout,
             machine: self.machine,
+            resources: self.resources.to_resources(),
             auto_remove: self.rm,
             ..VmSpec::new(name, self.image.clone())
         };
