@@ -79,6 +79,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
                 identity: identity(mark, pid),
                 role,
                 started_at: Timestamp::UNIX_EPOCH,
+                suspended: false,
             });
         }
         taps.push(ObservedTap {

@@ -268,11 +268,12 @@ impl<'a> Vm<'a, '_> {
     fn event(&self, code: &str, status: &VmStatus) -> NewEvent {
         let name = &self.vm.spec.name;
         let end: Option<&RunEnd> = status.last_end.as_ref().filter(|_| code == "vm.exited");
-        let message = match end {
-            Some(end) => format!("{name} has ended: {}", end.reason),
-            None => format!("{name} is {}", status.phase.as_str()),
+        let message = match (end, &status.reason) {
+            (Some(end), _) => format!("{name} has ended: {}", end.reason),
+            (None, Some(reason)) => format!("{name} is {}: {reason}", status.phase.as_str()),
+            (None, None) => format!("{name} is {}", status.phase.as_str()),
         };
-        let severity = if end.is_some_and(|end| end.failure) {
+        let severity = if end.map_or(status.reason.is_some(), |end| end.failure) {
             Severity::Warning
         } else {
             Severity::Info

@@ -338,6 +338,7 @@ impl SimHost {
                 identity: p.identity.clone(),
                 role: p.role,
                 started_at: p.started_at,
+                suspended: false,
             })
             .collect()
     }

@@ -62,6 +62,9 @@ pub struct ObservedProcess {
     pub role: ProcessRole,
     /// When it was started.
     pub started_at: Timestamp,
+    /// A signal or a debugger has stopped it (state `T` or `t`): it lives and does nothing.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 /// A TAP of ours.

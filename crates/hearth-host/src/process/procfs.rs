@@ -22,6 +22,8 @@ pub(super) struct Stat {
     pub(super) start_time: u64,
     /// Field 51 is zero: the process is within an exec and has no environment yet.
     in_exec: bool,
+    /// State T (a signal stopped it) or t (a debugger did).
+    pub(super) suspended: bool,
 }
 
 /// What is known of a process' environment.
@@ -221,6 +223,7 @@ fn parse_stat(text: &[u8]) -> Result<Option<Stat>, String> {
     Ok(Some(Stat {
         start_time,
         in_exec,
+        suspended: matches!(state, "T" | "t"),
     }))
 }
 
@@ -249,7 +252,10 @@ mod tests {
         for name in ["qemu", "a b", ") Z 1 (", ""] {
             let stat = parse_stat(line(name, "S").as_bytes()).unwrap().unwrap();
             assert_eq!(stat.start_time, 4711, "{name:?}");
+            assert!(!stat.suspended);
             assert_eq!(parse_stat(line(name, "Z").as_bytes()).unwrap(), None);
+            let stopped = parse_stat(line(name, "T").as_bytes()).unwrap().unwrap();
+            assert!(stopped.suspended);
         }
         assert!(parse_stat(b"7 qemu").is_err());
         assert!(parse_stat(b"7 (qemu) S 1 2").is_err());

@@ -60,6 +60,7 @@ pub fn survey(installation: InstallationId) -> Result<Vec<ObservedProcess>, Proc
             },
             role,
             started_at: ticks_to_time(boot, stat.start_time),
+            suspended: stat.suspended,
         });
     }
     Ok(found)

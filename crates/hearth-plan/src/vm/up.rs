@@ -9,6 +9,13 @@ use crate::model::Step;
 use crate::shared::{TapName, bridged};
 use crate::transition::{self, elapsed, later};
 
+/// How the reason of a VM begins whose VMM was stopped by a signal.
+const SUSPENDED: &str = "its VMM is stopped by a signal";
+
+fn is_suspended(reason: &str) -> bool {
+    reason.starts_with(SUSPENDED)
+}
+
 impl Vm<'_, '_> {
     /// A VMM lives and should.
     pub(super) fn keep_up(&mut self, live: &ObservedProcess) {
@@ -22,6 +29,16 @@ impl Vm<'_, '_> {
             self.set(next, None, "the user's newest word is taken up");
         }
         self.ensure_tap(true);
+        if live.suspended {
+            return self.say_suspended(live);
+        }
+        if self.status.reason.as_deref().is_some_and(is_suspended) {
+            let next = VmStatus {
+                reason: None,
+                ..self.status.clone().into_owned()
+            };
+            self.set(next, Some("vm.vmm_continued"), "its VMM goes on");
+        }
         match (self.run_state(), self.goal) {
             (Some(RunState::Running), Goal::Paused) => {
                 self.plan.push(
@@ -57,6 +74,25 @@ impl Vm<'_, '_> {
                 }
             }
         }
+    }
+
+    /// Somebody stopped its VMM with a signal. It may be a debugger, so it is left alone; but
+    /// nobody should have to guess why the guest does not answer.
+    fn say_suspended(&mut self, live: &ObservedProcess) {
+        let reason = format!(
+            "{SUSPENDED} (pid {pid}): `kill -CONT {pid}` lets it go on",
+            pid = live.identity.pid
+        );
+        let next = VmStatus {
+            phase: Phase::Running,
+            reason: Some(reason),
+            ..self.status.clone().into_owned()
+        };
+        self.set(
+            next,
+            Some("vm.vmm_suspended"),
+            "its VMM was stopped by a signal",
+        );
     }
 
     /// The guest has ended, and its VMM should end by itself within moments. If not, it is

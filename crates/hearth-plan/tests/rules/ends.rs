@@ -405,3 +405,26 @@ fn a_stop_that_was_said_after_the_reboot_holds_even_with_policy_always() {
     let plan = hearth_plan::plan(&world);
     assert!(!kinds(&plan).contains(&"set_goal"), "{plan:#?}");
 }
+
+#[test]
+fn a_vmm_that_a_signal_stopped_is_told_and_left_alone() {
+    let mut world = running();
+    let vmm = |world: &mut hearth_plan::World, suspended| {
+        for process in processes(world) {
+            process.suspended = suspended && process.role == ProcessRole::Vmm;
+        }
+    };
+    vmm(&mut world, true);
+    // It does not answer, either.
+    world.observed.run_states.clear();
+    let plan = assert_steps(&world, &["set_status"]);
+    let status = stored(&plan).clone();
+    let reason = status.reason.as_deref().unwrap();
+    assert!(reason.contains("stopped by a signal"), "{reason}");
+    assert!(reason.contains("kill -CONT"), "{reason}");
+    world.vms[0].status = status;
+    assert_steps(&world, &[]);
+    vmm(&mut world, false);
+    let plan = assert_steps(&world, &["set_status"]);
+    assert_eq!(stored(&plan).reason, None);
+}

@@ -58,6 +58,7 @@ pub(super) fn process(vm: VmId, pid: i32, role: ProcessRole, started: i64) -> Ob
         identity: identity(vm, pid),
         role,
         started_at: at(started),
+        suspended: false,
     }
 }
 

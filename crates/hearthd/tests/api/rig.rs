@@ -103,6 +103,7 @@ impl Processes for RigProcesses {
                 identity,
                 role: ProcessRole::Vmm,
                 started_at: jiff::Timestamp::now(),
+                suspended: false,
             })
             .collect())
     }
