@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use hearth_types::units::{Bytes, Span};
 use ipnet::Ipv4Net;
 
-use crate::kinds::{self, AccelMode, Kind, LogFormat, OrphanMode, Secret};
+use crate::kinds::{self, AccelMode, DefaultDriver, Kind, LogFormat, OrphanMode, Secret};
 use crate::resolve::Values;
 
 /// One key of the configuration, as data.
@@ -111,11 +111,18 @@ keys! {
     UID_COUNT uid_count: u32 = "65536", UID_COUNT;
     /// The QEMU program; `qemu-system-x86_64` on the search path when unset.
     QEMU_PATH qemu_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// The Firecracker program, a version from 1.13 up to, but not including, 2.0; `firecracker`
+    /// on the search path when unset.
+    FIRECRACKER_PATH firecracker_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// Firecracker's CPU template: the name of one of its own, or a file with one.
+    FIRECRACKER_CPU_TEMPLATE firecracker_cpu_template: Option<String> = "", CPU_TEMPLATE;
+    /// What runs a VM that does not name its driver.
+    DRIVER driver: DefaultDriver = "qemu", DRIVER;
     /// The `hearth-shim` program; the one beside `hearthd` when unset.
     SHIM_PATH shim_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
     /// The `hearth-guest` program; the one beside `hearthd` when unset.
     GUEST_PATH guest_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
-    /// `auto`: KVM if a guest really boots with it, else TCG. `off`: always TCG.
+    /// `auto`: KVM if a guest really boots with it, else TCG. `off`: always TCG, and no Firecracker.
     KVM kvm: AccelMode = "auto", ACCEL;
     /// Size at which a VM's console log is rotated.
     CONSOLE_LOG_MAX console_log_max: Bytes = "8MiB", LOG_SIZE;

@@ -55,6 +55,15 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What `auto` means as a VM's driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultDriver {
+    /// QEMU.
+    Qemu,
+    /// Firecracker.
+    Firecracker,
+}
+
 /// Whether KVM may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccelMode {
@@ -186,6 +195,24 @@ pub(crate) static ACCEL: Kind<AccelMode> = kind("choice", "auto or off", |text| 
     "off" => Some(AccelMode::Off),
     _ => None,
 });
+pub(crate) static DRIVER: Kind<DefaultDriver> =
+    kind("choice", "qemu or firecracker", |text| match text {
+        "qemu" => Some(DefaultDriver::Qemu),
+        "firecracker" => Some(DefaultDriver::Firecracker),
+        _ => None,
+    });
+pub(crate) static CPU_TEMPLATE: Kind<Option<String>> = kind(
+    "CPU template",
+    "a name such as T2, or an absolute path",
+    |text| {
+        let name = text.bytes().all(|b| b.is_ascii_alphanumeric());
+        match text {
+            "" => Some(None),
+            text if name || text.starts_with('/') => Some(Some(text.to_owned())),
+            _ => None,
+        }
+    },
+);
 pub(crate) static ORPHANS: Kind<OrphanMode> =
     kind("choice", "remove or report", |text| match text {
         "remove" => Some(OrphanMode::Remove),

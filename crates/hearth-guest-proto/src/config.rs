@@ -110,6 +110,21 @@ pub struct GuestConfig {
     /// 10 seconds when absent.
     #[serde(default)]
     pub stop_timeout_ms: Option<u64>,
+    /// The channels to the host go over vsock; over virtio-serial when absent.
+    #[serde(default)]
+    pub vsock: Option<VsockConfig>,
+    /// The machine cannot be switched off: resetting it ends it.
+    #[serde(default)]
+    pub ends_by_reset: bool,
+}
+
+/// The two channels over vsock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VsockConfig {
+    /// The port on which the agent listens.
+    pub agent_port: u32,
+    /// The host's port that takes the exit report.
+    pub report_port: u32,
 }
 
 /// The serial of the root disk unless the host says otherwise.

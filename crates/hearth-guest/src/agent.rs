@@ -60,10 +60,8 @@ fn serve_guest() -> Result<(), Failure> {
         .context("read", "the configuration from PID 1")?;
     let config: GuestConfig =
         serde_json::from_str(&line).context("understand", "the configuration from PID 1")?;
-    let port = uevent::wait_for("the agent's port", PORT_PATIENCE, || {
-        uevent::find_port(AGENT_PORT)
-    })?;
-    let transport = Transport::open_port(&port).context("open", port.display())?;
+    crate::machine::learn(&config);
+    let transport = transport(&config)?;
     let writer = supervisor.try_clone().context("take", "stdin")?;
     Agent::new(
         Session::new(config, Some(writer), true),
@@ -71,6 +69,18 @@ fn serve_guest() -> Result<(), Failure> {
         Some(lines),
     )
     .serve()
+}
+
+/// The channel to the host, which is a vsock port or a virtio-serial port.
+fn transport(config: &GuestConfig) -> Result<Transport, Failure> {
+    if let Some(ports) = config.vsock {
+        let port = ports.agent_port;
+        return Transport::listen_vsock(port).context("listen on vsock port", port);
+    }
+    let port = uevent::wait_for("the agent's port", PORT_PATIENCE, || {
+        uevent::find_port(AGENT_PORT)
+    })?;
+    Transport::open_port(&port).context("open", port.display())
 }
 
 /// What a polled descriptor belongs to.

@@ -48,6 +48,7 @@ fn prepare() -> Result<GuestConfig, Failure> {
     root::kernel_mounts("")?;
     let text = fs::read(CONFIG_PATH).context("read", CONFIG_PATH)?;
     let config: GuestConfig = serde_json::from_slice(&text).context("understand", CONFIG_PATH)?;
+    crate::machine::learn(&config);
     load_modules();
     if let Some(now) = config.wall_clock_ms {
         tell(set_clock(now));

@@ -12,11 +12,13 @@
 mod agent;
 mod boot;
 mod error;
+mod machine;
 mod spawn;
 mod supervise;
 mod tarball;
 mod uevent;
 mod users;
+mod vsock;
 
 use std::process::ExitCode;
 

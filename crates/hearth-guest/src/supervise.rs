@@ -312,8 +312,13 @@ fn reap(news: &Sender<News>) {
     }
 }
 
-/// One JSON line on the report port.
+/// One JSON line to the host's report port.
 pub(crate) fn send_report(report: &GuestReport) -> Result<(), Failure> {
+    let mut line = serde_json::to_vec(report).context("write", "the report")?;
+    line.push(b'\n');
+    if let Some(port) = crate::machine::report_port() {
+        return crate::vsock::deliver(port, &line).context("bring the report to vsock port", port);
+    }
     let patience = Duration::from_secs(1);
     let port = crate::uevent::wait_for("the report port", patience, || {
         crate::uevent::find_port(REPORT_PORT)
@@ -354,7 +359,7 @@ pub(crate) fn go_down(kind: ShutdownKind) -> ! {
         }
     }
     rustix::fs::sync();
-    let command = match kind {
+    let command = match crate::machine::ending(kind) {
         ShutdownKind::Poweroff => RebootCommand::PowerOff,
         ShutdownKind::Reboot => RebootCommand::Restart,
     };

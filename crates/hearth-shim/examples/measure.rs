@@ -44,6 +44,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
         }],
         nic: None,
         cid: 3,
+        driver: hearth_types::spec::DriverChoice::Auto,
         resources: hearth_types::resources::Resources::default(),
         user: None,
         console: LogLimits {

@@ -65,7 +65,9 @@ fn oom_kills(cgroup: &str) -> u64 {
 
 /// `oom_kill` of a `memory.events` file (cgroup-v2.rst of the kernel).
 fn count(events: &str) -> u64 {
-    let line = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    let line = events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
     line.and_then(|number| number.trim().parse().ok())
         .unwrap_or(0)
 }

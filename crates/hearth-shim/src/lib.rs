@@ -19,6 +19,9 @@
 //!    │                    │ exit.json (fsync, rename), sockets removed, lock released
 //! ```
 //!
+//! A VMM that is configured after its exec runs no guest before that. Its driver leaves the
+//! mark [`LAUNCHED`] when it does; if the caller dies without it, the launch is undone.
+//!
 //! If the shim is killed the VMM lives on: it ignores SIGPIPE, and it inherited the lock.
 //! Only the exit record and the console log's rest are lost then.
 
@@ -28,8 +31,11 @@ use hearth_types::ids::VmId;
 use hearth_types::process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 
+mod cage;
+mod evidence;
 pub mod identity;
 mod journal;
+mod latest;
 mod log;
 mod outside;
 mod pump;
@@ -38,6 +44,7 @@ mod report;
 mod run;
 mod setup;
 mod tap;
+mod visitors;
 
 pub use run::run;
 
@@ -57,6 +64,14 @@ pub const REPORT: &str = "report";
 /// The argument with which the shim is the main process of a systemd service: it stays in
 /// the foreground, and the console goes to its standard error, too.
 pub const UNIT_FLAG: &str = "--unit";
+
+/// The file within the VM's folder by which a driver says that a launch which needed more
+/// than an exec is complete.
+pub const LAUNCHED: &str = "launched";
+/// The last line of the VMM's figures within the VM's folder, if it gives any.
+pub const METRICS: &str = "metrics.json";
+/// The folder of a cage that the VMM may write to.
+pub const CAGE_RUN: &str = "run";
 
 /// What the shim shall start. Arrives as JSON on its standard input.
 ///
@@ -94,6 +109,44 @@ pub struct Request {
     pub console_keep: u32,
     /// The VMM is killed after this time, in milliseconds. For probes.
     pub max_millis: Option<u64>,
+    /// The driver's name, kept in the lock for whoever has to talk to the VMM later.
+    #[serde(default)]
+    pub driver: Option<String>,
+    /// Who completes the launch: if it dies and there is no [`LAUNCHED`] by then, the VMM is
+    /// killed and leaves no exit record.
+    #[serde(default)]
+    pub caller: Option<identity::Instance>,
+    /// The VMM gets a root folder of its own with nothing but this in it.
+    #[serde(default)]
+    pub cage: Option<Cage>,
+}
+
+/// A root folder for one VMM: a small memory file system of its mount namespace, and so gone
+/// with the process. The program itself is in it, under its file name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cage {
+    /// Files of the host.
+    pub files: Vec<CagedFile>,
+    /// Device nodes below `/dev`, such as `net/tun`.
+    pub devices: Vec<String>,
+    /// A named pipe in [`CAGE_RUN`]; what comes out of it goes to the VMM's log.
+    pub log: Option<String>,
+    /// A named pipe in [`CAGE_RUN`]; its last line is kept in [`METRICS`].
+    pub metrics: Option<String>,
+    /// A listening socket in [`CAGE_RUN`] to which guests' exit reports come.
+    pub report: Option<String>,
+}
+
+/// A file of the host that a caged VMM sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CagedFile {
+    /// Its name in the cage's root.
+    pub name: String,
+    /// Its path on the host, absolute or relative to the VM's folder.
+    pub path: Utf8PathBuf,
+    /// The VMM may write to it. Such a file is one of `owned`.
+    pub writable: bool,
 }
 
 /// A file that the VMM inherits open.
@@ -161,4 +214,7 @@ pub struct LockHolder {
     pub vmm: Option<identity::Instance>,
     /// When the lock was taken.
     pub since: jiff::Timestamp,
+    /// The driver's name, from the request.
+    #[serde(default)]
+    pub driver: Option<String>,
 }

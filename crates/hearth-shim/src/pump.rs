@@ -11,10 +11,16 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::LAUNCHED;
+use crate::cage::Outlets;
+use crate::evidence::Tail;
+use crate::identity::Instance;
 use crate::journal::Journal;
+use crate::latest::Latest;
 use crate::log::Log;
 use crate::outside::Outside;
 use crate::report::Reports;
+use crate::visitors::{VISITORS_MAX, Visitors};
 
 /// Bytes moved at once. One round handles this much of each source, so that no source
 /// starves the others.
@@ -27,26 +33,59 @@ const DRAIN_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Pump {
     pidfd: OwnedFd,
-    sources: [Option<OwnedFd>; 3],
+    sources: [Option<OwnedFd>; SOURCES],
     stdin: Option<ChildStdin>,
     outside: Outside,
     console: Log,
+    tail: Tail,
     vmm_log: Log,
     journal: Journal,
+    metrics: Latest,
     reports: Reports,
+    visitors: Option<Visitors>,
+    /// Who has to complete the launch; none when it is complete.
+    caller: Option<OwnedFd>,
+    undone: bool,
     deadline: Option<Instant>,
+}
+
+/// The ends of everything that comes from the VMM beside its standard streams.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    pub(crate) console: UnixListener,
+    pub(crate) report: OwnedFd,
+    pub(crate) outlets: Outlets,
+    pub(crate) caller: Option<Instance>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The VMM is dead; this is what its guest reported, and the end of its console.
+    Run(Option<GuestReport>, Tail),
+    /// Whoever launched it died before the launch was complete, so it was killed.
+    Undone,
 }
 
 /// Which of [`Pump::sources`] is which.
 const CONSOLE: usize = 0;
 const VMM_LOG: usize = 1;
 const REPORT: usize = 2;
+const VMM_PIPE: usize = 3;
+const METRICS: usize = 4;
+const SOURCES: usize = 5;
+
+/// Positions among what is polled. The pidfd is the first, the sources follow.
+const LISTENER: usize = 1 + SOURCES;
+const STDIN: usize = LISTENER + 1;
+const CALLER: usize = STDIN + 1;
+const VISITORS: usize = CALLER + 1;
+const CLIENTS: usize = VISITORS + 1 + VISITORS_MAX;
 
 impl Pump {
     pub(crate) fn new(
         child: &mut Child,
-        listener: UnixListener,
-        report: OwnedFd,
+        channels: Channels,
         (console, vmm_log): (Log, Log),
         journal: Journal,
         deadline: Option<Instant>,
@@ -57,7 +96,9 @@ impl Pump {
         let sources = [
             child.stdout.take().map(OwnedFd::from),
             child.stderr.take().map(OwnedFd::from),
-            Some(report),
+            Some(channels.report),
+            channels.outlets.log,
+            channels.outlets.metrics,
         ];
         let stdin = child.stdin.take();
         for fd in sources.iter().flatten() {
@@ -70,17 +111,22 @@ impl Pump {
             pidfd,
             sources,
             stdin,
-            outside: Outside::new(listener)?,
+            outside: Outside::new(channels.console)?,
             console,
+            tail: Tail::default(),
             vmm_log,
             journal,
+            metrics: Latest::new(crate::METRICS),
             reports: Reports::default(),
+            visitors: channels.outlets.report.map(Visitors::new).transpose()?,
+            caller: channels.caller.map(|caller| watch(&caller)).transpose()?,
+            undone: false,
             deadline,
         })
     }
 
-    /// Moves bytes until the VMM is dead; returns what the guest reported.
-    pub(crate) fn run(mut self) -> Option<GuestReport> {
+    /// Moves bytes until the VMM is dead.
+    pub(crate) fn run(mut self) -> End {
         let mut ready = Vec::new();
         loop {
             if let Err(error) = self.wait(&mut ready) {
@@ -97,7 +143,7 @@ impl Pump {
             }
             self.enforce_deadline();
         }
-        for which in [CONSOLE, VMM_LOG, REPORT] {
+        for which in 0..SOURCES {
             let mut moved = 0;
             while moved < DRAIN_MAX {
                 match self.take(which) {
@@ -107,11 +153,17 @@ impl Pump {
             }
         }
         self.journal.finish();
-        self.reports.finish()
+        if let Some(visitors) = &mut self.visitors {
+            visitors.finish(&mut self.reports);
+        }
+        if self.undone {
+            return End::Undone;
+        }
+        End::Run(self.reports.finish(), self.tail)
     }
 
-    /// Waits for something to do. `ready` gets: the pidfd, the three sources, the console's
-    /// listener, the VMM's input, then each client.
+    /// Waits for something to do. `ready` gets: the pidfd, the sources, the console's
+    /// listener, the VMM's input, the caller, the visitors, then each client.
     fn wait(&self, ready: &mut Vec<bool>) -> rustix::io::Result<()> {
         fn slot<'f>(fds: &mut Vec<PollFd<'f>>, fd: Option<BorrowedFd<'f>>, flags: PollFlags) {
             // A slot without a descriptor keeps the positions; the pidfd stands in for it.
@@ -135,6 +187,13 @@ impl Pump {
         let has_input = self.outside.has_input();
         let stdin = self.stdin.as_ref().filter(|_| has_input).map(AsFd::as_fd);
         slot(&mut fds, stdin, PollFlags::OUT);
+        let caller = self.caller.as_ref().map(AsFd::as_fd);
+        slot(&mut fds, caller, PollFlags::IN);
+        for position in 0..=VISITORS_MAX {
+            let visitors = self.visitors.as_ref();
+            let visitor = visitors.and_then(|visitors| visitors.polled(position));
+            slot(&mut fds, visitor, PollFlags::IN);
+        }
         if !has_input {
             for client in self.outside.clients() {
                 fds.push(PollFd::from_borrowed_fd(client, PollFlags::IN));
@@ -151,14 +210,20 @@ impl Pump {
     }
 
     fn round(&mut self, ready: &[bool]) {
-        for which in [CONSOLE, VMM_LOG, REPORT] {
+        for which in 0..SOURCES {
             if ready[1 + which] {
                 self.take(which);
             }
         }
+        if let Some(visitors) = &mut self.visitors {
+            visitors.receive(&ready[VISITORS..CLIENTS], &mut self.reports);
+        }
+        if self.caller.is_some() && ready[CALLER] && is_over(self.caller.as_ref()) {
+            self.caller_is_dead();
+        }
         // Clients first: those that are let in now are not in `ready`.
-        self.outside.receive(&ready[6..]);
-        if ready[4] {
+        self.outside.receive(&ready[CLIENTS.min(ready.len())..]);
+        if ready[LISTENER] {
             self.outside.accept();
         }
         self.outside.flush(self.stdin.as_ref());
@@ -186,11 +251,14 @@ impl Pump {
         match which {
             CONSOLE => {
                 self.console.write(bytes);
+                self.tail.add(bytes);
                 self.journal.feed(bytes);
                 self.outside.send(bytes);
             }
-            VMM_LOG => self.vmm_log.write(bytes),
-            _ => self.reports.feed(bytes),
+            VMM_LOG | VMM_PIPE => self.vmm_log.write(bytes),
+            METRICS => self.metrics.feed(bytes),
+            REPORT => self.reports.feed(bytes),
+            _ => {}
         }
         count
     }
@@ -200,10 +268,44 @@ impl Pump {
         Timespec::try_from(left).ok()
     }
 
+    /// A launch that is not complete by now never will be.
+    fn caller_is_dead(&mut self) {
+        self.caller = None;
+        if !std::path::Path::new(LAUNCHED).exists() {
+            self.undone = true;
+            rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
+        }
+    }
+
     fn enforce_deadline(&mut self) {
         if self.deadline.is_some_and(|at| Instant::now() >= at) {
             self.deadline = None;
             rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
         }
     }
+}
+
+/// A descriptor that becomes readable when that process is dead.
+fn watch(caller: &Instance) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(caller.pid).ok_or_else(|| io::Error::other("no pid of the caller"))?;
+    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|error| io::Error::other(format!("the caller cannot be watched: {error}")))?;
+    if caller.lives() {
+        Ok(pidfd)
+    } else {
+        Err(io::Error::other("the caller is dead"))
+    }
+}
+
+/// The pidfd itself says so: a slot may have been filled in with another descriptor.
+fn is_over(caller: Option<&OwnedFd>) -> bool {
+    let Some(caller) = caller else {
+        return false;
+    };
+    let mut fds = [PollFd::new(caller, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
 }

@@ -10,10 +10,11 @@ use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentit
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
+use crate::evidence::{self, Tail};
 use crate::identity::Instance;
 use crate::journal::Journal;
 use crate::log::Log;
-use crate::pump::Pump;
+use crate::pump::{Channels, End, Pump};
 use crate::setup::{self, Failure, Started};
 use crate::{Answer, CONSOLE_LOG, Reason, Request, UNIT_FLAG, VMM_LOG};
 
@@ -75,17 +76,24 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
         mut child,
         console,
         report,
+        outlets,
         draft,
         lock,
         made,
     } = started;
     let ready = identify(request, &child).and_then(|(instance, identity)| {
-        setup::sign(&lock, Some(instance)).map_err(|failure| failure.detail)?;
+        setup::sign(&lock, request, Some(instance)).map_err(|failure| failure.detail)?;
         let deadline = request
             .max_millis
             .map(|millis| Instant::now() + Duration::from_millis(millis));
         let logs = open_logs(request);
-        let pump = Pump::new(&mut child, console, report, logs, journal, deadline)
+        let channels = Channels {
+            console,
+            report,
+            outlets,
+            caller: request.caller.clone(),
+        };
+        let pump = Pump::new(&mut child, channels, logs, journal, deadline)
             .map_err(|error| format!("cannot attend to the VMM: {error}"))?;
         Ok((identity, pump))
     });
@@ -113,9 +121,17 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
         return ExitCode::FAILURE;
     }
     leave_caller();
-    let guest = pump.run();
+    let end = pump.run();
     let status = child.wait();
-    let published = status.and_then(|status| draft.publish(&record(identity, status, guest)));
+    let published = match end {
+        End::Run(guest, console) => {
+            status.and_then(|status| draft.publish(&record(identity, status, guest, &console)))
+        }
+        End::Undone => {
+            draft.discard();
+            Ok(())
+        }
+    };
     drop(made);
     // The lock goes with the process, after everything else.
     drop(lock);
@@ -133,8 +149,9 @@ fn identify(request: &Request, child: &Child) -> Result<(Instance, ProcessIdenti
     let instance = Instance::of(pid)
         .map_err(read)?
         .ok_or("the VMM ended at once")?;
-    let program = request.program.as_std_path();
-    let identity = instance.clone().identify(request.mark, program).map_err(read)?;
+    let program = setup::program_of(request);
+    let identity = instance.clone().identify(request.mark, &program);
+    let identity = identity.map_err(read)?;
     Ok((instance, identity))
 }
 
@@ -155,13 +172,18 @@ fn last_words(child: &mut Child) -> String {
     }
 }
 
-fn record(identity: ProcessIdentity, status: ExitStatus, guest: Option<GuestReport>) -> ExitRecord {
+fn record(
+    identity: ProcessIdentity,
+    status: ExitStatus,
+    guest: Option<GuestReport>,
+    console: &Tail,
+) -> ExitRecord {
     let vmm = match (status.code(), status.signal()) {
         (Some(code), _) => ProcessExit::Code(code),
         (None, signal) => ProcessExit::Signal(signal.unwrap_or(0)),
     };
     ExitRecord {
-        evidence: hearth_types::process::Evidence::default(),
+        evidence: evidence::gather(status, console),
         identity,
         vmm,
         guest,

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use rustix::fs::{FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::FdFlags;
 use rustix::process::{Resource, Rlimit};
 
+use crate::cage::{self, Prepared};
 use crate::identity::Instance;
 use crate::record::Draft;
-use crate::{CONSOLE_SOCKET, LOCK, LockHolder, REPORT, Reason, Request};
+use crate::{CONSOLE_SOCKET, LAUNCHED, LOCK, LockHolder, REPORT, Reason, Request};
 
 /// How long to wait for the shim of a VMM that is dying or dead: it is writing the exit
 /// record and lets go of the lock then.
@@ -47,7 +48,9 @@ impl Failure {
     }
 }
 
-fn failed<E: Into<io::Error>>(what: impl std::fmt::Display) -> impl FnOnce(E) -> Failure {
+pub(crate) fn failed<E: Into<io::Error>>(
+    what: impl std::fmt::Display,
+) -> impl FnOnce(E) -> Failure {
     move |error| Failure::io(what, &error.into())
 }
 
@@ -57,6 +60,7 @@ pub(crate) struct Started {
     pub(crate) child: Child,
     pub(crate) console: UnixListener,
     pub(crate) report: OwnedFd,
+    pub(crate) outlets: cage::Outlets,
     pub(crate) draft: Draft,
     pub(crate) lock: File,
     pub(crate) made: Made,
@@ -95,13 +99,20 @@ impl Made {
 pub(crate) fn start(request: &Request) -> Result<Started, Failure> {
     std::env::set_current_dir(&request.dir)
         .map_err(failed(format!("enter the VM's folder {}", request.dir)))?;
-    let lock = take_lock()?;
+    let lock = take_lock(request)?;
+    match std::fs::remove_file(LAUNCHED) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(Failure::io("remove the mark of the run before", &error));
+        }
+        _ => {}
+    }
     let draft = Draft::new().map_err(failed("prepare the exit record"))?;
     match start_locked(request, &lock) {
-        Ok((child, console, report, made)) => Ok(Started {
+        Ok((child, console, report, made, outlets)) => Ok(Started {
             child,
             console,
             report,
+            outlets,
             draft,
             lock,
             made,
@@ -116,7 +127,7 @@ pub(crate) fn start(request: &Request) -> Result<Started, Failure> {
 fn start_locked(
     request: &Request,
     lock: &File,
-) -> Result<(Child, UnixListener, OwnedFd, Made), Failure> {
+) -> Result<(Child, UnixListener, OwnedFd, Made, cage::Outlets), Failure> {
     let mut inherited: Vec<OwnedFd> = Vec::new();
     let mut numbers = BTreeMap::new();
     let mut made = Made::default();
@@ -143,12 +154,19 @@ fn start_locked(
     let console = made.listen(CONSOLE_SOCKET)?;
     inherit(lock)?;
     hand_over(request)?;
-    let child = execute(request, &numbers)?;
-    Ok((child, console, report, made))
+    let (cage, outlets) = match &request.cage {
+        Some(wanted) => {
+            let (cage, outlets) = cage::prepare(request, wanted)?;
+            (Some(cage), outlets)
+        }
+        None => (None, cage::Outlets::default()),
+    };
+    let child = execute(request, cage, &numbers)?;
+    Ok((child, console, report, made, outlets))
 }
 
 /// Takes the folder's lock, waiting only for a shim whose VMM is dead.
-fn take_lock() -> Result<File, Failure> {
+fn take_lock(request: &Request) -> Result<File, Failure> {
     let lock = OpenOptions::new()
         .read(true)
         .write(true)
@@ -181,7 +199,7 @@ fn take_lock() -> Result<File, Failure> {
         }
         std::thread::sleep(LOCK_RETRY);
     }
-    sign(&lock, None)?;
+    sign(&lock, request, None)?;
     Ok(lock)
 }
 
@@ -190,13 +208,14 @@ fn holder() -> Option<LockHolder> {
 }
 
 /// Writes into the lock who holds it.
-pub(crate) fn sign(lock: &File, vmm: Option<Instance>) -> Result<(), Failure> {
+pub(crate) fn sign(lock: &File, request: &Request, vmm: Option<Instance>) -> Result<(), Failure> {
     let write = || -> io::Result<()> {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let holder = LockHolder {
             shim: Instance::of(own)?.ok_or_else(|| io::Error::other("no own process"))?,
             vmm,
             since: jiff::Timestamp::now(),
+            driver: request.driver.clone(),
         };
         let mut text = serde_json::to_vec(&holder)?;
         text.push(b'\n');
@@ -212,7 +231,7 @@ fn inherit(fd: impl AsFd) -> Result<(), Failure> {
     rustix::io::fcntl_setfd(fd, FdFlags::empty()).map_err(failed("pass a file on"))
 }
 
-fn check_name(file: &str) -> Result<(), Failure> {
+pub(crate) fn check_name(file: &str) -> Result<(), Failure> {
     if file.is_empty() || file.contains('/') || file == "." || file == ".." {
         return Err(Failure {
             reason: Reason::Request,
@@ -222,9 +241,10 @@ fn check_name(file: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Opens a file that the VMM opens again by `/proc/self/fd/N`. That asks for permission on
-/// the file but not on the folders above it, so the file must be readable by the VMM's uid.
-fn open_readable(request: &Request, path: &Path) -> Result<OwnedFd, Failure> {
+/// Opens a file that the VMM opens again by `/proc/self/fd/N` or in its cage. That asks for
+/// permission on the file but not on the folders above it, so the file must be readable by
+/// the VMM's uid.
+pub(crate) fn open_readable(request: &Request, path: &Path) -> Result<OwnedFd, Failure> {
     let what = || format!("open {}", path.display());
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(failed(what()))?;
@@ -299,7 +319,19 @@ fn give(file: &File, user: u32) -> rustix::io::Result<()> {
     rustix::fs::fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(user)))
 }
 
-fn execute(request: &Request, numbers: &BTreeMap<String, i32>) -> Result<Child, Failure> {
+/// The program's path as the VMM sees it.
+pub(crate) fn program_of(request: &Request) -> PathBuf {
+    match (&request.cage, request.program.file_name()) {
+        (Some(_), Some(name)) => Path::new("/").join(name),
+        _ => request.program.clone().into(),
+    }
+}
+
+fn execute(
+    request: &Request,
+    cage: Option<Prepared>,
+    numbers: &BTreeMap<String, i32>,
+) -> Result<Child, Failure> {
     let mut args = Vec::with_capacity(request.args.len());
     for arg in &request.args {
         args.push(fill_in(arg, numbers)?);
@@ -311,7 +343,7 @@ fn execute(request: &Request, numbers: &BTreeMap<String, i32>) -> Result<Child, 
     };
     rustix::process::setrlimit(Resource::Core, none).map_err(failed("forbid core dumps"))?;
     rustix::thread::set_no_new_privs(true).map_err(failed("forbid new privileges"))?;
-    let mut command = Command::new(&request.program);
+    let mut command = Command::new(program_of(request));
     command
         .args(&args)
         .env_clear()
@@ -321,6 +353,19 @@ fn execute(request: &Request, numbers: &BTreeMap<String, i32>) -> Result<Child, 
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    // SAFETY: between fork and exec the closure makes one system call and no handler.
+    unsafe {
+        command.pre_exec(|| {
+            // Ignored as the shim ignores it, it would end no VMM that has no handler for it.
+            libc::signal(libc::SIGTERM, libc::SIG_DFL);
+            Ok(())
+        });
+    }
+    if let Some(cage) = cage {
+        // SAFETY: between fork and exec the closure makes system calls on descriptors and
+        // strings that were made before; it does not allocate.
+        unsafe { command.pre_exec(move || cage.enter().map_err(Into::into)) };
+    }
     if let Some(user) = request.user {
         let groups: Vec<Gid> = request.groups.iter().copied().map(Gid::from_raw).collect();
         // SAFETY: between fork and exec the closure makes three system calls and does not

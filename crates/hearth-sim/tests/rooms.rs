@@ -38,6 +38,7 @@ fn launch_spec(vm: VmId, installation: InstallationId) -> LaunchSpec {
         disks: Vec::new(),
         nic: None,
         cid: 3,
+        driver: hearth_types::spec::DriverChoice::Auto,
         resources: hearth_types::resources::Resources::default(),
         user: None,
         console: LogLimits {

@@ -353,6 +353,8 @@ pub enum DriverChoice {
     Auto,
     /// QEMU.
     Qemu,
+    /// Firecracker, which runs on KVM only.
+    Firecracker,
 }
 
 /// Which machine model QEMU shows to the guest.

@@ -17,7 +17,7 @@ use hearth_types::observe::RunState;
 use hearth_types::process::{ProcessExit, ProcessIdentity};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{LaunchSpec, Vmm, VmmError};
+use crate::{KernelFiles, LaunchSpec, Vmm, VmmError};
 
 /// Longest that any one step may take. Far above what it takes; below it a hang is a hang.
 const STEP: Duration = Duration::from_secs(60);
@@ -41,6 +41,11 @@ pub trait Fixture: Sync {
 
     /// VMMs are processes of the host.
     fn has_processes(&self) -> bool;
+
+    /// How a VMM ends that is asked to quit: one without such a command ends by a signal.
+    fn quit_exit(&self) -> ProcessExit {
+        ProcessExit::Code(0)
+    }
 }
 
 async fn within<T>(what: &str, work: impl Future<Output = T>) -> T {
@@ -146,7 +151,7 @@ pub async fn quit_ends_and_leaves_a_record(fixture: &dyn Fixture) {
     within("wait_dead", vmm.wait_dead(&identity)).await.unwrap();
     let record = vmm.exit_record(&spec.dir).await.unwrap().unwrap();
     assert_eq!(record.identity, identity);
-    assert_eq!(record.vmm, ProcessExit::Code(0));
+    assert_eq!(record.vmm, fixture.quit_exit());
     assert_eq!(record.guest, None);
     let asked = within("run_state", vmm.run_state(spec.vm, &spec.dir, ANSWER)).await;
     assert!(matches!(asked, Err(VmmError::Control { .. })), "{asked:?}");
@@ -194,17 +199,25 @@ pub async fn death_is_noticed(fixture: &dyn Fixture) {
     assert_eq!(record.identity, identity);
 }
 
+/// The same file as every kind of kernel.
+fn kernel_at(path: &camino::Utf8Path) -> KernelFiles {
+    KernelFiles {
+        bzimage: Some(path.to_owned()),
+        elf: Some(path.to_owned()),
+    }
+}
+
 /// What cannot be launched leaves no process, socket or record, and says why.
 pub async fn failed_launches_leave_nothing(fixture: &dyn Fixture) {
     let vmm = fixture.vmm();
     let mut no_disk = fixture.spec().await;
     no_disk.disks[0].file = "absent.img".to_owned();
     let mut no_kernel = fixture.spec().await;
-    no_kernel.kernel.bzimage = Some(no_kernel.dir.join("absent"));
+    no_kernel.kernel = kernel_at(&no_kernel.dir.join("absent"));
     let mut bad_kernel = fixture.spec().await;
     let path = bad_kernel.dir.join("bad-kernel");
     std::fs::write(&path, "not a kernel\n".repeat(1000)).unwrap();
-    bad_kernel.kernel.bzimage = Some(path);
+    bad_kernel.kernel = kernel_at(&path);
     let mut no_initramfs = fixture.spec().await;
     no_initramfs.initramfs = no_initramfs.dir.join("absent");
     for (what, spec) in [

@@ -6,6 +6,8 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`qemu`] | the QEMU driver: arguments, launch through the shim, QMP, the KVM probe |
+//! | [`firecracker`] | the Firecracker driver: its API, cage, vsock, figures |
+//! | [`drivers`] | all drivers of a host behind one |
 //! | [`fake`] | a VMM in memory, for tests |
 //! | `contract` | what every driver must keep, as functions that tests call |
 //! | `launch` | starting any VMM through the shim |
@@ -23,17 +25,21 @@ use hearth_types::net::MacAddr;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::resources::Resources;
-use hearth_types::spec::Machine;
+use hearth_types::spec::{DriverChoice, Machine, VmSpec};
 use hearth_types::units::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 mod companion;
 #[doc(hidden)]
 pub mod contract;
+pub mod drivers;
 pub mod fake;
+pub mod firecracker;
 mod launch;
 pub mod qemu;
 mod record;
+
+pub(crate) use qemu::empty_initramfs;
 
 pub use companion::find_companion;
 pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, VMM_LOG};
@@ -55,6 +61,8 @@ pub struct LaunchSpec {
     pub mark: OwnerMark,
     /// The VM's folder: disks, sockets, logs, the exit record.
     pub dir: Utf8PathBuf,
+    /// Which driver was asked for.
+    pub driver: DriverChoice,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// Guest memory.
@@ -119,6 +127,31 @@ pub struct LogLimits {
     pub keep: u32,
 }
 
+/// What a guest has to know of the machine that its driver makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The driver's name.
+    pub driver: &'static str,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// The serials of the disks, in their order.
+    pub serials: Vec<String>,
+    /// The agent's and the report's ports, where they go over vsock; virtio-serial else.
+    pub vsock: Option<VsockPorts>,
+    /// The machine cannot be switched off: a guest that has ended resets it, which ends the
+    /// VMM.
+    pub ends_by_reset: bool,
+}
+
+/// Ports of the two channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VsockPorts {
+    /// The guest's agent listens on it.
+    pub agent: u32,
+    /// The host listens on it for the guest's exit report.
+    pub report: u32,
+}
+
 /// What a driver found out about itself and the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
@@ -139,6 +172,12 @@ pub enum VmmError {
         /// The program or file.
         what: String,
         /// Where it was looked for and what to do.
+        detail: String,
+    },
+    /// The VM asks for what this driver does not have.
+    #[error("this VMM cannot run the VM: {detail}")]
+    Unsuitable {
+        /// What it lacks and what to do.
         detail: String,
     },
     /// A VMM for this VM lives already: it holds the lock of the VM's folder.
@@ -197,6 +236,36 @@ pub trait Vmm: Send + Sync {
     /// `kernel` is the kernel that a probe may boot to see whether KVM really works. Without
     /// one, a driver that depends on it answers with what works in any case.
     async fn probe(&self, kernel: Option<&KernelFiles>) -> Result<Probe, VmmError>;
+
+    /// [`Self::probe`] of every driver behind this one, the one that `auto` means first.
+    async fn probe_all(
+        &self,
+        kernel: Option<&KernelFiles>,
+    ) -> Vec<(&'static str, Result<Probe, VmmError>)> {
+        vec![(self.name(), self.probe(kernel).await)]
+    }
+
+    /// Whether such a VM can run here, as far as that can be told at once.
+    async fn admits(&self, _spec: &VmSpec) -> Result<(), VmmError> {
+        Ok(())
+    }
+
+    /// What a guest with these disks, which exist, is told about its machine.
+    async fn terms(
+        &self,
+        _choice: DriverChoice,
+        kernel: &KernelFiles,
+        _dir: &Utf8Path,
+        disks: &[Disk],
+    ) -> Result<Terms, VmmError> {
+        Ok(Terms {
+            driver: self.name(),
+            accelerator: self.probe(Some(kernel)).await?.accelerator,
+            serials: disks.iter().map(|disk| disk.serial.clone()).collect(),
+            vsock: None,
+            ends_by_reset: false,
+        })
+    }
 
     /// Launches the VMM detached from this process and returns when its control channel
     /// answers. Whatever fails, no process of this launch stays behind.

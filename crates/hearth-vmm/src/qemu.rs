@@ -33,6 +33,8 @@ mod greet;
 mod probe;
 mod qmp;
 
+pub(crate) use probe::empty_initramfs;
+
 use args::Accelerator;
 use qmp::QmpError;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use camino::Utf8Path;
-use hearth_config::{AccelMode, Config, Loaded, OrphanMode};
+use hearth_config::{AccelMode, Config, DefaultDriver, Loaded, OrphanMode};
 use hearth_disk::FileVolumes;
 use hearth_host::boot::BootId;
 use hearth_host::lock::{LockError, LockFile};
@@ -25,9 +25,12 @@ use hearth_plan::{OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
+use hearth_types::spec::DriverChoice;
 use hearth_types::{InstallationId, OwnerMark};
-use hearth_vmm::LogLimits;
+use hearth_vmm::drivers::Drivers;
+use hearth_vmm::firecracker::{FirecrackerConfig, FirecrackerDriver, Kvm};
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
+use hearth_vmm::{Launcher, LogLimits};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -162,15 +165,7 @@ fn make_folders(config: &Config) -> anyhow::Result<()> {
 fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
     let store = Store::open(config.data_dir.join("hearth.db"))
         .context("the database cannot be used; nothing on the host was touched")?;
-    let mark = OwnerMark::shared(store.installation());
-    let network = NetworkConfig {
-        bridge: config.bridge.clone(),
-        table: config.nft_table.clone(),
-        subnet: config.subnet,
-        domain: config.base_domain.clone(),
-        mark,
-        dir: config.data_dir.join("network"),
-    };
+    let network = network_config(config, store.installation());
     std::fs::create_dir_all(&network.dir)
         .with_context(|| format!("cannot make {}", network.dir))?;
     let limits = Limits {
@@ -187,16 +182,7 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
             KernelStore::open(config.data_dir.join("kernels"))
                 .context("the kernel folder cannot be used")?,
         ),
-        vmm: Arc::new(QemuDriver::new(QemuConfig {
-            binary: config.qemu_path.clone(),
-            shim: Some(shim),
-            probe_cache: Some(config.data_dir.join("vmm-probe.json")),
-            kvm: match config.kvm {
-                AccelMode::Auto => KvmMode::Auto,
-                AccelMode::Off => KvmMode::Off,
-            },
-            launcher: hearth_vmm::Launcher::Detect,
-        })),
+        vmm: Arc::new(drivers(config, &shim)),
         net: Arc::new(HostNetwork::new(network.clone()).context("the network cannot be used")?),
         disks: Arc::new(FileVolumes::default()),
         processes: Arc::new(HostProcesses {
@@ -232,6 +218,50 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
         settings,
         Paths::new(config.data_dir.clone()),
     ))
+}
+
+fn drivers(config: &Config, shim: &Utf8Path) -> Drivers {
+    let qemu = QemuDriver::new(QemuConfig {
+        binary: config.qemu_path.clone(),
+        shim: Some(shim.to_owned()),
+        probe_cache: Some(config.data_dir.join("vmm-probe.json")),
+        kvm: match config.kvm {
+            AccelMode::Auto => KvmMode::Auto,
+            AccelMode::Off => KvmMode::Off,
+        },
+        launcher: Launcher::Detect,
+    });
+    let firecracker = FirecrackerDriver::new(FirecrackerConfig {
+        binary: config.firecracker_path.clone(),
+        shim: Some(shim.to_owned()),
+        probe_cache: Some(config.data_dir.join("firecracker-probe.json")),
+        kvm: match config.kvm {
+            AccelMode::Auto => Kvm::Probe,
+            AccelMode::Off => Kvm::Off,
+        },
+        cpu_template: config.firecracker_cpu_template.clone(),
+        launcher: Launcher::Detect,
+    });
+    Drivers {
+        qemu: Arc::new(qemu),
+        firecracker: Arc::new(firecracker),
+        default: match config.driver {
+            DefaultDriver::Qemu => DriverChoice::Qemu,
+            DefaultDriver::Firecracker => DriverChoice::Firecracker,
+        },
+    }
+}
+
+/// The shape of the network.
+pub(crate) fn network_config(config: &Config, installation: InstallationId) -> NetworkConfig {
+    NetworkConfig {
+        bridge: config.bridge.clone(),
+        table: config.nft_table.clone(),
+        subnet: config.subnet,
+        domain: config.base_domain.clone(),
+        mark: OwnerMark::shared(installation),
+        dir: config.data_dir.join("network"),
+    }
 }
 
 fn companion(

@@ -170,7 +170,7 @@ impl Session {
             }
             (InitMode::Hearth, None) => return Err(failed("PID 1 does not listen".to_owned())),
             (InitMode::Image, _) => {
-                system::ask_init(kind).map_err(failed)?;
+                system::ask_init(crate::machine::ending(kind)).map_err(failed)?;
                 report_shutdown();
                 let at = Instant::now() + Duration::from_millis(timeout_ms);
                 self.force_off_at = Some((at, kind));

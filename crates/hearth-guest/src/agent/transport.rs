@@ -57,6 +57,13 @@ impl Transport {
         })
     }
 
+    pub(super) fn listen_vsock(port: u32) -> rustix::io::Result<Self> {
+        Ok(Self::Listener {
+            listener: crate::vsock::listen(port)?,
+            peer: None,
+        })
+    }
+
     /// What to poll, and for what.
     pub(super) fn interest(&self, mux: &Mux) -> (BorrowedFd<'_>, PollFlags) {
         let mut flags = PollFlags::empty();

@@ -140,6 +140,7 @@ impl Vms {
             }],
             nic: None,
             cid: 3,
+            driver: hearth_types::spec::DriverChoice::Auto,
             resources: hearth_types::resources::Resources::default(),
             user: self.drop_privileges.then_some(UID),
             console: LogLimits {

@@ -51,6 +51,7 @@ impl Fixture for Fakes {
             }],
             nic: None,
             cid: 3,
+            driver: hearth_types::spec::DriverChoice::Auto,
             resources: hearth_types::resources::Resources::default(),
             user: None,
             console: LogLimits {

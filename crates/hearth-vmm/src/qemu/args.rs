@@ -91,6 +91,9 @@ pub(super) fn request(
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,
+        driver: Some("qemu".to_owned()),
+        caller: None,
+        cage: None,
     })
 }
 

@@ -283,6 +283,7 @@ impl Boot {
             disks: Vec::new(),
             nic: None,
             cid: 0,
+            driver: hearth_types::spec::DriverChoice::Auto,
             resources: Resources::default(),
             user: self.user,
             console: LogLimits {
@@ -316,7 +317,7 @@ async fn end_of_boot(identity: ProcessIdentity, dir: &Utf8Path, silence: Duratio
 
 /// The newc archive without files: all fields of its end mark are zero but the length of
 /// the name.
-fn empty_initramfs() -> Vec<u8> {
+pub(crate) fn empty_initramfs() -> Vec<u8> {
     let zeros = "00000000".repeat(11);
     let mut archive = format!("070701{zeros}0000000B00000000TRAILER!!!").into_bytes();
     archive.resize(124, 0);

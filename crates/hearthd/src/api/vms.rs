@@ -12,6 +12,7 @@ use hearth_types::ids::ImageId;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::spec::VmSpec;
 use hearth_types::status::Goal;
+use hearth_types::survey::chain;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -216,6 +217,10 @@ async fn resolve(api: &Api, spec: &VmSpec) -> ApiResult<(ImageId, Option<String>
                 hearth_types::Bytes(image.volume_bytes)
             ),
         );
+        return Err(Problem::fields(vec![field]).into());
+    }
+    if let Err(error) = api.engine.parts.vmm.admits(spec).await {
+        let field = hearth_types::spec::FieldError::new("driver", chain(&error));
         return Err(Problem::fields(vec![field]).into());
     }
     Ok((image.id, Some(kernel.name)))

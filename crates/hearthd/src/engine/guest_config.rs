@@ -2,11 +2,12 @@
 
 use anyhow::Context as _;
 use hearth_guest_proto::config::{
-    GuestConfig, InitMode, NetworkConfig, ProcessConfig, VolumeConfig,
+    GuestConfig, InitMode, NetworkConfig, ProcessConfig, VolumeConfig, VsockConfig,
 };
 use hearth_store::VmRow;
 use hearth_types::image::ImageConfig;
 use hearth_types::spec::{self, NetworkMode, VmSpec};
+use hearth_vmm::Terms;
 use jiff::Timestamp;
 
 use super::Settings;
@@ -17,24 +18,33 @@ pub(super) fn guest_config(
     image: &ImageConfig,
     settings: &Settings,
     boot_nonce: String,
+    terms: &Terms,
     now: Timestamp,
 ) -> anyhow::Result<GuestConfig> {
+    // The root disk is the first, then the volumes in their order.
+    let serial = |number: usize| {
+        let serial = terms.serials.get(number).cloned();
+        serial.with_context(|| format!("disk {number} has no serial"))
+    };
     Ok(GuestConfig {
         vm_id: row.id.to_string(),
         hostname: row.spec.name.to_string(),
         domain: Some(settings.network.domain.clone()),
         boot_nonce,
-        root_serial: "root".to_owned(),
+        root_serial: serial(0)?,
         volumes: row
             .spec
             .volumes
             .iter()
-            .map(|volume| VolumeConfig {
-                serial: volume.name.to_string(),
-                mount: volume.mount.clone(),
-                read_only: volume.read_only,
+            .enumerate()
+            .map(|(number, volume)| {
+                Ok(VolumeConfig {
+                    serial: serial(number + 1)?,
+                    mount: volume.mount.clone(),
+                    read_only: volume.read_only,
+                })
             })
-            .collect(),
+            .collect::<anyhow::Result<_>>()?,
         network: network(row, settings)?,
         process: ProcessConfig {
             argv: argv(&row.spec, image),
@@ -49,6 +59,11 @@ pub(super) fn guest_config(
         wall_clock_ms: u64::try_from(now.as_millisecond()).ok(),
         stop_signal: image.stop_signal.clone(),
         stop_timeout_ms: Some(row.spec.stop_timeout.as_millis()),
+        vsock: terms.vsock.map(|ports| VsockConfig {
+            agent_port: ports.agent,
+            report_port: ports.report,
+        }),
+        ends_by_reset: terms.ends_by_reset,
     })
 }
 

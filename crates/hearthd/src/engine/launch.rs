@@ -91,7 +91,9 @@ impl Engine {
             bzimage: files.bzimage.clone(),
             elf: files.elf.clone(),
         };
-        let probe = self.parts.vmm.probe(Some(&kernel)).await?;
+        let disks = disks(row);
+        let vmm = &self.parts.vmm;
+        let terms = vmm.terms(row.spec.driver, &kernel, &dir, &disks).await?;
         let image = self.parts.images.get(row.image.as_str()).await?;
         let boot_nonce = format!("{:016x}{:016x}", nonce()?, nonce()?);
         let config = guest_config(
@@ -99,6 +101,7 @@ impl Engine {
             &image.config,
             &self.settings,
             boot_nonce.clone(),
+            &terms,
             self.now(),
         )?;
         let owner = self.vmm_uid(row);
@@ -106,8 +109,8 @@ impl Engine {
             .await?;
         let record = LaunchRecord {
             boot_nonce,
-            driver: self.parts.vmm.name().to_owned(),
-            accelerator: probe.accelerator,
+            driver: terms.driver.to_owned(),
+            accelerator: terms.accelerator,
         };
         // Speaks of a VMM that does not outlive a power cut, so it need not either.
         place_file(
@@ -124,12 +127,13 @@ impl Engine {
             name: row.spec.name.to_string(),
             mark: OwnerMark::of_vm(self.parts.store.installation(), row.id),
             initramfs: dir.join(INITRD),
+            driver: row.spec.driver,
             vcpus: row.spec.vcpus,
             memory: row.spec.memory,
             machine: row.spec.machine,
             kernel,
             cmdline: Vec::new(),
-            disks: disks(row),
+            disks,
             nic: nic.map(|mac| Nic {
                 tap: tap_name(row.id),
                 mac,

@@ -32,6 +32,8 @@ const JOURNAL_LINES: u32 = 500;
 const JOURNAL_INTERVAL_MICROS: u64 = 10_000_000;
 /// Descriptors: QEMU passes one per disk, socket and client; 32 clients of the console.
 const OPEN_FILES: u64 = 4096;
+/// The namespaces of a cage: mounts, IPC, UTS (`CLONE_NEW…` of linux/sched.h).
+const CAGE_NAMESPACES: u64 = 0x0002_0000 | 0x0800_0000 | 0x0400_0000;
 /// `EPERM`: what a system call that is not allowed returns.
 const EPERM: i32 = 1;
 
@@ -229,18 +231,29 @@ mod capability {
     pub(super) const SETGID: u64 = 1 << 6;
     /// Drops to the VMM's uid, and attaches to its TAP as that uid.
     pub(super) const SETUID: u64 = 1 << 7;
+    /// Mounts a cage.
+    pub(super) const SYS_ADMIN: u64 = 1 << 21;
+    /// Makes the device nodes in a cage.
+    pub(super) const MKNOD: u64 = 1 << 27;
 }
 
 /// What the shim and the VMM may ask of the kernel.
 fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
-    use capability::{CHOWN, DAC_READ_SEARCH, KILL, SETGID, SETUID};
+    use capability::{CHOWN, DAC_READ_SEARCH, KILL, MKNOD, SETGID, SETUID, SYS_ADMIN};
     let mut capabilities = 0;
     if request.user.is_some() {
         capabilities |= CHOWN | DAC_READ_SEARCH | KILL | SETGID | SETUID;
     }
     // What services commonly use: no mounts, modules, tracing, clocks, reboot or swap.
     // seccomp: a VMM filters its own calls further, and some versions leave it out.
-    let calls = ["@system-service", "seccomp"].map(str::to_owned).to_vec();
+    let mut calls = ["@system-service", "seccomp"].map(str::to_owned).to_vec();
+    let mut namespaces = 0;
+    if request.cage.is_some() {
+        // The shim makes it; the VMM in it has no capability, whatever it calls.
+        capabilities |= SYS_ADMIN | MKNOD;
+        calls.extend(["@mount", "unshare"].map(str::to_owned));
+        namespaces = CAGE_NAMESPACES;
+    }
     let only = |values: &[&str]| {
         Setting::List(true, values.iter().map(|&value| value.to_owned()).collect())
     };
@@ -249,7 +262,7 @@ fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
         Property::number("CapabilityBoundingSet", capabilities),
         Property::flag("RestrictSUIDSGID", true),
         Property::flag("RestrictRealtime", true),
-        Property::number("RestrictNamespaces", 0),
+        Property::number("RestrictNamespaces", namespaces),
         Property::flag("LockPersonality", true),
         Property::flag("MemoryDenyWriteExecute", !needs.makes_code),
         // The TAP and all sockets are opened before or are local.
@@ -277,13 +290,16 @@ fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
 fn devices(request: &Request, needs: &Needs) -> Vec<Property> {
     let opened = |device: &str| (device.to_owned(), "rw".to_owned());
     let tun = (!request.taps.is_empty()).then_some("/dev/net/tun");
-    let allowed: Vec<_> = needs
+    let mut allowed: Vec<_> = needs
         .devices
         .iter()
         .copied()
         .chain(tun)
         .map(opened)
         .collect();
+    // The nodes of a cage are made by the shim.
+    let caged = request.cage.iter().flat_map(|cage| &cage.devices);
+    allowed.extend(caged.map(|device| (format!("/dev/{device}"), "rwm".to_owned())));
     vec![
         Property::text("DevicePolicy", "closed"),
         Property::new("DeviceAllow", Setting::Pairs(allowed)),

@@ -1,5 +1,5 @@
 use camino::Utf8PathBuf;
-use hearth_shim::PassedTap;
+use hearth_shim::{Cage, PassedTap};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::resources::Resources;
@@ -33,6 +33,7 @@ fn spec(dir: &str) -> LaunchSpec {
         disks: Vec::new(),
         nic: None,
         cid: 3,
+        driver: hearth_types::spec::DriverChoice::Auto,
         resources: Resources::default(),
         user: Some(200_001),
         console: LogLimits {
@@ -231,5 +232,35 @@ fn the_journal_knows_whose_line_it_is() {
         get(&all, "SyslogLevelPrefix"),
         Some(Setting::Flag(false)),
         "a guest's \"<0>\" would be an emergency on every terminal"
+    );
+}
+
+#[test]
+fn a_cage_is_made_with_more_rights_of_the_shim() {
+    let spec = spec("/srv/x");
+    let mut caged = request(&spec);
+    caged.cage = Some(Cage {
+        devices: vec!["kvm".to_owned()],
+        ..Cage::default()
+    });
+    let needs = Needs {
+        devices: Vec::new(),
+        ..NEEDS()
+    };
+    let all = of(HOST, Utf8Path::new("/s"), &spec, &caged, &needs);
+    assert_eq!(
+        get(&all, "DeviceAllow"),
+        Some(Setting::Pairs(vec![(
+            "/dev/kvm".to_owned(),
+            "rwm".to_owned()
+        )]))
+    );
+    assert_eq!(
+        get(&all, "CapabilityBoundingSet"),
+        Some(Setting::Number(0b1110_0101 | 1 << 21 | 1 << 27))
+    );
+    assert_eq!(
+        get(&all, "RestrictNamespaces"),
+        Some(Setting::Number(0x0c02_0000))
     );
 }

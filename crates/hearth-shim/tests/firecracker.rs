@@ -1,0 +1,372 @@
+//! The Firecracker driver's contract, with the real shim: against stand-in processes, and
+//! against the real one that `HEARTH_TEST_FIRECRACKER` names.
+//!
+//! The real one is launched without asking whether KVM runs guests: all promises here are
+//! about the VMM, and hold where its guest does not get far.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "part of tests: a failed unwrap is a failed test, and a skip is said"
+)]
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_host::process::{Signal, prove, survey};
+use hearth_types::OwnerMark;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::observe::{ProcessRole, RunState};
+use hearth_types::process::{ProcessExit, ProcessIdentity};
+use hearth_types::resources::Resources;
+use hearth_types::spec::{DriverChoice, Machine};
+use hearth_types::units::Bytes;
+use hearth_vmm::contract::{self, Fixture};
+use hearth_vmm::firecracker::{FirecrackerConfig, FirecrackerDriver, Kvm};
+use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
+
+/// An unprivileged uid that owns nothing.
+const UID: u32 = 54_322;
+const STEP: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(20);
+
+struct Vms {
+    driver: FirecrackerDriver,
+    root: tempfile::TempDir,
+    installation: InstallationId,
+    kernel: Utf8PathBuf,
+    standin: bool,
+}
+
+impl Vms {
+    fn standin() -> Option<Self> {
+        let standin = env!("CARGO_BIN_EXE_hearth-firecracker-standin");
+        Self::new(standin.into(), true, |path| {
+            let mut image = vec![0; 4096];
+            image[..4].copy_from_slice(b"\x7fELF");
+            std::fs::write(path, image).unwrap();
+        })
+    }
+
+    fn real() -> Option<Self> {
+        let Ok(binary) = std::env::var("HEARTH_TEST_FIRECRACKER") else {
+            println!("SKIP: HEARTH_TEST_FIRECRACKER names no Firecracker");
+            return None;
+        };
+        if !std::fs::exists("/dev/kvm").unwrap_or(false) {
+            println!("SKIP: there is no /dev/kvm, and Firecracker makes no VM without it");
+            return None;
+        }
+        let named = std::env::var("HEARTH_TEST_KERNEL").unwrap_or_default();
+        let kept = ["/var/cache/hearth-test/vmlinuz".to_owned(), named];
+        let Some(bzimage) = kept.iter().rev().find(|path| Utf8Path::new(path).is_file()) else {
+            println!("SKIP: no kernel; set HEARTH_TEST_KERNEL to a bzImage");
+            return None;
+        };
+        let bytes = std::fs::read(bzimage).unwrap();
+        let image = hearth_kernel::bzimage::parse(&bytes).unwrap();
+        let elf = hearth_kernel::bzimage::extract_elf(&image).unwrap();
+        Self::new(binary.into(), false, |path| {
+            std::fs::write(path, &elf).unwrap();
+        })
+    }
+
+    fn new(binary: Utf8PathBuf, standin: bool, kernel: impl Fn(&Utf8Path)) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: not root, so there is no cage");
+            return None;
+        }
+        let root = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o700)).unwrap();
+        let path = Utf8Path::from_path(root.path()).unwrap().join("vmlinux");
+        kernel(&path);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        Some(Self {
+            driver: FirecrackerDriver::new(FirecrackerConfig {
+                binary: Some(binary),
+                shim: Some(env!("CARGO_BIN_EXE_hearth-shim").into()),
+                probe_cache: None,
+                kvm: Kvm::Assumed,
+                cpu_template: None,
+                launcher: Launcher::Direct,
+            }),
+            root,
+            installation: InstallationId::new(),
+            kernel: path,
+            standin,
+        })
+    }
+
+    fn make(&self) -> LaunchSpec {
+        let vm = VmId::new();
+        let root = Utf8Path::from_path(self.root.path()).unwrap();
+        let dir = root.join("v".repeat(100)).join(vm.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
+        for name in ["root.img", "data.img"] {
+            let disk = std::fs::File::create(dir.join(name)).unwrap();
+            disk.set_len(1 << 20).unwrap();
+            disk.set_permissions(PermissionsExt::from_mode(0o600))
+                .unwrap();
+        }
+        let initramfs = dir.join("initrd");
+        // A newc archive with nothing in it.
+        let zeros = "00000000".repeat(11);
+        let archive = format!("070701{zeros}0000000B00000000TRAILER!!!\0\0\0\0");
+        std::fs::write(&initramfs, archive).unwrap();
+        std::fs::set_permissions(&initramfs, PermissionsExt::from_mode(0o600)).unwrap();
+        let disk = |name: &str, read_only| Disk {
+            file: format!("{name}.img"),
+            serial: name.to_owned(),
+            read_only,
+        };
+        LaunchSpec {
+            vm,
+            name: "test".to_owned(),
+            mark: OwnerMark::of_vm(self.installation, vm),
+            dir,
+            driver: DriverChoice::Firecracker,
+            vcpus: 1,
+            memory: Bytes::mib(128),
+            machine: Machine::Microvm,
+            kernel: KernelFiles {
+                bzimage: None,
+                elf: Some(self.kernel.clone()),
+            },
+            initramfs,
+            // The kernel finds no root and panics; it stays there for ever.
+            cmdline: vec!["panic=0".to_owned()],
+            disks: vec![disk("root", false), disk("data", true)],
+            nic: None,
+            cid: 3,
+            resources: Resources {
+                io_read_bps: Some(Bytes::mib(100)),
+                io_write_bps: Some(Bytes::mib(50)),
+                ..Resources::default()
+            },
+            user: Some(UID),
+            console: LogLimits {
+                max_bytes: 10_000,
+                keep: 2,
+            },
+        }
+    }
+
+    async fn state(&self, spec: &LaunchSpec) -> RunState {
+        self.driver
+            .run_state(spec.vm, &spec.dir, ANSWER)
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for Vms {
+    /// Whatever a failed test left running goes with it.
+    fn drop(&mut self) {
+        for process in survey(self.installation).unwrap_or_default() {
+            if let Ok(proven) = prove(&process.identity) {
+                drop(proven.signal(Signal::KILL));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Fixture for Vms {
+    fn vmm(&self) -> &dyn Vmm {
+        &self.driver
+    }
+
+    async fn spec(&self) -> LaunchSpec {
+        self.make()
+    }
+
+    fn guest_reports(&self) -> bool {
+        self.standin
+    }
+
+    fn console_echoes(&self) -> bool {
+        self.standin
+    }
+
+    fn has_processes(&self) -> bool {
+        true
+    }
+
+    fn quit_exit(&self) -> ProcessExit {
+        ProcessExit::Signal(15)
+    }
+}
+
+macro_rules! promises {
+    ($($name:ident = $promise:expr;)*) => {
+        mod standin {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    if let Some(vms) = Vms::standin() {
+                        $promise(&vms).await;
+                    }
+                }
+            )*
+        }
+
+        mod real {
+            use super::*;
+
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    if let Some(vms) = Vms::real() {
+                        $promise(&vms).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+promises! {
+    runs_after_launch = contract::runs_after_launch;
+    one_vmm_per_vm = contract::one_vmm_per_vm;
+    pause_and_resume = contract::pause_and_resume_are_idempotent;
+    quit = contract::quit_ends_and_leaves_a_record;
+    kill_needs_proof = contract::kill_needs_proof;
+    death_is_noticed = contract::death_is_noticed;
+    failed_launches = contract::failed_launches_leave_nothing;
+    consoles = contract::consoles_are_served;
+    guests_report = contract::guests_report;
+    survives_its_shim = super::survives_its_shim;
+    has_no_privileges = super::has_no_privileges;
+    sees_nothing_of_the_host = super::sees_nothing_of_the_host;
+    a_stopped_one_keeps_nobody_waiting = super::a_stopped_one_keeps_nobody_waiting;
+    figures = super::figures;
+    a_mark_of_the_run_before_does_not_count = super::a_mark_of_the_run_before_does_not_count;
+}
+
+async fn survives_its_shim(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let mut shims = survey(vms.installation).unwrap();
+    shims.retain(|process| process.role == ProcessRole::Shim);
+    let shim = prove(&shims[0].identity).unwrap();
+    shim.signal(Signal::KILL).unwrap();
+    shim.wait_dead(STEP).await.unwrap();
+    vms.driver.pause(spec.vm, &spec.dir).await.unwrap();
+    assert_eq!(vms.state(&spec).await, RunState::Paused);
+    vms.driver.resume(spec.vm, &spec.dir).await.unwrap();
+    assert_eq!(vms.state(&spec).await, RunState::Running);
+    let found = survey(vms.installation).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].identity, identity);
+    vms.driver.kill(&identity).await.unwrap();
+    let again = vms.driver.launch(&spec).await.unwrap();
+    vms.driver.kill(&again).await.unwrap();
+}
+
+fn status(identity: &ProcessIdentity, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", identity.pid)).unwrap();
+    let value = status.lines().find_map(|line| line.strip_prefix(name));
+    value.unwrap().trim().replace('\t', " ")
+}
+
+async fn has_no_privileges(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let same = [UID; 4].map(|uid| uid.to_string()).join(" ");
+    assert_eq!(status(&identity, "Uid:"), same);
+    assert_eq!(status(&identity, "Gid:"), same);
+    assert_eq!(status(&identity, "CapPrm:"), "0000000000000000");
+    assert_eq!(status(&identity, "CapBnd:").len(), 16);
+    assert_eq!(status(&identity, "NoNewPrivs:"), "1");
+    if !vms.standin {
+        assert_eq!(status(&identity, "Seccomp:"), "2", "its filter is on");
+    }
+    vms.driver.kill(&identity).await.unwrap();
+}
+
+async fn sees_nothing_of_the_host(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let root = Utf8PathBuf::from(format!("/proc/{}/root", identity.pid));
+    let mut names: Vec<String> = std::fs::read_dir(&root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // A program that is not static comes with the host's libraries, to be read only.
+        .filter(|name| !["usr", "lib", "lib64", "etc"].contains(&name.as_str()))
+        .collect();
+    names.sort();
+    let program = Utf8Path::new(&identity.exe).file_name().unwrap();
+    let mut expected = [
+        "data.img", "dev", "initrd", "root.img", "run", "vmlinux", program,
+    ];
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    for (file, writable) in [("root.img", true), ("data.img", false), ("vmlinux", false)] {
+        // As root, only the mount itself can refuse.
+        let opened = std::fs::File::options().write(true).open(root.join(file));
+        assert_eq!(opened.is_ok(), writable, "{file}: {opened:?}");
+    }
+    let there = std::fs::metadata(root.join("root.img")).unwrap();
+    let here = std::fs::metadata(spec.dir.join("root.img")).unwrap();
+    assert_eq!((there.dev(), there.ino()), (here.dev(), here.ino()));
+    let devices: Vec<_> = std::fs::read_dir(root.join("dev")).unwrap().collect();
+    assert_eq!(devices.len(), 1, "without a network, only KVM: {devices:?}");
+    for namespace in ["mnt", "ipc", "uts"] {
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+        assert_ne!(of("self"), of(&identity.pid.to_string()), "{namespace}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&spec.vm.to_string()), "{mounts}");
+    vms.driver.kill(&identity).await.unwrap();
+    std::fs::remove_dir_all(&spec.dir).unwrap();
+}
+
+async fn a_stopped_one_keeps_nobody_waiting(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    prove(&identity).unwrap().signal(Signal::STOP).unwrap();
+    let short = Duration::from_millis(200);
+    for _ in 0..20 {
+        // More often than it takes connections.
+        let asked = vms.driver.run_state(spec.vm, &spec.dir, short / 20).await;
+        asked.unwrap_err();
+    }
+    prove(&identity).unwrap().signal(Signal::CONT).unwrap();
+    assert_eq!(vms.state(&spec).await, RunState::Running);
+    vms.driver.kill(&identity).await.unwrap();
+}
+
+async fn figures(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let work = async {
+        loop {
+            // The shim takes them from a pipe.
+            let figures = vms.driver.figures(spec.vm, &spec.dir).await.unwrap();
+            if let Some(figures) = figures {
+                return figures;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let figures = tokio::time::timeout(STEP, work).await.unwrap();
+    assert!(figures.at_ms > 1_600_000_000_000, "{figures:?}");
+    assert_eq!(figures.seccomp_faults, 0);
+    vms.driver.kill(&identity).await.unwrap();
+}
+
+async fn a_mark_of_the_run_before_does_not_count(vms: &Vms) {
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    assert!(spec.dir.join("launched").exists());
+    vms.driver.kill(&identity).await.unwrap();
+    let mut broken = spec.clone();
+    broken.disks[0].file = "absent.img".to_owned();
+    vms.driver.launch(&broken).await.unwrap_err();
+    assert!(!spec.dir.join("launched").exists());
+}

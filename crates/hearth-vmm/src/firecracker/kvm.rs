@@ -1,0 +1,248 @@
+//! Does KVM run guests here? Firecracker has nothing else to run them with.
+//!
+//! ```text
+//!  switched off, no /dev/kvm, closed to VMs ─► refused
+//!  kept answer ──────────────────────────────► as kept
+//!  no kernel to boot yet ────────────────────► not known: nothing is refused
+//!  boots until its panic ────────────────────► works  (kept)
+//!  silent until the deadline ────────────────► refused (kept)
+//! ```
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::OwnerMark;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::resources::Resources;
+use hearth_types::spec::{DriverChoice, Machine};
+use hearth_types::survey::chain;
+use hearth_types::units::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use super::version::{Version, stamp};
+use super::{FirecrackerDriver, Kvm};
+use crate::{KernelFiles, LaunchSpec, LogLimits, VmmError, record};
+
+const DEVICE: &str = "/dev/kvm";
+/// How long the probe's guest may take: half a second with KVM, ten times that where the
+/// host is itself emulated.
+const BOOT_DEADLINE: Duration = Duration::from_secs(30);
+/// `nobody`: the probe's guest runs without privileges, as VMs do.
+const NOBODY: u32 = 65_534;
+const READ_WRITE: u32 = 0o6;
+/// What one can do about it.
+const NEXT_STEP: &str =
+    "use a host with KVM, or choose the driver qemu, which can emulate (--driver qemu)";
+
+/// What the answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    host_kernel: String,
+    firecracker: String,
+    /// Size and change time of the guest kernel that was booted.
+    guest_kernel: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    key: Key,
+    works: bool,
+    detail: String,
+}
+
+/// The answer so far. The lock is held while a probe runs: one at a time is enough.
+#[derive(Debug, Default)]
+pub(super) struct Probes(Mutex<Option<Kept>>);
+
+fn refused(why: impl std::fmt::Display) -> VmmError {
+    VmmError::Missing {
+        what: "KVM, without which Firecracker runs no VM,".to_owned(),
+        detail: format!("{why}; {NEXT_STEP}"),
+    }
+}
+
+/// What can be told without booting a guest.
+pub(super) fn possible(mode: Kvm) -> Result<(), VmmError> {
+    match mode {
+        Kvm::Assumed => return Ok(()),
+        Kvm::Off => return Err(refused("it is switched off by the configuration")),
+        Kvm::Probe => {}
+    }
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map(drop)
+        .map_err(|error| refused(format!("{DEVICE} cannot be used: {error}")))
+}
+
+/// The group that may open the device, for a VMM that gets the host's node.
+pub(super) fn groups() -> Vec<u32> {
+    let Ok(meta) = std::fs::metadata(DEVICE) else {
+        return Vec::new();
+    };
+    let open = (meta.mode() >> 3) & READ_WRITE == READ_WRITE;
+    // Root's own group would open more than this one device.
+    Some(meta.gid())
+        .filter(|gid| open && *gid != 0)
+        .into_iter()
+        .collect()
+}
+
+impl Probes {
+    /// Says how it is known that guests run, or refuses.
+    pub(super) async fn check(
+        &self,
+        driver: &FirecrackerDriver,
+        version: Version,
+        kernel: Option<&KernelFiles>,
+    ) -> Result<String, VmmError> {
+        possible(driver.config.kvm)?;
+        if driver.config.kvm == Kvm::Assumed {
+            return Ok("not probed".to_owned());
+        }
+        let Some(elf) = kernel.and_then(|kernel| kernel.elf.as_ref()) else {
+            return Ok("not probed: no kernel imported yet".to_owned());
+        };
+        let key = Key {
+            host_kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            firecracker: version.to_string(),
+            guest_kernel: stamp(elf)?,
+        };
+        let mut memory = self.0.lock().await;
+        let cache = driver.config.probe_cache.as_deref();
+        let kept = memory
+            .take()
+            .or_else(|| cache.and_then(recall))
+            .filter(|kept| kept.key == key);
+        let kept = match kept {
+            Some(kept) => kept,
+            None => {
+                let kept = boot(driver, elf, key).await;
+                if let Some(cache) = cache {
+                    keep(cache, &kept);
+                }
+                kept
+            }
+        };
+        let (works, detail) = (kept.works, kept.detail.clone());
+        *memory = Some(kept);
+        if works {
+            Ok(detail)
+        } else {
+            Err(refused(detail))
+        }
+    }
+}
+
+/// A cache that cannot be read is no cache.
+fn recall(cache: &Utf8Path) -> Option<Kept> {
+    serde_json::from_slice(&std::fs::read(cache).ok()?).ok()
+}
+
+fn keep(cache: &Utf8Path, kept: &Kept) {
+    let draft = cache.with_extension("new");
+    let written = serde_json::to_vec_pretty(kept)
+        .map_err(std::io::Error::from)
+        .and_then(|text| std::fs::write(&draft, text))
+        .and_then(|()| std::fs::rename(&draft, cache));
+    if let Err(error) = written {
+        tracing::warn!(path = %cache, %error, "the answer of Firecracker's KVM probe cannot be kept");
+    }
+}
+
+/// Boots a kernel that finds no root file system, and waits for its panic.
+async fn boot(driver: &FirecrackerDriver, elf: &Utf8Path, key: Key) -> Kept {
+    let begun = tokio::time::Instant::now();
+    let (works, detail) = match boot_in_folder(driver, elf).await {
+        Ok(()) => (
+            true,
+            format!("a guest booted within {} ms", begun.elapsed().as_millis()),
+        ),
+        Err(why) => (
+            false,
+            format!("{DEVICE} is there, but a guest does not boot with it: {why}"),
+        ),
+    };
+    tracing::info!(works, detail, "probed KVM with Firecracker");
+    Kept { key, works, detail }
+}
+
+async fn boot_in_folder(driver: &FirecrackerDriver, elf: &Utf8Path) -> Result<(), String> {
+    let vm = VmId::new();
+    let cache = driver.config.probe_cache.as_ref();
+    let root = match cache.and_then(|path| path.parent()) {
+        Some(parent) => parent.to_owned(),
+        None => Utf8PathBuf::from_path_buf(std::env::temp_dir())
+            .map_err(|path| format!("{} is not UTF-8", path.display()))?,
+    };
+    let dir = root.join(format!("kvm-probe-{vm}"));
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .and_then(|()| std::fs::write(dir.join("initrd"), crate::empty_initramfs()))
+        .map_err(|error| format!("cannot prepare {dir}: {error}"))?;
+    let outcome = boot_once(driver, &spec(vm, &dir, elf)).await;
+    drop(std::fs::remove_dir_all(&dir));
+    outcome
+}
+
+async fn boot_once(driver: &FirecrackerDriver, spec: &LaunchSpec) -> Result<(), String> {
+    // The shim ends the guest, so a daemon that dies now leaves nothing.
+    let identity = driver
+        .launch_unasked(spec, Some(BOOT_DEADLINE))
+        .await
+        .map_err(|error| chain(&error))?;
+    hearth_host::process::watch(identity).await;
+    record::exit_record(&spec.dir)
+        .await
+        .map_err(|error| chain(&error))?;
+    let console = std::fs::read(spec.dir.join(crate::CONSOLE_LOG)).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    // The guest's clock has passed through interrupts, timers and scheduling by then.
+    if console.contains("Kernel panic") {
+        return Ok(());
+    }
+    let last = console.lines().rfind(|line| !line.trim().is_empty());
+    Err(match last {
+        Some(line) => format!("the last it said was {line:?}"),
+        None => format!(
+            "silent for {} s; Firecracker: {}",
+            BOOT_DEADLINE.as_secs(),
+            record::vmm_log_tail(&spec.dir)
+        ),
+    })
+}
+
+fn spec(vm: VmId, dir: &Utf8Path, elf: &Utf8Path) -> LaunchSpec {
+    LaunchSpec {
+        vm,
+        name: "kvm-probe".to_owned(),
+        mark: OwnerMark::of_vm(InstallationId::new(), vm),
+        dir: dir.to_owned(),
+        driver: DriverChoice::Firecracker,
+        vcpus: 1,
+        memory: Bytes::mib(128),
+        machine: Machine::Microvm,
+        kernel: KernelFiles {
+            bzimage: None,
+            elf: Some(elf.to_owned()),
+        },
+        initramfs: dir.join("initrd"),
+        cmdline: vec!["ignore_loglevel".to_owned()],
+        disks: Vec::new(),
+        nic: None,
+        cid: 3,
+        resources: Resources::default(),
+        user: rustix::process::geteuid().is_root().then_some(NOBODY),
+        console: LogLimits {
+            max_bytes: 1 << 20,
+            keep: 0,
+        },
+    }
+}
