@@ -1,4 +1,4 @@
-//! Many at once, and what one more costs then.
+//! Many at once.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -63,4 +63,21 @@ fn guests(count: u32) -> RuleSet {
             })
             .collect::<BTreeSet<_>>(),
     }
+}
+
+#[test]
+fn a_thousand_guests_are_read_back_as_written() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        // Written as a whole, then one more, then back to a few.
+        for count in [1000, 1001, 3] {
+            net.apply_rules(&guests(count)).await.unwrap();
+            // Another daemon knows nothing of what this one wrote.
+            let read = network(&config).rules().await.unwrap();
+            assert_eq!(read.as_ref(), Some(&guests(count)), "{count}");
+        }
+        net.remove_rules().await.unwrap();
+    });
 }
