@@ -102,6 +102,13 @@ async fn qemu_survives_its_shim() {
     }
 }
 
+#[tokio::test]
+async fn standin_in_a_unit_survives_its_shim() {
+    if let Some(vms) = Vms::standin().in_units() {
+        survives_its_shim(&vms).await;
+    }
+}
+
 /// QEMU boots a chatty kernel whose console nobody reads: it must neither block nor die.
 #[tokio::test]
 async fn qemu_runs_its_guest_to_the_end_without_a_shim() {

@@ -34,12 +34,19 @@ pub(crate) async fn exit_record(dir: &Utf8Path) -> Result<Option<ExitRecord>, Vm
 }
 
 /// Whether a shim lives whose VMM is dead.
-pub(crate) fn is_ending(dir: &Utf8Path) -> bool {
-    let holder: Option<LockHolder> = std::fs::read(dir.join(LOCK))
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok());
-    holder
+fn is_ending(dir: &Utf8Path) -> bool {
+    holder(dir)
         .is_some_and(|holder| holder.vmm.is_some_and(|vmm| vmm.is_ending()) && holder.shim.lives())
+}
+
+/// Whether the VMM that the lock names is dead or about to be, whatever became of its shim.
+pub(crate) fn vmm_is_over(dir: &Utf8Path) -> bool {
+    holder(dir).is_some_and(|holder| holder.vmm.is_some_and(|vmm| vmm.is_ending()))
+}
+
+fn holder(dir: &Utf8Path) -> Option<LockHolder> {
+    let text = std::fs::read(dir.join(LOCK)).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 fn read(dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError> {

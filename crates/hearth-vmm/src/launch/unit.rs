@@ -139,7 +139,7 @@ async fn start(
                 .await
                 .map_err(|error| refused(vm, &error))?,
             Some(State::Deactivating) => {}
-            Some(State::Active) if record::is_ending(&spec.dir) => {}
+            Some(State::Active) if record::vmm_is_over(&spec.dir) => {}
             Some(State::Active) => return Err(VmmError::AlreadyRunning { vm }),
         }
         if tokio::time::Instant::now() >= give_up {

@@ -114,6 +114,8 @@ fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) ->
 /// What the journal says of it: the shim's standard error is the console.
 fn journal(spec: &LaunchSpec) -> Vec<Property> {
     vec![
+        // Not the journal too: systemd would take the error for the output, which is a pipe.
+        Property::text("StandardOutput", "null"),
         Property::text("StandardError", "journal"),
         Property::text("SyslogIdentifier", "hearth-vm"),
         // The guest writes the lines: it may not choose their level.
