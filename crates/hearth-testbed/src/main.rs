@@ -61,7 +61,17 @@ struct UnderTest {
     package: Option<PathBuf>,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    match act() {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn act() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Build => {
             let image = image::obtain(&say)?;
