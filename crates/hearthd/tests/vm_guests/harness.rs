@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `tools` | what must be installed, and where our own programs are |
 //! | `template` | an image and a kernel, imported once and copied for each host |
+//! | `registry` | a real registry on the host's loopback |
 //! | `netns` | a network namespace that goes with its value |
 //! | `traces` | everything a host could have left behind |
 //! | `host` | a host: namespace, data folder, daemon |
@@ -11,6 +12,7 @@
 
 mod host;
 mod netns;
+mod registry;
 mod template;
 mod tools;
 mod traces;
@@ -20,7 +22,8 @@ use std::future::Future;
 use std::time::Duration;
 
 pub(crate) use host::{Host, kill};
-pub(crate) use tools::run;
+pub(crate) use registry::Registry;
+pub(crate) use tools::{our_program, run};
 pub(crate) use traces::processes_of;
 pub(crate) use vm::{Ran, Vm, request, spec, words};
 

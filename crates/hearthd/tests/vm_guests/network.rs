@@ -1,9 +1,10 @@
 //! Guests reach each other and are reached, and none can pass for another.
 
+use camino::Utf8Path;
 use hearth_types::problem::Code;
 use hearth_types::spec::NetworkMode;
 
-use crate::harness::{Host, spec, words};
+use crate::harness::{Host, eventually, run, spec, words};
 
 const SERVE: &str =
     "mkdir -p /www; echo hello from web > /www/index.html; exec httpd -f -p 8080 -h /www";
@@ -56,6 +57,68 @@ async fn vm_neighbours_reach_each_other_and_nobody_spoofs() {
     web.remove().await;
     peer.remove().await;
     host.clean().await;
+}
+
+/// Answers each datagram at UDP port 9000 with "echo" and what it was.
+const ECHO: &str = r#"
+    socket(S, 2, 2, 17) or die "socket: $!";
+    bind(S, pack("S n N x8", 2, 9000, 0)) or die "bind: $!";
+    while (1) { $from = recv(S, $word, 1500, 0); send(S, "echo $word", 0, $from) if $from; }
+"#;
+/// Sends a word to UDP port 18053 and prints the answer, if one comes soon.
+const ASK: &str = r#"
+    socket(S, 2, 2, 17) or die "socket: $!";
+    send(S, $ARGV[0], 0, pack("S n C4 x8", 2, 18053, 127, 0, 0, 1)) or die "send: $!";
+    $SIG{ALRM} = sub { exit 1 };
+    alarm 2;
+    recv(S, $word, 1500, 0);
+    print $word;
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_publishes_a_udp_port() {
+    let Some(mut host) = Host::new().await else {
+        return;
+    };
+    host.start_daemon().await;
+    let mut names = spec("names");
+    names.ports = vec!["18053:9000/udp".parse().unwrap()];
+    let vm = host.run(names).await;
+    vm.healthy().await;
+    // Busybox has no UDP server; the host's perl (essential in Debian) and its libraries do.
+    vm.upload("/", perl(host.dir())).await;
+    let line = format!("/usr/bin/perl -e '{ECHO}' >/dev/null 2>/tmp/echo.log </dev/null &");
+    vm.must(&line).await;
+
+    let answer = eventually("an answer to a datagram", || {
+        let asked = host.netns.output("perl", &["-e", ASK, "hello"]);
+        let answer = asked.status.success().then_some(asked.stdout);
+        std::future::ready(answer)
+    })
+    .await;
+    assert_eq!(String::from_utf8_lossy(&answer), "echo hello");
+    // The same number over TCP is not published.
+    let url = "http://127.0.0.1:18053/";
+    let tcp = host.netns.output("curl", &["-sS", "--max-time", "5", url]);
+    assert!(!tcp.status.success(), "{tcp:?}");
+    vm.remove().await;
+    // What is not published any more is not answered any more.
+    let asked = host.netns.output("perl", &["-e", ASK, "anybody"]);
+    assert!(!asked.status.success(), "{asked:?}");
+    host.clean().await;
+}
+
+/// The host's perl with all that it is linked to, as a tar with paths from the root.
+fn perl(folder: &Utf8Path) -> Vec<u8> {
+    let linked = run("ldd", &["/usr/bin/perl"]);
+    let libraries = linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    let tar = folder.join("perl.tar");
+    let mut args = vec!["-C", "/", "-chf", tar.as_str(), "usr/bin/perl"];
+    args.extend(libraries.map(|path| path.trim_start_matches('/')));
+    run("tar", &args);
+    std::fs::read(&tar).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

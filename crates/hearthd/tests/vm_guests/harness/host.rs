@@ -100,6 +100,11 @@ impl Host {
         self.settings.remove(&format!("HEARTH_{key}"));
     }
 
+    /// The API's socket.
+    pub(crate) fn socket(&self) -> Utf8PathBuf {
+        self.dir().join("run/hearthd.sock")
+    }
+
     fn log_path(&self) -> Utf8PathBuf {
         self.dir().join("hearthd.log")
     }

@@ -53,7 +53,7 @@ async fn made(tools: &Tools) -> (Utf8PathBuf, File) {
     }
     let mut host = Host::empty(tools);
     let tar = host.dir().join("tiny.tar");
-    make_image(tools, &host.dir().join("root"), &tar);
+    make_image(&tools.busybox, &host.dir().join("root"), &tar);
     host.start_daemon().await;
     host.import_kernel(&tools.kernel).await;
     host.import_image(&tar, IMAGE).await;
@@ -81,8 +81,8 @@ fn key(tools: &Tools) -> u64 {
     hasher.finish()
 }
 
-/// The smallest root file system one can work in.
-fn make_image(tools: &Tools, root: &Utf8Path, tar: &Utf8Path) {
+/// The smallest root file system one can work in, and what is in its folder already.
+pub(super) fn make_image(busybox: &Utf8Path, root: &Utf8Path, tar: &Utf8Path) {
     for folder in [
         "bin",
         "etc",
@@ -95,8 +95,8 @@ fn make_image(tools: &Tools, root: &Utf8Path, tar: &Utf8Path) {
     ] {
         std::fs::create_dir_all(root.join(folder)).unwrap();
     }
-    std::fs::copy(&tools.busybox, root.join("bin/busybox")).unwrap();
-    for applet in run(tools.busybox.as_str(), &["--list"]).lines() {
+    std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
+    for applet in run(busybox.as_str(), &["--list"]).lines() {
         if applet != "busybox" {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }

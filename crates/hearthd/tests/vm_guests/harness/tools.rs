@@ -121,6 +121,23 @@ fn built_beside(name: &str) -> Result<Utf8PathBuf, String> {
     Ok(path)
 }
 
+/// A program of ours that was built with this test, or else is built now.
+///
+/// # Panics
+/// When it cannot be built.
+pub(crate) fn our_program(name: &str) -> Utf8PathBuf {
+    built_beside(name).unwrap_or_else(|reason| panic!("{reason}"))
+}
+
+/// Whether these programs of the host are installed; says so when not.
+pub(crate) fn have(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|name| on_path(name).is_none());
+    if let Some(name) = missing {
+        println!("SKIP: {name} is not installed");
+    }
+    missing.is_none()
+}
+
 fn debug_folder() -> &'static Utf8Path {
     Utf8Path::new(BUILT).parent().unwrap_or(Utf8Path::new(""))
 }

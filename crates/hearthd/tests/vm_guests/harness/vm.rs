@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use hearth_client::{
-    ActOptions, Action, Client, ClientError, ExecOutput, LogOptions, WaitCondition,
+    ActOptions, Action, Client, ClientError, ExecOutput, ExecSession, LogOptions, WaitCondition,
 };
 use hearth_types::VmId;
 use hearth_types::api::{self, ExecRequest, StopVm, WaitResult};
@@ -184,6 +184,11 @@ impl Vm {
         Ok(ran)
     }
 
+    /// A command in the guest, to be talked to.
+    pub(crate) async fn open(&self, request: &ExecRequest) -> ExecSession {
+        self.client.exec(&self.reference(), request).await.unwrap()
+    }
+
     /// Everything on its console.
     pub(crate) async fn console(&self) -> String {
         let log = self
@@ -196,22 +201,27 @@ impl Vm {
 
     /// `hearth cp GUEST:PATH -`.
     pub(crate) async fn download(&self, path: &str) -> Vec<u8> {
-        let stream = self.client.download(&self.reference(), path).await.unwrap();
-        let bytes: Vec<Bytes> = stream.try_collect().await.unwrap();
-        bytes.concat()
+        self.try_download(path).await.unwrap()
+    }
+
+    pub(crate) async fn try_download(&self, path: &str) -> Result<Vec<u8>, ClientError> {
+        let stream = self.client.download(&self.reference(), path).await?;
+        let bytes: Vec<Bytes> = stream.try_collect().await?;
+        Ok(bytes.concat())
     }
 
     /// `hearth cp - GUEST:FOLDER`.
     pub(crate) async fn upload(&self, folder: &str, tar: Vec<u8>) {
+        self.try_upload(folder, tar).await.unwrap();
+    }
+
+    pub(crate) async fn try_upload(&self, folder: &str, tar: Vec<u8>) -> Result<(), ClientError> {
         let chunks: Vec<_> = tar
             .chunks(100_000)
             .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
             .collect();
         let stream = futures::stream::iter(chunks);
-        self.client
-            .upload(&self.reference(), folder, stream)
-            .await
-            .unwrap();
+        self.client.upload(&self.reference(), folder, stream).await
     }
 
     pub(crate) async fn stats(&self) -> api::VmStats {
