@@ -43,10 +43,11 @@ impl CopyIn {
         Ok(())
     }
 
-    pub(super) async fn send_all<R: AsyncRead + Unpin>(
-        &mut self,
-        mut tar: R,
-    ) -> Result<(), ClientError> {
+    /// Sends all of a tar stream, until the guest has stopped reading.
+    ///
+    /// # Errors
+    /// [`ClientError::Source`] when reading it fails.
+    pub async fn send_all<R: AsyncRead + Unpin>(&mut self, mut tar: R) -> Result<(), ClientError> {
         let mut buffer = vec![0; 32 * 1024];
         loop {
             let count = tar

@@ -62,10 +62,13 @@ pub async fn copy_in(
 ) -> ApiResult<StatusCode> {
     let (name, client) = agent(&api, &vm, &params.path).await?;
     let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    client
-        .copy_in(&params.path, reader)
+    let refused = |error| refused(&name, &params.path, &error);
+    let mut copy = tokio::time::timeout(ANSWER_WAIT, client.start_copy_in(&params.path))
         .await
-        .map_err(|error| refused(&name, &params.path, &error))?;
+        .map_err(|_| silent(&name))?
+        .map_err(refused)?;
+    copy.send_all(reader).await.map_err(refused)?;
+    copy.finish().await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

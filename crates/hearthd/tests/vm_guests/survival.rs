@@ -107,12 +107,16 @@ async fn vm_whose_vmm_hangs_is_killed_in_the_end() {
     vm.healthy().await;
     let pid = rustix::process::Pid::from_raw(vm.pid().await).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
-    let silent = vm
-        .exec(request(&["true"]), &[])
-        .await
-        .unwrap_err()
-        .to_string();
-    assert!(silent.contains("does not answer"), "{silent}");
+    let command = request(&["true"]);
+    let (ran, sent, got) = tokio::join!(
+        vm.exec(command, &[]),
+        vm.try_upload("/root", vec![0; 1024]),
+        vm.try_download("/root")
+    );
+    for error in [ran.err(), sent.err(), got.err()] {
+        let silent = error.expect("no answer").to_string();
+        assert!(silent.contains("does not answer"), "{silent}");
+    }
     let stopped = vm.stop().await;
     let end = stopped.last_end.unwrap();
     assert_eq!(end.vmm, Some(hearth_types::process::ProcessExit::Signal(9)));
