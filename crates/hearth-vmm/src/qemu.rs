@@ -22,20 +22,21 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
-use hearth_types::units::Bytes;
 use serde_json::Value;
 
-use crate::launch::{self, Launcher, Needs};
+use crate::launch::{self, Launcher};
 use crate::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError, find_companion, record};
 
 mod args;
 mod greet;
+mod needs;
 mod probe;
 mod qmp;
 
 pub(crate) use probe::empty_initramfs;
 
 use args::Accelerator;
+use needs::needs;
 use qmp::QmpError;
 
 /// The deadline of a command that changes something. QEMU answers in a millisecond; a host
@@ -162,17 +163,6 @@ impl QemuDriver {
     }
 }
 
-/// What QEMU needs of the host.
-fn needs(accelerator: &Accelerator) -> Needs {
-    let kvm = matches!(accelerator, Accelerator::Kvm { .. });
-    Needs {
-        devices: if kvm { vec!["/dev/kvm"] } else { Vec::new() },
-        makes_code: !kvm,
-        overhead: Bytes::mib(256),
-        threads: 128,
-    }
-}
-
 fn control(vm: VmId, command: &str, error: &QmpError) -> VmmError {
     VmmError::Control {
         vm,
@@ -198,7 +188,7 @@ impl Vmm for QemuDriver {
         let accelerator = self.accelerator(&spec.kernel).await?;
         let request = args::request(spec, &binary, &accelerator)?;
         let begun = tokio::time::Instant::now();
-        let needs = needs(&accelerator);
+        let needs = needs(spec, &accelerator);
         let launcher = self.config.launcher;
         let identity = launch::through_shim(launcher, &shim, spec, &request, &needs).await?;
         let executed = begun.elapsed();

@@ -19,6 +19,10 @@ pub(super) const AGENT_PORT: &str = "org.hearth.agent";
 /// The virtio-serial port for the guest's exit report.
 pub(super) const REPORT_PORT: &str = "org.hearth.report";
 
+/// Memory for translated code under emulation, in MiB. A Linux boot translates some 60; a
+/// full buffer is thrown away and costs time, not correctness.
+pub(super) const CODE_BUFFER_MIB: u64 = 256;
+
 /// With what guest code is run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Accelerator {
@@ -170,8 +174,9 @@ fn arguments(spec: &LaunchSpec, accelerator: &Accelerator) -> Vec<String> {
 
 fn machine(args: &mut Args, machine: Machine, accelerator: &Accelerator) {
     let accel = match accelerator {
-        Accelerator::Kvm { .. } => "kvm",
-        Accelerator::Tcg { .. } => "tcg,thread=multi",
+        Accelerator::Kvm { .. } => "kvm".to_owned(),
+        // QEMU's own default is up to 1 GiB, which no limit of the VM's memory could foresee.
+        Accelerator::Tcg { .. } => format!("tcg,thread=multi,tb-size={CODE_BUFFER_MIB}"),
     };
     args.flag("-accel").value(accel);
     args.flag("-machine").value(match machine {

@@ -239,7 +239,7 @@ impl Boot {
             request(&spec, binary, &self.accelerator).map_err(|error| error.to_string())?;
         // The shim ends the guest, so a daemon that dies now leaves nothing.
         request.max_millis = u64::try_from(BOOT_MAX.max(self.deadline).as_millis()).ok();
-        let needs = needs(&self.accelerator);
+        let needs = needs(&spec, &self.accelerator);
         let identity = launch::through_shim(config.launcher, &shim, &spec, &request, &needs)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
