@@ -23,6 +23,11 @@ use crate::transition::{self, elapsed, later};
 /// How soon to look again when something is about to end by itself (a shim that writes its record, a VMM
 /// whose guest has ended).
 const SOON: Duration = Duration::from_millis(100);
+/// How soon when it takes longer than it should.
+const LESS_SOON: Duration = Duration::from_millis(500);
+/// How soon to look again for what a failed survey has not told. Sooner would only keep the
+/// host busy while it is unwell; the same pause as the executor's for what all VMs share.
+const UNTOLD: Duration = Duration::from_secs(5);
 
 /// What all VMs of a pass share.
 #[derive(Debug)]
@@ -159,10 +164,7 @@ impl<'a> Vm<'a, '_> {
         };
         let record = dirs.filter(|record| record.identity == recorded);
         if recorded.boot_id != boot_id {
-            let end = match record {
-                Some(record) => transition::classify(Some(record), self.stopping(), self.world.now),
-                None => transition::reboot_end(self.world.now),
-            };
+            let end = transition::ended_in_earlier_boot(record, self.stopping(), self.world.now);
             let next = transition::rebooted(&self.status, &self.vm.spec, end, self.goal, boot_id);
             self.set(next, Some("vm.exited"), "the host has been rebooted since");
             return true;
@@ -172,8 +174,8 @@ impl<'a> Vm<'a, '_> {
             let since = self.ending_since("its VMM has ended");
             let grace = self.world.policy.orphan_grace;
             if elapsed(since, self.world.now) < grace {
-                self.wait("its VMM has ended; its exit record is about to be written");
-                self.plan.due(later(since, grace));
+                let why = "its VMM has ended; its exit record is about to be written";
+                self.wait(since, grace, why);
                 return false;
             }
             self.kill_shims("its VMM has ended and it writes no record");
@@ -287,10 +289,14 @@ impl<'a> Vm<'a, '_> {
         }
     }
 
-    /// Something ends by itself within moments: look again.
-    fn wait(&mut self, why: &str) {
+    /// Something ends by itself, usually within moments: look again soon, and less often the
+    /// longer it has taken `since`. Until `longest` after that nothing is done about it.
+    fn wait(&mut self, since: Timestamp, longest: Duration, why: &str) {
         self.plan.note(Some(self.vm), why);
-        self.plan.due(later(self.world.now, SOON));
+        let age = elapsed(since, self.world.now);
+        self.plan
+            .due(later(self.world.now, age.clamp(SOON, LESS_SOON)));
+        self.plan.due(later(since, longest));
     }
 
     fn run_state(&self) -> Option<RunState> {
@@ -310,8 +316,7 @@ impl<'a> Vm<'a, '_> {
         let since = ended.map_or(last_end, |at| at.max(last_end));
         let grace = self.world.policy.orphan_grace;
         if elapsed(since, self.world.now) < grace {
-            self.wait("a shim of an earlier run is about to end");
-            self.plan.due(later(since, grace));
+            self.wait(since, grace, "a shim of an earlier run is about to end");
             return true;
         }
         self.kill_shims("a shim of an earlier run does not end by itself");

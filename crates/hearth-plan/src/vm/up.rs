@@ -3,7 +3,7 @@
 use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 
-use super::{SOON, Vm};
+use super::{UNTOLD, Vm};
 use crate::index::word_is_new;
 use crate::model::Step;
 use crate::shared::{TapName, bridged};
@@ -65,7 +65,7 @@ impl Vm<'_, '_> {
             (Some(RunState::Ended), _) => self.see_off(live),
             // Not asked, or no answer: it lives, and that is all that is known.
             (None, Goal::Paused) if self.status.phase != Phase::Paused => {
-                self.plan.due(later(self.world.now, SOON));
+                self.plan.due(later(self.world.now, UNTOLD));
                 self.set_phase(Phase::Running);
             }
             (None, _) => {
@@ -103,8 +103,8 @@ impl Vm<'_, '_> {
         let asked = self.status.phase == Phase::Stopping;
         let rung = match elapsed(since, now) {
             age if age < patience => {
-                self.wait("its guest has ended; its VMM is about to end");
-                return self.plan.due(later(since, patience));
+                let why = "its guest has ended; its VMM is about to end";
+                return self.wait(since, patience, why);
             }
             age if age < patience * 2 && asked => {
                 return self.plan.due(later(since, patience * 2));

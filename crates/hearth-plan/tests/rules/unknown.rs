@@ -1,5 +1,7 @@
 //! A survey that failed is never read as "nothing there".
 
+use hearth_types::Survey;
+use hearth_types::observe::RunState;
 use hearth_types::process::ProcessExit;
 use hearth_types::status::{Goal, Phase};
 
@@ -60,4 +62,16 @@ fn a_removal_needs_only_what_it_touches() {
     dirs(&mut world).clear();
     let plan = assert_steps(&world, &[]);
     assert!(notes(&plan).contains("cannot be forgotten"));
+}
+
+/// A VMM that says nothing is not asked ten times a second, however long that goes on.
+#[test]
+fn a_pause_waits_for_a_vmm_that_does_not_say_its_state() {
+    let mut world = running();
+    world.vms[0].goal = Goal::Paused;
+    world.observed.run_states = [(web(), unknown())].into();
+    let plan = assert_steps(&world, &[]);
+    assert_eq!(plan.next_pass, Some(at(5)));
+    world.observed.run_states = [(web(), Survey::Known(RunState::Running))].into();
+    assert_steps(&world, &["pause", "set_status"]);
 }
