@@ -27,6 +27,8 @@ const PING_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 /// Pause between attempts while the guest boots.
 const BOOT_PAUSE: Duration = Duration::from_millis(500);
+/// The same while it boots for ever: it may have no agent at all.
+const LONG_BOOT_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connections.
 #[derive(Default)]
@@ -158,6 +160,7 @@ impl Engine {
 
     async fn keep_asking(&self, vm: VmId) {
         let slot = self.agents.slot(vm);
+        let begun = Instant::now();
         loop {
             let health = self.ask(vm).await;
             let current = self
@@ -175,7 +178,8 @@ impl Engine {
                 self.tell_changed();
             }
             let pause = if health == Health::Starting {
-                BOOT_PAUSE
+                // An eighth of what it has taken so far is added to it, at most.
+                (begun.elapsed() / 8).clamp(BOOT_PAUSE, LONG_BOOT_PAUSE)
             } else {
                 PING_INTERVAL
             };

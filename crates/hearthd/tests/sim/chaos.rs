@@ -2,7 +2,7 @@
 //! When fate has tired, every word that was answered has come true.
 //!
 //! A run that fails prints its seed; `HEARTH_SIM_SEED=<seed>` runs that one alone, and
-//! `HEARTH_SIM_RUNS=<count>` so many.
+//! `HEARTH_SIM_RUNS=<count>` so many in each test.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,8 @@ use hearth_types::status::{Goal, Phase};
 
 use super::world::{Life, World, reached, root, spec};
 
-const RUNS: u64 = 40;
+/// Worlds of each of the tests, which run side by side.
+const RUNS: u64 = 60;
 /// Words and strokes of fate in one run, and the longest pause after one in ms.
 const STROKES: u32 = 25;
 const LONGEST_PAUSE: u64 = 600_000;
@@ -227,8 +228,8 @@ fn run(seed: u64) {
     });
 }
 
-#[test]
-fn every_word_comes_true_when_fate_has_tired() {
+/// The `part`-th share of the worlds.
+fn worlds(part: u64) {
     if !root() {
         return;
     }
@@ -240,9 +241,29 @@ fn every_word_comes_true_when_fate_has_tired() {
     if let Some(seed) = number("HEARTH_SIM_SEED") {
         return run(seed);
     }
-    let first = u64::from(std::process::id()) << 20;
+    let first = u64::from(std::process::id()) << 20 | part << 18;
     for seed in first..first + number("HEARTH_SIM_RUNS").unwrap_or(RUNS) {
         println!("HEARTH_SIM_SEED={seed}");
         run(seed);
     }
+}
+
+#[test]
+fn every_word_comes_true_when_fate_has_tired() {
+    worlds(0);
+}
+
+#[test]
+fn every_word_comes_true_in_other_worlds() {
+    worlds(1);
+}
+
+#[test]
+fn every_word_comes_true_in_yet_other_worlds() {
+    worlds(2);
+}
+
+#[test]
+fn every_word_comes_true_in_the_last_worlds() {
+    worlds(3);
 }
