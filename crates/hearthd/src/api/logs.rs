@@ -3,6 +3,8 @@
 //! The log is written by the VM's shim and rotated by size; following it means following
 //! the file of that name, over rotations, until the VM has ended.
 
+mod present;
+
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
@@ -18,6 +20,8 @@ use hearth_types::VmId;
 use hearth_types::problem::{Code, Problem};
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
 use serde::Deserialize;
+
+use present::Present;
 
 use super::error::{ApiError, ApiResult, InPath, Params, at_most};
 use super::{Api, view};
@@ -70,7 +74,8 @@ pub async fn logs(
     };
     let folder = api.engine.paths.vm(row.id);
     let (path, tail) = (folder.join(name), params.tail);
-    let (present, file) = tokio::task::spawn_blocking(move || read_present(&path, tail))
+    let opened = tokio::task::spawn_blocking(move || Present::open(&path, tail));
+    let (present, newest) = opened
         .await
         .map_err(|error| ApiError::new(Code::Internal, error.to_string()))?
         .map_err(|error| {
@@ -79,20 +84,19 @@ pub async fn logs(
                 format!("the log of {} cannot be read: {error}", row.spec.name),
             )
         })?;
-    let first = futures::stream::once(std::future::ready(Ok(Bytes::from(present))));
     let body = if params.follow.unwrap_or(false) {
-        let follower = Follower::new(folder, name, file).map_err(|error| {
+        let follower = Follower::new(folder, name, newest).map_err(|error| {
             ApiError::new(
                 Code::Internal,
                 format!("the log cannot be followed: {error}"),
             )
         })?;
         HttpBody::from_stream(futures::StreamExt::chain(
-            first,
+            present.stream(),
             follow(api, row.id, follower),
         ))
     } else {
-        HttpBody::from_stream(first)
+        HttpBody::from_stream(present.stream())
     };
     Ok((
         [
@@ -102,29 +106,6 @@ pub async fn logs(
         body,
     )
         .into_response())
-}
-
-/// The newest file, open behind what was read of it.
-type Present = (Vec<u8>, Option<std::fs::File>);
-
-/// Reads what is there: rotated files first, then the newest.
-fn read_present(path: &Utf8Path, tail: Option<u32>) -> std::io::Result<Present> {
-    let mut all = Vec::new();
-    let mut old: Vec<Utf8PathBuf> = (1..=9)
-        .map(|n| Utf8PathBuf::from(format!("{path}.{n}")))
-        .collect();
-    old.reverse();
-    for file in &old {
-        if let Some(mut file) = open(file)? {
-            file.read_to_end(&mut all)?;
-        }
-    }
-    let newest = open(path)?;
-    if let Some(mut file) = newest.as_ref() {
-        file.read_to_end(&mut all)?;
-    }
-    let start = tail.map_or(0, |lines| last_lines(&all, lines));
-    Ok((all.split_off(start), newest))
 }
 
 /// Opens a log without following links: the folder belongs to the VMM's user.
@@ -143,21 +124,6 @@ fn open(path: &Utf8Path) -> std::io::Result<Option<std::fs::File>> {
     }
 }
 
-/// Where the last `lines` lines begin.
-fn last_lines(text: &[u8], lines: u32) -> usize {
-    let end = text.len() - usize::from(text.last() == Some(&b'\n'));
-    let mut newlines = text[..end]
-        .iter()
-        .enumerate()
-        .rev()
-        .filter(|(_, byte)| **byte == b'\n')
-        .map(|(at, _)| at + 1);
-    match usize::try_from(lines).unwrap_or(usize::MAX) {
-        0 => text.len(),
-        lines => newlines.nth(lines - 1).unwrap_or(0),
-    }
-}
-
 /// Reads a growing log over rotations, woken by inotify.
 struct Follower {
     folder: Utf8PathBuf,
@@ -167,12 +133,18 @@ struct Follower {
 }
 
 impl Follower {
+    /// Goes on in the newest file, from this place in it.
     fn new(
         folder: Utf8PathBuf,
         name: &'static str,
-        file: Option<std::fs::File>,
+        newest: Option<(std::fs::File, u64)>,
     ) -> std::io::Result<Self> {
         let watch = DirWatch::new(&folder)?;
+        let mut file = None;
+        if let Some((mut newest, from)) = newest {
+            newest.seek(SeekFrom::Start(from))?;
+            file = Some(newest);
+        }
         Ok(Self {
             folder,
             name,
@@ -256,25 +228,14 @@ async fn is_alive(api: &Api, vm: VmId) -> bool {
 mod tests {
     use super::*;
 
-    #[test]
-    fn tail_counts_lines() {
-        let text = b"one\ntwo\nthree\n";
-        assert_eq!(&text[last_lines(text, 1)..], b"three\n");
-        assert_eq!(&text[last_lines(text, 2)..], b"two\nthree\n");
-        assert_eq!(&text[last_lines(text, 9)..], text);
-        assert_eq!(&text[last_lines(text, 0)..], b"");
-        assert_eq!(&b"a\nb"[last_lines(b"a\nb", 1)..], b"b");
-    }
-
     #[tokio::test]
     async fn following_goes_on_over_a_rotation() {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         let log = folder.join("console.log");
         std::fs::write(&log, "old\n").unwrap();
-        let (present, file) = read_present(&log, None).unwrap();
-        assert_eq!(present, b"old\n");
-        let mut follower = Follower::new(folder.to_owned(), "console.log", file).unwrap();
+        let (_, newest) = Present::open(&log, None).unwrap();
+        let mut follower = Follower::new(folder.to_owned(), "console.log", newest).unwrap();
         assert_eq!(follower.read().unwrap(), b"");
         std::fs::rename(&log, folder.join("console.log.1")).unwrap();
         std::fs::write(&log, "new\n").unwrap();
@@ -288,6 +249,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = Utf8Path::from_path(folder.path()).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", folder.join("console.log")).unwrap();
-        assert!(read_present(&folder.join("console.log"), None).is_err());
+        assert!(Present::open(&folder.join("console.log"), None).is_err());
     }
 }
