@@ -211,6 +211,23 @@ pub fn reboot_end(now: Timestamp) -> RunEnd {
     }
 }
 
+/// How a run of an earlier boot ended. A host that goes down ends its VMMs with signals, so a
+/// VMM that was killed without anybody of us having seen it went down with the host.
+#[must_use]
+pub fn ended_in_earlier_boot(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> RunEnd {
+    let Some(record) = exit else {
+        return reboot_end(now);
+    };
+    let end = classify(Some(record), stopping, now);
+    match end.class {
+        EndClass::Killed => RunEnd {
+            vmm: end.vmm,
+            ..reboot_end(end.at)
+        },
+        _ => end,
+    }
+}
+
 /// A stop begins: the ladder's clock starts.
 #[must_use]
 pub fn stop_begun(status: &VmStatus, generation: u64, now: Timestamp, goal: Goal) -> VmStatus {

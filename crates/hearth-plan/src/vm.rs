@@ -164,10 +164,7 @@ impl<'a> Vm<'a, '_> {
         };
         let record = dirs.filter(|record| record.identity == recorded);
         if recorded.boot_id != boot_id {
-            let end = match record {
-                Some(record) => transition::classify(Some(record), self.stopping(), self.world.now),
-                None => transition::reboot_end(self.world.now),
-            };
+            let end = transition::ended_in_earlier_boot(record, self.stopping(), self.world.now);
             let next = transition::rebooted(&self.status, &self.vm.spec, end, self.goal, boot_id);
             self.set(next, Some("vm.exited"), "the host has been rebooted since");
             return true;

@@ -431,3 +431,23 @@ fn a_vmm_that_a_signal_stopped_is_told_and_left_alone() {
     let plan = assert_steps(&world, &["set_status"]);
     assert_eq!(stored(&plan).reason, None);
 }
+
+#[test]
+fn a_vmm_that_the_hosts_shutdown_killed_went_down_with_the_host() {
+    let mut world = dead(ProcessExit::Signal(15), None);
+    world.boot_id = "boot-2".to_owned();
+    world.vms[0].spec.restart = RestartPolicy::OnFailure(None);
+    let plan = hearth_plan::plan(&world);
+    let end = stored(&plan).last_end.clone().unwrap();
+    assert_eq!((end.class, end.failure), (EndClass::HostRebooted, false));
+    assert_eq!(end.vmm, Some(ProcessExit::Signal(15)));
+    // What the guest said before still counts.
+    let mut world = dead(SIGKILLED, Some(ProcessExit::Code(3)));
+    world.boot_id = "boot-2".to_owned();
+    let plan = hearth_plan::plan(&world);
+    let end = stored(&plan).last_end.clone().unwrap();
+    assert_eq!(
+        (end.class, end.exit_code),
+        (EndClass::WorkloadFailed, Some(3))
+    );
+}

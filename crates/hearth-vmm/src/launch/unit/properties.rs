@@ -16,6 +16,8 @@ use crate::LaunchSpec;
 
 /// The slice of all VMs.
 const SLICE: &str = "hearth.slice";
+/// The daemon's own unit.
+const DAEMON: &str = "hearthd.service";
 /// First version of systemd with `ExitType=cgroup`.
 const EXIT_TYPE_SINCE: u32 = 250;
 /// How long a VMM may take to flush its disks after SIGTERM before it is killed.
@@ -78,6 +80,9 @@ fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) ->
         ),
         Property::texts("Documentation", ["man:hearth(1)", "man:hearthd(8)"]),
         Property::text("Slice", SLICE),
+        // What is started before the daemon is stopped after it: when the host goes down, the
+        // daemon must not see its VMs end and start them again.
+        Property::texts("Before", [DAEMON]),
         // A unit that has ended is forgotten, a failed one too: exit.json says how it ended.
         Property::text("CollectMode", "inactive-or-failed"),
         Property::text("Type", "exec"),
