@@ -12,7 +12,7 @@ image=localhost:$registry_port/hearth/demo:1
 bridge=hearthdemo0
 table=hearth_demo
 export HEARTH_HOST=unix://$demo/hearthd.sock
-daemon_pid= registry_pid= started=0
+daemon_pid='' registry_pid='' started=0
 declare -a summary=()
 
 . demo/lib.sh

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What CI checks beside the tests: format, clippy without warnings, unused dependencies,
-# licences, generated files.
+# licences, generated files, shell scripts, units.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-./scripts/deps.sh build
+./scripts/deps.sh build lint
 need() { # need COMMAND CRATE: a cargo subcommand, installed once
   command -v "$1" >/dev/null && return
   echo "installing $2 (once)" >&2
@@ -32,3 +32,22 @@ cargo deny --log-level error check --hide-inclusion-graph bans licenses sources
 
 step "generated files"
 cargo xtask generate --check
+
+step "shell scripts"
+shellcheck --external-sources --severity=warning scripts/*.sh demo/run.sh .ci/run packaging/install.sh
+shellcheck --severity=warning --shell=sh packaging/debian/{postinst,prerm,postrm,lib.sh}
+
+step "units"
+units=$(mktemp -d)
+trap 'rm -rf "$units"' EXIT
+# The program is not installed where this runs, and that is all that may be said of it.
+sed 's#^ExecStart=.*#ExecStart=/bin/true#' packaging/systemd/hearthd.service >"$units/hearthd.service"
+cp packaging/systemd/{hearthd.socket,hearth.slice} "$units"
+said=$(systemd-analyze verify --man=no "$units"/hearthd.service "$units"/hearthd.socket "$units"/hearth.slice 2>&1) || true
+[ -z "$said" ] || { printf '%s\n' "$said" >&2; exit 1; }
+# The figure of docs/operations.md, in tenths: it may become better, not worse.
+systemd-analyze security --offline=true --threshold=52 "$units/hearthd.service" >"$units/security" || {
+  cat "$units/security" >&2
+  echo "error: hearthd.service is fenced in less than docs/operations.md says" >&2
+  exit 1
+}

@@ -53,10 +53,12 @@ fn hint(endpoint: &Endpoint, error: &io::Error) -> String {
             "is hearthd running? The socket is there, but nobody listens on it".to_owned()
         }
         (Endpoint::Unix(path), io::ErrorKind::PermissionDenied) => match std::fs::metadata(path) {
-            Ok(meta) => format!(
-                "you need to be in the group with gid {} that owns the socket, or to use sudo",
-                meta.gid()
-            ),
+            Ok(meta) => {
+                let group = group_name(meta.gid());
+                format!(
+                    "members of the group {group} may use the socket: sudo usermod -aG {group} USER, then log in anew; or use sudo"
+                )
+            }
             Err(_) => "you may not enter the socket's folder: use sudo, or ask for membership in the group that owns it".to_owned(),
         },
         (Endpoint::Unix(_), _) => "is hearthd running, and is this its socket?".to_owned(),
@@ -65,4 +67,15 @@ fn hint(endpoint: &Endpoint, error: &io::Error) -> String {
         }
         (Endpoint::Tcp { .. }, _) => "check the host, the port and the firewall between".to_owned(),
     }
+}
+
+/// A group's name, or its number where it has none.
+fn group_name(gid: u32) -> String {
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let mut lines = groups.lines().map(|line| line.split(':'));
+    let found = lines.find_map(|mut fields| {
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(gid)).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| gid.to_string())
 }

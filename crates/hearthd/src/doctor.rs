@@ -1,10 +1,12 @@
 //! `hearth doctor`: does this host have what Hearth needs, and does it work?
 
+mod service;
+
 use camino::Utf8Path;
-use hearth_types::api::{DoctorCheck, DoctorReport, DoctorStatus};
+use hearth_types::api::{ConfigView, DoctorCheck, DoctorReport, DoctorStatus};
 use hearth_types::survey::chain;
 use hearth_types::units::{Bytes, GIB};
-use hearth_vmm::KernelFiles;
+use hearth_vmm::{KernelFiles, Probe, VmmError};
 
 use crate::engine::Engine;
 
@@ -24,14 +26,19 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs all checks.
-pub async fn examine(engine: &Engine) -> DoctorReport {
-    let mut checks = vec![user(), kernel(engine).await, vmm(engine).await];
+pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
+    let mut checks = vec![user()];
+    checks.extend(service::service().await);
+    checks.push(service::socket(config));
+    checks.push(kernel(engine).await);
+    checks.extend(vmms(engine).await);
     checks.extend(
         PROGRAMS
             .iter()
             .map(|(program, package, without)| program_check(program, package, without)),
     );
     checks.push(device("/dev/net/tun", "load the module tun"));
+    checks.push(kvm());
     checks.push(device("/dev/loop-control", "load the module loop"));
     checks.push(network(engine).await);
     checks.push(space(engine.paths.data()));
@@ -96,7 +103,9 @@ async fn kernel(engine: &Engine) -> DoctorCheck {
     }
 }
 
-async fn vmm(engine: &Engine) -> DoctorCheck {
+/// One check per driver. The one that runs VMs by default must work; another one may be
+/// missing.
+async fn vmms(engine: &Engine) -> Vec<DoctorCheck> {
     let kernels = engine.parts.kernels.clone();
     let files = tokio::task::spawn_blocking(move || kernels.files(None))
         .await
@@ -106,36 +115,48 @@ async fn vmm(engine: &Engine) -> DoctorCheck {
         bzimage: files.bzimage,
         elf: files.elf,
     });
-    match engine.parts.vmm.probe(files.as_ref()).await {
-        Ok(probe) => {
-            let status = if probe.accelerator == "kvm" {
-                DoctorStatus::Ok
-            } else {
-                DoctorStatus::Warning
-            };
-            let detail = format!(
-                "{} {} with {}: {}",
-                engine.parts.vmm.name(),
-                probe.version,
-                probe.accelerator,
-                probe.detail
-            );
-            check(
-                "vmm",
-                status,
-                detail,
-                Some(
-                    "VMs run under emulation, many times slower than under KVM; what keeps KVM from being used is said there",
-                ),
-            )
+    let probes = engine.parts.vmm.probe_all(files.as_ref()).await;
+    let checks = probes.into_iter().enumerate();
+    checks
+        .map(|(number, (name, probe))| vmm(name, number == 0, probe))
+        .collect()
+}
+
+fn vmm(name: &str, by_default: bool, probe: Result<Probe, VmmError>) -> DoctorCheck {
+    let title = if by_default {
+        "vmm".to_owned()
+    } else {
+        format!("vmm {name}")
+    };
+    let probe = match probe {
+        Ok(probe) => probe,
+        Err(error) if by_default => {
+            let hint = "install QEMU: apt-get install qemu-system-x86";
+            return check(&title, DoctorStatus::Failed, chain(&error), Some(hint));
         }
-        Err(error) => check(
-            "vmm",
-            DoctorStatus::Failed,
-            chain(&error),
-            Some("install QEMU: apt-get install qemu-system-x86"),
+        Err(error) => {
+            let detail = format!("not used: {}", chain(&error));
+            return check(&title, DoctorStatus::Ok, detail, None);
+        }
+    };
+    let status = if probe.accelerator == "kvm" {
+        DoctorStatus::Ok
+    } else {
+        DoctorStatus::Warning
+    };
+    let Probe {
+        version,
+        accelerator,
+        detail,
+    } = probe;
+    check(
+        &title,
+        status,
+        format!("{name} {version} with {accelerator}: {detail}"),
+        Some(
+            "VMs run under emulation, many times slower than under KVM; what keeps KVM from being used is said there",
         ),
-    }
+    )
 }
 
 fn program_check(program: &str, package: &str, without: &str) -> DoctorCheck {
@@ -170,6 +191,20 @@ fn device(path: &str, hint: &str) -> DoctorCheck {
             Some(hint),
         ),
     }
+}
+
+/// Whether there is anything to probe; whether it works is said by `vmm`.
+fn kvm() -> DoctorCheck {
+    let found = device(
+        "/dev/kvm",
+        "switch virtualisation on in the firmware, or nested virtualisation on the host below, \
+         and load kvm_intel or kvm_amd",
+    );
+    let status = match found.status {
+        DoctorStatus::Failed => DoctorStatus::Warning,
+        status => status,
+    };
+    DoctorCheck { status, ..found }
 }
 
 async fn network(engine: &Engine) -> DoctorCheck {
@@ -219,9 +254,8 @@ fn space(data: &Utf8Path) -> DoctorCheck {
 }
 
 fn init() -> DoctorCheck {
-    let systemd = Utf8Path::new("/run/systemd/system").is_dir();
-    let detail = if systemd {
-        "systemd is the init"
+    let detail = if service::systemd() {
+        "systemd is the init: VMs run in units of their own below hearth.slice"
     } else {
         "systemd is not the init: VMMs run as detached processes in sessions of their own"
     };

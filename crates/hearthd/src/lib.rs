@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod clean_up;
 pub mod daemon;
 pub mod doctor;
 pub mod engine;

@@ -164,16 +164,26 @@ fn clear_stale_socket(path: &Utf8Path) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the groups cannot be read.
-pub fn group_id(group: &str) -> anyhow::Result<Option<u32>> {
+fn group_id(group: &str) -> anyhow::Result<Option<u32>> {
     if let Ok(number) = group.parse() {
         return Ok(Some(number));
     }
     let text = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| {
-            let mut fields = line.split(':');
-            (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
-        })
-        .next())
+    let found = groups(&text).find(|(name, _)| *name == group);
+    Ok(found.map(|(_, gid)| gid))
+}
+
+/// A group's name, or its number where it has none.
+pub(crate) fn group_name(gid: u32) -> String {
+    let text = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let found = groups(&text).find(|(_, number)| *number == gid);
+    found.map_or_else(|| gid.to_string(), |(name, _)| name.to_owned())
+}
+
+/// Names and numbers of the lines of /etc/group.
+fn groups(text: &str) -> impl Iterator<Item = (&str, u32)> {
+    text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.nth(1)?.parse().ok()?))
+    })
 }

@@ -35,6 +35,11 @@ enum Command {
     DefaultConfig,
     /// Print the man page
     Man,
+    /// Take name server, filters and bridge off the host when no daemon and no VM runs
+    CleanUp {
+        #[command(flatten)]
+        flags: DaemonFlags,
+    },
 }
 
 /// Exit status for a configuration that cannot be used (EX_CONFIG of sysexits.h).
@@ -49,6 +54,10 @@ fn main() -> ExitCode {
         Some(Command::Configuration) => print(&hearth_config::docs()),
         Some(Command::DefaultConfig) => print(&hearth_config::default_file()),
         Some(Command::Man) => print(&man_page()),
+        Some(Command::CleanUp { flags }) => match Config::load(&flags, env) {
+            Ok(loaded) => clean_up(&loaded.config),
+            Err(_) => check_config(&flags),
+        },
         None => match Config::load(&arguments.flags, env) {
             Ok(loaded) => run(loaded),
             Err(_) => check_config(&arguments.flags),
@@ -88,6 +97,23 @@ fn run(loaded: hearth_config::Loaded) -> ExitCode {
             ExitCode::FAILURE
         }
         (Err(error), Sink::Stderr) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn clean_up(config: &Config) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(hearthd::clean_up::run(config)),
+        Err(error) => Err(error.into()),
+    };
+    match done {
+        Ok(said) => print(&said),
+        Err(error) => {
             complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }

@@ -19,7 +19,7 @@ pub async fn plan(State(api): State<Api>) -> ApiResult<Json<PlanView>> {
 #[utoipa::path(get, path = "/v1/doctor", tag = "daemon",
     responses((status = 200, body = DoctorReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn doctor(State(api): State<Api>) -> Json<DoctorReport> {
-    Json(crate::doctor::examine(&api.engine).await)
+    Json(crate::doctor::examine(&api.engine, &api.config).await)
 }
 
 /// Shows the configuration in force and where each value came from.
