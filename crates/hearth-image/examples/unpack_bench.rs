@@ -61,6 +61,7 @@ async fn one(folder: &Utf8Path, what: &str) -> Result<(), ImageError> {
                 plain_http: false,
                 auth: None,
                 ca: None,
+                parallel: None,
             };
             store.pull(request, &stages).await?
         }

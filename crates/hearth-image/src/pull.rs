@@ -15,7 +15,7 @@ use crate::progress::Reporter;
 use crate::registry::Registry;
 use crate::{ImageError, ImageStore, Reference, blob};
 
-/// Layers that download at the same time, as docker does it.
+/// Layers that download at the same time when nobody says how many, as docker does it.
 const PARALLEL: usize = 3;
 
 /// What to pull and how.
@@ -31,6 +31,8 @@ pub struct PullRequest {
     pub auth: Option<RegistryAuth>,
     /// A PEM file with certificates that are trusted beside the system's.
     pub ca: Option<Utf8PathBuf>,
+    /// Layers that download at the same time; 3 when absent, at least one.
+    pub parallel: Option<usize>,
 }
 
 pub(crate) async fn run(
@@ -41,12 +43,14 @@ pub(crate) async fn run(
     let reference: Reference = request.reference.parse()?;
     let wanted = Wanted::parse(request.platform.as_deref())?;
     reporter.stage(format!("Resolving {reference}"));
+    let parallel = request.parallel.unwrap_or(PARALLEL).max(1);
     let mut registry = Registry::new(request, reference.clone())?;
     let (id, manifest) = resolve(store, &mut registry, &reference, &wanted).await?;
     let puller = Puller {
         store,
         registry: &registry,
         reporter: &reporter,
+        parallel,
     };
     let record = match puller.image(&reference, &id, &manifest).await {
         // Layers of an earlier time may have been damaged on the disk: get those again.
@@ -102,6 +106,7 @@ struct Puller<'a> {
     store: &'a ImageStore,
     registry: &'a Registry,
     reporter: &'a Reporter,
+    parallel: usize,
 }
 
 impl Puller<'_> {
@@ -133,7 +138,7 @@ impl Puller<'_> {
             layers: manifest.layers.len(),
             expected: manifest.expected_size(),
         };
-        let (sender, layers) = mpsc::channel(PARALLEL);
+        let (sender, layers) = mpsc::channel(self.parallel);
         let build = build::run(
             self.store,
             recipe,
@@ -185,7 +190,7 @@ impl Puller<'_> {
                     unpacked_digest: None,
                 })
             })
-            .buffered(PARALLEL)
+            .buffered(self.parallel)
             .try_for_each(|ready| async {
                 sender.send(ready).await.map_err(|_| ImageError::Cancelled)
             })

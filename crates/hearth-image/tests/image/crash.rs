@@ -12,7 +12,7 @@ use crate::common::proxy::{Proxy, Spoil};
 use crate::common::registry::{Registry, need_tools};
 use crate::common::{NoProgress, Store, need_root};
 use camino::Utf8Path;
-use hearth_image::{ImageError, ImageStore, Limits};
+use hearth_image::{ImageError, ImageStore, Limits, PullRequest};
 
 /// Variables that make this program the child that is killed.
 const STORE: &str = "HEARTH_TEST_STORE";
@@ -160,4 +160,36 @@ async fn a_dropped_pull_cleans_up() {
         .await
         .unwrap();
     assert_eq!(record.layers, 2);
+}
+
+/// As many layers as asked for are under way at once; none of them comes to its end here.
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_come_side_by_side() {
+    if !need_root() || !need_tools() {
+        return;
+    }
+    let (registry, store) = (Registry::start(), Store::new());
+    let dir = store.dir.path().join("layout");
+    let layers: Vec<_> = (0..5)
+        .map(|n| tar(&[(&format!("file{n}"), &noise((1 << 20) + n))]))
+        .collect();
+    layout(&dir, "v1", &layers);
+    let reference = registry.push(&dir, "v1", "app:1");
+    let proxy = Proxy::start(registry.port, Spoil::StallAfter(200_000));
+    let through = reference.replace(&registry.port.to_string(), &proxy.port.to_string());
+    let request = PullRequest {
+        parallel: Some(5),
+        ..request(&through)
+    };
+    let images = store.images.clone();
+    let task = tokio::spawn(async move { images.pull(request, &NoProgress).await });
+    let folder = store.path("store/blobs/sha256");
+    wait_for("five layers have begun", || {
+        let names = folder.read_dir_utf8().unwrap();
+        let partial =
+            names.filter(|name| name.as_ref().unwrap().path().extension() == Some("partial"));
+        partial.count() == 5
+    });
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
 }

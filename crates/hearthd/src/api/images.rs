@@ -100,6 +100,8 @@ pub async fn delete(
 pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
     let images = api.engine.parts.images.clone();
     let ca = api.configured("REGISTRY_CA").map(Into::into);
+    let parallel = api.configured("PULL_CONCURRENCY");
+    let parallel = parallel.and_then(|layers| layers.parse().ok());
     Ok(progress(move |sink: Lines| async move {
         let reference = request.reference.clone();
         let request = PullRequest {
@@ -108,6 +110,7 @@ pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> Api
             plain_http: request.plain_http,
             auth: request.auth,
             ca,
+            parallel,
         };
         let image = images
             .pull(request, &sink)

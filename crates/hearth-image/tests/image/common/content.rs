@@ -14,6 +14,7 @@ pub(crate) fn request(reference: &str) -> PullRequest {
         plain_http: false,
         auth: None,
         ca: None,
+        parallel: None,
     }
 }
 
