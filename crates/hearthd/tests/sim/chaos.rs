@@ -20,7 +20,7 @@ use hearth_types::status::{Goal, Phase};
 use super::world::{Life, World, reached, root, spec};
 
 /// Worlds of each of the tests, which run side by side.
-const RUNS: u64 = 60;
+const RUNS: u64 = 50;
 /// Words and strokes of fate in one run, and the longest pause after one in ms.
 const STROKES: u32 = 25;
 const LONGEST_PAUSE: u64 = 600_000;
