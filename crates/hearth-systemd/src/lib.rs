@@ -4,9 +4,7 @@
 //! by the callers. Nothing is kept between calls but the connection.
 //!
 //! ```text
-//!  Manager::connect ──► system bus ──────────── org.freedesktop.systemd1 (PID 1)
-//!        │ the bus does not answer                        ▲
-//!        └──────────► /run/systemd/private ───────────────┘  as systemctl does
+//!  Manager ──► system bus ──► org.freedesktop.systemd1 (PID 1)
 //! ```
 //!
 //! | module | holds |

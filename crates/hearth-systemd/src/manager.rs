@@ -1,7 +1,6 @@
 //! The connection to systemd and the calls.
 
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use zbus::connection::Builder;
@@ -18,8 +17,6 @@ const MANAGER: (&str, &str) = (
     "/org/freedesktop/systemd1",
     "org.freedesktop.systemd1.Manager",
 );
-/// Where PID 1 takes the same calls from root without a bus. `systemctl` prefers it.
-const PRIVATE: &str = "/run/systemd/private";
 /// How long one call may take. systemd answers in a millisecond; a host that boots or
 /// reloads its units may need seconds.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -29,16 +26,12 @@ const LISTED_MAX: usize = 100_000;
 /// How a conversation with systemd failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
-    /// Neither the bus nor systemd itself can be reached.
+    /// The bus cannot be reached. There is no other way in: PID 1's private socket is for
+    /// `systemctl` alone and speaks a dialect of its own.
     #[error(
-        "systemd cannot be asked: the system bus does not answer ({bus}) and neither does {PRIVATE} ({private}); start dbus.service"
+        "systemd cannot be asked for units: the system bus does not answer ({0}); start dbus.service"
     )]
-    Unreachable {
-        /// What the bus said.
-        bus: String,
-        /// What the private socket said.
-        private: String,
-    },
+    Unreachable(String),
     /// A unit of that name is loaded already.
     #[error("there is a unit {unit} already")]
     Exists {
@@ -125,42 +118,23 @@ pub struct Outcome {
 #[derive(Debug)]
 pub struct Manager {
     connection: Connection,
-    private: bool,
 }
 
 impl Manager {
-    /// Connects over the system bus, or directly if the bus does not answer.
+    /// Connects over the system bus.
     ///
     /// # Errors
-    /// [`SystemdError::Unreachable`] with both reasons.
+    /// [`SystemdError::Unreachable`] with the reason.
     pub async fn connect() -> Result<Self, SystemdError> {
-        let bus = match connect(Builder::system()).await {
-            Ok(connection) => {
-                return Ok(Self {
-                    connection,
-                    private: false,
-                });
-            }
-            Err(error) => error,
-        };
-        let direct = match UnixStream::connect(PRIVATE) {
-            Ok(stream) => connect(Builder::unix_stream(stream).p2p()).await,
-            Err(error) => Err(error.to_string()),
-        };
-        match direct {
-            Ok(connection) => Ok(Self {
-                connection,
-                private: true,
-            }),
-            Err(private) => Err(SystemdError::Unreachable { bus, private }),
+        let build = Builder::system().method_timeout(DEADLINE).build();
+        match tokio::time::timeout(DEADLINE, build).await {
+            Ok(Ok(connection)) => Ok(Self { connection }),
+            Ok(Err(error)) => Err(SystemdError::Unreachable(error.to_string())),
+            Err(_) => Err(SystemdError::Unreachable(format!(
+                "no answer within {} s",
+                DEADLINE.as_secs()
+            ))),
         }
-    }
-
-    /// Whether a unit can be held by this connection (`AddRef`): then it stays known after
-    /// its end until the connection is closed. Only the bus can do this.
-    #[must_use]
-    pub fn can_hold(&self) -> bool {
-        !self.private
     }
 
     /// systemd's major version, such as 252.
@@ -342,15 +316,6 @@ impl Manager {
     }
 }
 
-async fn connect(builder: Builder<'_>) -> Result<Connection, String> {
-    let build = builder.method_timeout(DEADLINE).build();
-    match tokio::time::timeout(DEADLINE, build).await {
-        Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
-    }
-}
-
 fn failed(call: &'static str, unit: &str, source: zbus::Error) -> SystemdError {
     if matches!(&source, zbus::Error::MethodError(name, ..) if is_error(name.as_str(), "UnitExists"))
     {
@@ -418,5 +383,15 @@ mod tests {
             "UnitExists"
         ));
         assert!(!is_error("org.example.UnitExists", "UnitExists"));
+    }
+
+    #[tokio::test]
+    async fn without_a_bus_it_is_said_what_to_do() {
+        if std::path::Path::new("/run/dbus/system_bus_socket").exists() {
+            println!("SKIP: a system bus runs here");
+            return;
+        }
+        let error = Manager::connect().await.unwrap_err().to_string();
+        assert!(error.contains("start dbus.service"), "{error}");
     }
 }

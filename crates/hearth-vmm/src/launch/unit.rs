@@ -16,7 +16,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_shim::{Answer, Request};
 use hearth_systemd::{Manager, State, SystemdError};
 use hearth_types::ids::VmId;
@@ -117,11 +117,7 @@ async fn start(
         .version()
         .await
         .map_err(|error| refused(vm, &error))?;
-    let host = properties::Host {
-        version,
-        can_hold: manager.can_hold(),
-    };
-    let properties = properties::of(host, shim, spec, request, needs);
+    let properties = properties::of(version, shim, spec, request, needs, &used(shim, request));
     let give_up = tokio::time::Instant::now() + GONE_DEADLINE;
     loop {
         let (input, output) = (pipes.request.1.as_fd(), pipes.answer.1.as_fd());
@@ -152,6 +148,13 @@ async fn start(
         }
         tokio::time::sleep(GONE_RETRY).await;
     }
+}
+
+/// The real paths of all that is used; one that is not there is an error of the shim's.
+fn used(shim: &Utf8Path, request: &Request) -> Vec<Utf8PathBuf> {
+    properties::used(shim, request)
+        .map(|path| path.canonicalize_utf8().unwrap_or_else(|_| path.to_owned()))
+        .collect()
 }
 
 fn refused(vm: VmId, error: &SystemdError) -> VmmError {

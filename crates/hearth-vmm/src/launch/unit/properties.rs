@@ -1,10 +1,6 @@
 //! What stands in a VMM's unit: identity, limits, and what it may touch. Pure.
-//!
-//! The shim is root with a few capabilities; the VMM drops to its own uid and has none. So
-//! each rule here is for one of the two: paths, devices and system calls confine the VMM,
-//! capabilities confine the shim.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_shim::Request;
 use hearth_systemd::property::{Property, Setting};
 use hearth_types::mark::OWNER_ENV;
@@ -13,6 +9,10 @@ use hearth_types::resources::Priority;
 
 use super::Needs;
 use crate::LaunchSpec;
+
+mod sandbox;
+
+pub(super) use sandbox::used;
 
 /// The slice of all VMs.
 const SLICE: &str = "hearth.slice";
@@ -34,39 +34,26 @@ const JOURNAL_LINES: u32 = 500;
 const JOURNAL_INTERVAL_MICROS: u64 = 10_000_000;
 /// Descriptors: QEMU passes one per disk, socket and client; 32 clients of the console.
 const OPEN_FILES: u64 = 4096;
-/// The namespaces of a cage: mounts, IPC, UTS (`CLONE_NEW…` of linux/sched.h).
-const CAGE_NAMESPACES: u64 = 0x0002_0000 | 0x0800_0000 | 0x0400_0000;
-/// `EPERM`: what a system call that is not allowed returns.
-const EPERM: i32 = 1;
-
-/// What systemd on this host can do.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Host {
-    /// Its major version.
-    pub(super) version: u32,
-    /// The connection can hold the unit after its end.
-    pub(super) can_hold: bool,
-}
-
-/// Everything that stands in the unit of this VM.
+/// Everything that stands in the unit of this VM, for a systemd of this major version.
 pub(super) fn of(
-    host: Host,
+    version: u32,
     shim: &Utf8Path,
     spec: &LaunchSpec,
     request: &Request,
     needs: &Needs,
+    used: &[Utf8PathBuf],
 ) -> Vec<Property> {
-    let mut all = service(host, shim, spec, request);
+    let mut all = service(version, shim, spec, request);
     all.extend(journal(spec));
     all.extend(limits(spec, needs));
-    all.extend(files(shim, request));
-    all.extend(privileges(request, needs));
-    all.extend(devices(request, needs));
+    all.extend(sandbox::files(request, used));
+    all.extend(sandbox::privileges(request, needs));
+    all.extend(sandbox::devices(request, needs));
     all
 }
 
 /// The service itself: who it is and how it begins and ends.
-fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) -> Vec<Property> {
+fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) -> Vec<Property> {
     let args = [
         shim.as_str(),
         "--id",
@@ -85,6 +72,8 @@ fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) ->
         Property::texts("Before", [DAEMON]),
         // A unit that has ended is forgotten, a failed one too: exit.json says how it ended.
         Property::text("CollectMode", "inactive-or-failed"),
+        // … but not before whoever makes it has hung up: it may have to ask why.
+        Property::flag("AddRef", true),
         Property::text("Type", "exec"),
         // When to start again is the planner's decision.
         Property::text("Restart", "no"),
@@ -106,12 +95,9 @@ fn service(host: Host, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) ->
             ],
         ),
     ];
-    if host.version >= EXIT_TYPE_SINCE {
+    if version >= EXIT_TYPE_SINCE {
         // A VMM that has lost its shim lives on, and the unit with it.
         all.push(Property::text("ExitType", "cgroup"));
-    }
-    if host.can_hold {
-        all.push(Property::flag("AddRef", true));
     }
     all
 }
@@ -200,117 +186,6 @@ const fn oom_score(priority: Priority) -> i32 {
         Priority::Normal => 400,
         Priority::High => 0,
     }
-}
-
-/// Which files it sees and may change: nothing but its own folder.
-fn files(shim: &Utf8Path, request: &Request) -> Vec<Property> {
-    let used: Vec<&Utf8Path> = [shim, &request.program, &request.dir]
-        .into_iter()
-        .chain(request.files.iter().map(|file| file.path.as_path()))
-        .collect();
-    let uses = |hidden: &[&str]| {
-        used.iter()
-            .any(|path| hidden.iter().any(|folder| path.starts_with(folder)))
-    };
-    let home = ["/home", "/root", "/run/user"];
-    let temporary = ["/tmp", "/var/tmp"];
-    vec![
-        Property::flag("PrivateMounts", true),
-        Property::text("ProtectSystem", "strict"),
-        Property::texts("ReadWritePaths", [request.dir.as_str()]),
-        // An installation in a home folder or below /tmp is somebody's experiment. It has to
-        // be able to see itself.
-        Property::text("ProtectHome", if uses(&home) { "read-only" } else { "yes" }),
-        Property::flag("PrivateTmp", !uses(&temporary)),
-        Property::new("UMask", Setting::Word(0o077)),
-    ]
-}
-
-/// Capabilities, by their numbers in linux/capability.h.
-mod capability {
-    /// Hands disks to the VMM's uid.
-    pub(super) const CHOWN: u64 = 1 << 0;
-    /// Opens disks that belong to the VMM's uid.
-    pub(super) const DAC_READ_SEARCH: u64 = 1 << 2;
-    /// Ends the VMM at a deadline.
-    pub(super) const KILL: u64 = 1 << 5;
-    /// Drops to the VMM's gid.
-    pub(super) const SETGID: u64 = 1 << 6;
-    /// Drops to the VMM's uid, and attaches to its TAP as that uid.
-    pub(super) const SETUID: u64 = 1 << 7;
-    /// Mounts a cage.
-    pub(super) const SYS_ADMIN: u64 = 1 << 21;
-    /// Makes the device nodes in a cage.
-    pub(super) const MKNOD: u64 = 1 << 27;
-}
-
-/// What the shim and the VMM may ask of the kernel.
-fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
-    use capability::{CHOWN, DAC_READ_SEARCH, KILL, MKNOD, SETGID, SETUID, SYS_ADMIN};
-    let mut capabilities = 0;
-    if request.user.is_some() {
-        capabilities |= CHOWN | DAC_READ_SEARCH | KILL | SETGID | SETUID;
-    }
-    // What services commonly use: no mounts, modules, tracing, clocks, reboot or swap.
-    // seccomp: a VMM filters its own calls further, and some versions leave it out.
-    let mut calls = ["@system-service", "seccomp"].map(str::to_owned).to_vec();
-    let mut namespaces = 0;
-    if request.cage.is_some() {
-        // The shim makes it; the VMM in it has no capability, whatever it calls.
-        capabilities |= SYS_ADMIN | MKNOD;
-        calls.extend(["@mount", "unshare"].map(str::to_owned));
-        namespaces = CAGE_NAMESPACES;
-    }
-    let only = |values: &[&str]| {
-        Setting::List(true, values.iter().map(|&value| value.to_owned()).collect())
-    };
-    let mut all = vec![
-        Property::flag("NoNewPrivileges", true),
-        Property::number("CapabilityBoundingSet", capabilities),
-        Property::flag("RestrictSUIDSGID", true),
-        Property::flag("RestrictRealtime", true),
-        Property::number("RestrictNamespaces", namespaces),
-        Property::flag("LockPersonality", true),
-        Property::flag("MemoryDenyWriteExecute", !needs.makes_code),
-        // The TAP and all sockets are opened before or are local.
-        Property::new("RestrictAddressFamilies", only(&["AF_UNIX"])),
-        Property::texts("SystemCallArchitectures", ["native"]),
-        Property::new("SystemCallFilter", Setting::List(true, calls)),
-        Property::new("SystemCallErrorNumber", Setting::Signed(EPERM)),
-        Property::text("KeyringMode", "private"),
-    ];
-    all.extend(
-        [
-            "ProtectKernelTunables",
-            "ProtectKernelModules",
-            "ProtectKernelLogs",
-            "ProtectControlGroups",
-            "ProtectClock",
-            "ProtectHostname",
-        ]
-        .map(|name| Property::flag(name, true)),
-    );
-    all
-}
-
-/// Which devices it may open, beside those that every program may (`/dev/null` …).
-fn devices(request: &Request, needs: &Needs) -> Vec<Property> {
-    let opened = |device: &str| (device.to_owned(), "rw".to_owned());
-    let tun = (!request.taps.is_empty()).then_some("/dev/net/tun");
-    let mut allowed: Vec<_> = needs
-        .devices
-        .iter()
-        .copied()
-        .chain(tun)
-        .map(opened)
-        .collect();
-    // The nodes of a cage are made by the shim.
-    let caged = request.cage.iter().flat_map(|cage| &cage.devices);
-    allowed.extend(caged.map(|device| (format!("/dev/{device}"), "rwm".to_owned())));
-    vec![
-        Property::text("DevicePolicy", "closed"),
-        Property::new("DeviceAllow", Setting::Pairs(allowed)),
-    ]
 }
 
 #[cfg(test)]

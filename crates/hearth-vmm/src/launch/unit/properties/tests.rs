@@ -9,10 +9,7 @@ use hearth_types::units::Bytes;
 use super::*;
 use crate::{KernelFiles, LogLimits};
 
-const HOST: Host = Host {
-    version: 252,
-    can_hold: true,
-};
+const VERSION: u32 = 252;
 
 fn spec(dir: &str) -> LaunchSpec {
     let vm = VmId::new();
@@ -70,13 +67,13 @@ const NEEDS: fn() -> Needs = || Needs {
 };
 
 fn properties(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
-    of(
-        HOST,
-        Utf8Path::new("/usr/lib/hearth/hearth-shim"),
-        spec,
-        &request(spec),
-        needs,
-    )
+    with(VERSION, spec, &request(spec), needs)
+}
+
+fn with(version: u32, spec: &LaunchSpec, request: &Request, needs: &Needs) -> Vec<Property> {
+    let shim = Utf8Path::new("/usr/lib/hearth/hearth-shim");
+    let used: Vec<_> = used(shim, request).map(Utf8Path::to_owned).collect();
+    of(version, shim, spec, request, needs, &used)
 }
 
 fn get(all: &[Property], name: &str) -> Option<Setting> {
@@ -162,8 +159,7 @@ fn a_vmm_gets_what_it_needs_and_no_more() {
         name: "tap".to_owned(),
         interface: "ht0".to_owned(),
     }];
-    let shim = Utf8Path::new("/usr/lib/hearth/hearth-shim");
-    let all = of(HOST, shim, &spec, &with_tap, &emulated);
+    let all = with(VERSION, &spec, &with_tap, &emulated);
     assert_eq!(
         get(&all, "DeviceAllow"),
         Some(Setting::Pairs(vec![device("/dev/net/tun")]))
@@ -183,6 +179,7 @@ fn a_vmm_gets_what_it_needs_and_no_more() {
 fn nothing_that_is_used_is_hidden() {
     for (dir, home, temporary) in [
         ("/srv/hearth", "yes", true),
+        ("/run/hearth/vms", "yes", true),
         ("/home/me/hearth", "read-only", true),
         ("/rootfs", "yes", true),
         ("/root/hearth", "read-only", true),
@@ -200,23 +197,26 @@ fn nothing_that_is_used_is_hidden() {
             Some(Setting::Flag(temporary)),
             "{dir}"
         );
+        let Some(Setting::Texts(hidden)) = get(&all, "InaccessiblePaths") else {
+            panic!("no hidden paths");
+        };
+        assert_eq!(
+            hidden.contains(&"-/run/hearth".to_owned()),
+            !dir.starts_with("/run"),
+            "{dir}"
+        );
     }
 }
 
 #[test]
 fn old_systemd_is_not_asked_for_what_it_does_not_know() {
     let spec = spec("/srv/x");
-    let with = |version, can_hold| {
-        let host = Host { version, can_hold };
-        of(host, Utf8Path::new("/s"), &spec, &request(&spec), &NEEDS())
-    };
+    let at = |version| with(version, &spec, &request(&spec), &NEEDS());
     assert_eq!(
-        get(&with(250, false), "ExitType"),
+        get(&at(250), "ExitType"),
         Some(Setting::Text("cgroup".to_owned()))
     );
-    assert_eq!(get(&with(249, false), "ExitType"), None);
-    assert_eq!(get(&with(252, true), "AddRef"), Some(Setting::Flag(true)));
-    assert_eq!(get(&with(252, false), "AddRef"), None);
+    assert_eq!(get(&at(249), "ExitType"), None);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn a_cage_is_made_with_more_rights_of_the_shim() {
         devices: Vec::new(),
         ..NEEDS()
     };
-    let all = of(HOST, Utf8Path::new("/s"), &spec, &caged, &needs);
+    let all = with(VERSION, &spec, &caged, &needs);
     assert_eq!(
         get(&all, "DeviceAllow"),
         Some(Setting::Pairs(vec![(
