@@ -244,16 +244,18 @@ impl Prepared {
         }
         let make = || -> io::Result<Outlets> {
             mkdirat(&self.root, CAGE_RUN, Mode::from_raw_mode(0o700))?;
-            give(&self.root, CAGE_RUN, request.user)?;
             let pipe = |name: &String| self.pipe(name, request.user);
-            Ok(Outlets {
+            let outlets = Outlets {
                 log: wanted.log.as_ref().map(pipe).transpose()?,
                 metrics: wanted.metrics.as_ref().map(pipe).transpose()?,
                 report: match &wanted.report {
                     Some(name) => Some(self.listen(name, request.user)?),
                     None => None,
                 },
-            })
+            };
+            // Everything is given away last: a shim with few capabilities may not enter then.
+            give(&self.root, CAGE_RUN, request.user)?;
+            Ok(outlets)
         };
         make().map_err(failed("make the VMM's pipes and sockets"))
     }
@@ -263,9 +265,10 @@ impl Prepared {
         let path = format!("{CAGE_RUN}/{name}");
         let mode = Mode::from_raw_mode(0o600);
         mknodat(&self.root, &path, FileType::Fifo, mode, 0)?;
-        give(&self.root, &path, user)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(openat(&self.root, &path, flags, Mode::empty())?)
+        let both_ends = openat(&self.root, &path, flags, Mode::empty())?;
+        give(&self.root, &path, user)?;
+        Ok(both_ends)
     }
 
     fn listen(&self, name: &str, user: Option<u32>) -> io::Result<UnixListener> {

@@ -1,6 +1,7 @@
 //! The scenarios. Each is a story in a file of its own; this is the table of them.
 
 mod boot;
+mod firecracker;
 mod foreign;
 mod host_faults;
 mod power_cut;
@@ -54,6 +55,13 @@ pub const ALL: &[Scenario] = &[
         minutes: 2,
         prepared: Prepared::Installed,
         tell: boot::tell,
+    },
+    Scenario {
+        name: "firecracker",
+        proves: "Firecracker VMs under KVM: vsock, cage, exit codes, kill -9 of the daemon",
+        minutes: 5,
+        prepared: Prepared::Installed,
+        tell: firecracker::tell,
     },
     Scenario {
         name: "restart",

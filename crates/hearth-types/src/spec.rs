@@ -427,6 +427,12 @@ impl VmSpec {
         self.check_process(&mut errors);
         self.check_network(&mut errors);
         self.check_volumes(&mut errors);
+        if self.driver == DriverChoice::Firecracker && self.machine != Machine::Microvm {
+            errors.push(FieldError::new(
+                "machine",
+                "Firecracker has one machine model only; leave it out or choose the driver qemu",
+            ));
+        }
         self.resources.check(&mut errors);
         for (key, value) in &self.labels {
             if let Err(error) = check_label(key, value) {

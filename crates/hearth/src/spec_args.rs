@@ -7,7 +7,8 @@ use camino::Utf8PathBuf;
 use clap::Args;
 
 use hearth_types::spec::{
-    InitMode, Machine, NetworkMode, NetworkSpec, PortSpec, RestartPolicy, VmSpec, VolumeSpec,
+    DriverChoice, InitMode, Machine, NetworkMode, NetworkSpec, PortSpec, RestartPolicy, VmSpec,
+    VolumeSpec,
 };
 use hearth_types::units::{Bytes, Span};
 use hearth_types::{Label, VmName};
@@ -87,7 +88,11 @@ pub(crate) struct SpecArgs {
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
 
-    /// Machine model
+    /// What runs it: auto is the daemon's default
+    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = values::word::<DriverChoice>(&["auto", "qemu", "firecracker"]))]
+    driver: DriverChoice,
+
+    /// Machine model of QEMU
     #[arg(long, value_name = "MODEL", default_value = "microvm", value_parser = values::word::<Machine>(&["microvm", "q35"]))]
     machine: Machine,
 
@@ -140,6 +145,7 @@ impl SpecArgs {
             labels: labels.collect(),
             restart: self.restart,
             stop_timeout: self.stop_timeout,
+            driver: self.driver,
             machine: self.machine,
             resources: self.resources.to_resources(),
             auto_remove: self.rm,

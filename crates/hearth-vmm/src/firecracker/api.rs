@@ -55,8 +55,17 @@ pub(super) enum ApiError {
 
 impl ApiError {
     /// Whether the other side hung up or was not there.
-    pub(super) const fn is_disconnect(&self) -> bool {
-        matches!(self, Self::Io(_))
+    pub(super) fn is_disconnect(&self) -> bool {
+        use io::ErrorKind::{
+            BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof,
+        };
+        let Self::Io(error) = self else {
+            return false;
+        };
+        matches!(
+            error.kind(),
+            BrokenPipe | ConnectionRefused | ConnectionReset | NotFound | UnexpectedEof
+        )
     }
 }
 
@@ -264,7 +273,10 @@ mod tests {
                 "length",
             ),
             (b"HTTP/1.1 200 \r\nContent-Length: -1\r\n\r\n", "length"),
-            (b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n{]", "key must be"),
+            (
+                b"HTTP/1.1 200 \r\nContent-Length: 2\r\n\r\n{]",
+                "key must be",
+            ),
         ] {
             let error = answered(nonsense).await.unwrap_err();
             assert!(error.to_string().contains(what), "{error}");

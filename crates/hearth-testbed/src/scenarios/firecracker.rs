@@ -1,0 +1,154 @@
+//! Firecracker VMs under KVM: they run, talk over vsock, end with their exit code, and
+//! outlive the daemon that started them.
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+use crate::hearth::{DAEMON_UP, VM_UP, Vm};
+use crate::host::Host;
+
+pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
+    if !host.run("test -x /seed/bin/firecracker")?.success() {
+        host.evidence
+            .fact("SKIP", "HEARTH_TEST_FIRECRACKER names no Firecracker");
+        return Ok(());
+    }
+    host.configure(&["FIRECRACKER_PATH=/seed/bin/firecracker"])?;
+    let version = host.check("/seed/bin/firecracker --version | head -n 1")?;
+    host.evidence.fact("firecracker", &version);
+    doctor(host)?;
+
+    let begun = std::time::Instant::now();
+    let options = ["--driver", "firecracker", "-m", "128MiB"];
+    let script = "trap 'exit 7' TERM; while :; do sleep 1; done";
+    let vm = host.start_vm("fire", &options, script)?;
+    vm.wait_running(VM_UP)?;
+    host.measure("run to running", begun.elapsed().as_secs_f64(), "s");
+    let seen = vm.wait_healthy()?;
+    host.measure("run to healthy", begun.elapsed().as_secs_f64(), "s");
+    ensure!(seen["driver"] == "firecracker", "driver {}", seen["driver"]);
+    ensure!(vm.exec("echo hello")? == "hello", "exec over vsock");
+    ensure!(
+        vm.exec("ls /dev/vport* 2>/dev/null || true")?.is_empty(),
+        "it has virtio-serial ports"
+    );
+    host.promise("a Firecracker VM runs under KVM, and its agent answers over vsock");
+
+    caged(host, vm)?;
+    reached_over_the_network(host, vm)?;
+    daemon_killed(host, vm)?;
+    paused(host, vm)?;
+    stopped(host, vm)?;
+    ends(host)
+}
+
+fn doctor(host: &Host) -> anyhow::Result<()> {
+    let report = host.hearth(&["doctor"])?;
+    let checks = report["checks"].as_array().context("doctor has no checks")?;
+    let check = checks
+        .iter()
+        .find(|check| check["name"] == "vmm firecracker")
+        .context("doctor says nothing of Firecracker")?;
+    host.evidence
+        .fact("probe", check["detail"].as_str().unwrap_or_default());
+    ensure!(
+        check["detail"].as_str().is_some_and(|text| text.contains("with kvm")),
+        "{check}"
+    );
+    Ok(())
+}
+
+/// Its own uid, root folder and system call filter; a unit with limits.
+fn caged(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
+    let pid = vm.pid()?;
+    host.check(&format!("ls -l /proc/{pid}/fd | grep -q kvm-vm"))?;
+    let inside = host.check(&format!("ls /proc/{pid}/root | tr '\\n' ' '"))?;
+    ensure!(
+        inside.trim() == "dev firecracker initrd root.img run vmlinux",
+        "it sees {inside}"
+    );
+    let status = host.check(&format!("cat /proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    ensure!(field("Seccomp:") == "2", "no filter: {status}");
+    ensure!(field("CapEff:") == "0000000000000000", "capabilities: {status}");
+    ensure!(!field("Uid:").starts_with('0'), "it is root: {status}");
+    let cgroup = host.check(&format!("cat /proc/{pid}/cgroup"))?;
+    host.evidence.fact("cgroup", &cgroup);
+    let memory = host.check(&format!(
+        "awk '/^VmRSS/ {{ print $2 }}' /proc/{pid}/status"
+    ))?;
+    host.measure("VMM with a 128 MiB guest: RSS", memory.parse::<f64>()? / 1024.0, "MiB");
+    host.promise("the VMM sees its own files and devices only, as an unprivileged uid, with its filter on");
+    Ok(())
+}
+
+fn reached_over_the_network(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
+    let seen = vm.inspect()?;
+    let address = seen["leases"]["ip"].as_str().context("no address")?;
+    host.check(&format!("ping -c 1 -W 20 {address}"))?;
+    host.promise("the guest answers on its address");
+    Ok(())
+}
+
+fn daemon_killed(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
+    let (pid, before) = (vm.pid()?, vm.uptime()?);
+    host.check("systemctl kill --kill-whom=main -s KILL hearthd")?;
+    let begun = std::time::Instant::now();
+    host.wait("the VM to be known again", DAEMON_UP, || {
+        let seen = vm.inspect()?;
+        Ok((seen["phase"] == "running").then_some(()))
+    })?;
+    host.measure("kill -9: VM known again after", begun.elapsed().as_secs_f64(), "s");
+    ensure!(vm.pid()? == pid, "another VMM");
+    vm.wait_healthy()?;
+    let after = vm.uptime()?;
+    ensure!(after > before, "uptime {before} s, then {after} s");
+    host.promise("kill -9 of the daemon: the same VMM and guest, and the agent answers the next one");
+    Ok(())
+}
+
+fn paused(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
+    host.check("hearth pause fire")?;
+    vm.wait_phase("paused", VM_UP)?;
+    host.check("hearth resume fire")?;
+    vm.wait_healthy()?;
+    host.promise("it pauses and goes on");
+    Ok(())
+}
+
+fn stopped(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    host.check("hearth stop -t 60s fire")?;
+    host.measure("stop", begun.elapsed().as_secs_f64(), "s");
+    let end = ended(host, vm)?;
+    ensure!(end["guest"]["exit"]["code"] == 7, "last end {end}");
+    host.promise("a stop is clean: the entrypoint's exit code arrives over vsock");
+    Ok(())
+}
+
+/// How a VM's last run ended, once it has.
+fn ended(host: &Host, vm: Vm<'_>) -> anyhow::Result<Value> {
+    host.wait("its end", VM_UP, || {
+        let seen = vm.inspect()?;
+        if !seen["pid"].is_null() || seen["last_end"].is_null() {
+            bail!("it is {}", seen["phase"]);
+        }
+        Ok(Some(seen["last_end"].clone()))
+    })
+}
+
+/// A guest that ends by itself, and the same VM once more.
+fn ends(host: &Host) -> anyhow::Result<()> {
+    let options = ["--driver", "firecracker", "-m", "128MiB"];
+    let vm = host.start_vm("short", &options, "exit 3")?;
+    let end = ended(host, vm)?;
+    ensure!(end["guest"]["exit"]["code"] == 3, "last end {end}");
+    host.promise("a guest that ends by itself ends its VMM, with its exit code");
+    host.check("hearth start fire")?;
+    host.vm("fire").wait_healthy()?;
+    host.promise("a stopped VM starts again on its disk");
+    Ok(())
+}
