@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 
 use hearth_config::{Config, LogFormat};
 use hearth_types::ids::VmId;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -38,6 +39,7 @@ pub fn start(config: &Config) -> Sink {
     if let Some(journal) = journal {
         let journal = journal
             .with_field_prefix(Some(PREFIX.to_owned()))
+            .with_priority_mappings(priorities())
             .with_syslog_identifier("hearthd".to_owned());
         registry.with(journal).init();
         return Sink::Journal;
@@ -51,6 +53,15 @@ pub fn start(config: &Config) -> Sink {
     };
     registry.with(lines).init();
     Sink::Stderr
+}
+
+/// The levels as journalctl's `-p` names them: `info` is info.
+fn priorities() -> PriorityMappings {
+    PriorityMappings {
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        ..PriorityMappings::new()
+    }
 }
 
 /// systemd sets `JOURNAL_STREAM` to device and inode of what it connected stderr to; a shell
