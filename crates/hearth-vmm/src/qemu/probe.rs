@@ -11,7 +11,8 @@
 //!  no kernel to boot yet   ──┘
 //!  cached answer ──────────────► as cached
 //!  boots until its panic ──────► kvm  (kept)
-//!  silent for the deadline ────► tcg  (kept)
+//!  silent for the deadline ────► tcg  (kept until the host boots again: it may have been
+//!                                      busy, and nobody looks for a VM that is only slow)
 //! ```
 
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -36,8 +37,9 @@ use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion,
 
 const KVM: &str = "/dev/kvm";
 /// How long the probe's guest may be silent. With KVM it needs half a second in all, on a
-/// loaded host a few; under nested virtualisation it talks for ten and more.
-const BOOT_DEADLINE: Duration = Duration::from_secs(10);
+/// loaded host a few; under nested virtualisation on a busy machine its first word takes ten
+/// and more.
+const BOOT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long it may take though it talks. The shim ends it then.
 const BOOT_MAX: Duration = Duration::from_secs(90);
 /// How long QEMU may take to say its version.
@@ -59,6 +61,16 @@ struct Kept {
     key: Key,
     accelerator: String,
     detail: String,
+    /// The boot in which it was found out; empty when written by an older version.
+    #[serde(default)]
+    boot: String,
+}
+
+impl Kept {
+    /// Whether it answers for `key` now. That KVM does not work is believed for one boot.
+    fn answers(&self, key: &Key, boot: &str) -> bool {
+        self.key == *key && (self.accelerator == "kvm" || self.boot == boot)
+    }
 }
 
 /// The answers so far. The lock is held while a probe runs: one at a time is enough.
@@ -141,7 +153,8 @@ impl Memory {
             let text = std::fs::read(config.probe_cache.as_ref()?).ok()?;
             self.kept = serde_json::from_slice(&text).ok();
         }
-        self.kept.clone().filter(|kept| kept.key == *key)
+        let boot = boot_id();
+        self.kept.clone().filter(|kept| kept.answers(key, &boot))
     }
 
     fn keep(&mut self, config: &QemuConfig, kept: Kept) {
@@ -187,7 +200,14 @@ async fn try_kvm(
         key,
         accelerator: accelerator.to_owned(),
         detail,
+        boot: boot_id(),
     }
+}
+
+/// The host's boot; empty when it cannot be read.
+fn boot_id() -> String {
+    hearth_host::boot::BootId::current()
+        .map_or_else(|_| String::new(), |boot| boot.as_str().to_owned())
 }
 
 /// One boot of a kernel that finds no root file system.
@@ -409,6 +429,30 @@ fn khz(mhz: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_yes_is_kept_for_good_and_a_no_for_one_boot() {
+        let key = Key {
+            host_kernel: "6.1".to_owned(),
+            qemu: "7.2".to_owned(),
+            cpu: "a".to_owned(),
+            guest_kernel: "1-1".to_owned(),
+        };
+        let kept = |accelerator: &str| Kept {
+            key: key.clone(),
+            accelerator: accelerator.to_owned(),
+            detail: String::new(),
+            boot: "first".to_owned(),
+        };
+        assert!(kept("kvm").answers(&key, "second"));
+        assert!(kept("tcg").answers(&key, "first"));
+        assert!(!kept("tcg").answers(&key, "second"));
+        let other = Key {
+            qemu: "8.0".to_owned(),
+            ..key.clone()
+        };
+        assert!(!kept("kvm").answers(&other, "first"));
+    }
 
     #[test]
     fn clock_frequencies() {
