@@ -72,13 +72,18 @@ impl Host {
         self.configure(&["QEMU_PATH=/seed/bin/hearth-vmm-standin", "KVM=off"])
     }
 
-    /// The database has no damage.
+    /// The database has no damage. A copy is checked, taken while the daemon is stopped by a
+    /// signal: it holds the file's lock.
     ///
     /// # Errors
     /// When SQLite finds some.
     pub fn database_is_whole(&self) -> anyhow::Result<()> {
-        let said =
-            self.check("sqlite3 -readonly /var/lib/hearth/hearth.db 'PRAGMA integrity_check'")?;
+        let said = self.check(
+            "set -e; rm -rf /tmp/database && mkdir /tmp/database; \
+             pid=$(systemctl show -p MainPID --value hearthd); kill -STOP $pid; \
+             cp /var/lib/hearth/hearth.db* /tmp/database/ || copied=no; kill -CONT $pid; \
+             test -z \"$copied\"; sqlite3 /tmp/database/hearth.db 'PRAGMA integrity_check'",
+        )?;
         if said != "ok" {
             bail!("the database is damaged: {said}");
         }

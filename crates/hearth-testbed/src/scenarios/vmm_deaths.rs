@@ -30,7 +30,7 @@ const ENDS: [End; 6] = [
     },
     End {
         name: "oom",
-        blow: "systemctl set-property --runtime $(systemctl show -p Id --value $pid) MemoryMax=8M MemorySwapMax=0",
+        blow: "systemctl set-property --runtime $(basename $(cut -d: -f3 /proc/$pid/cgroup)) MemoryMax=8M",
         class: "out_of_memory",
         failure: true,
     },
