@@ -40,7 +40,7 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
         .collect();
     if !vms.is_empty() {
         return Ok(format!(
-            "{} VMs run: name server, filters and bridge stay.\n",
+            "VMs that run: {}; name server, filters and bridge stay.\n",
             vms.len()
         ));
     }

@@ -23,7 +23,7 @@ const DEPENDS: [&str; 7] = [
 /// The VMM that is packaged. Not a dependency: other VMMs come from elsewhere.
 const RECOMMENDS: &str = "qemu-system-x86";
 /// Scripts that have the shared functions put into them.
-const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];
+const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
 /// Writes `DEBIAN/` and answers the architecture.
 pub(super) fn write_all(stage: &Path, version: &str) -> anyhow::Result<String> {

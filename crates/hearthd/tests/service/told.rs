@@ -70,29 +70,34 @@ impl Place {
     /// `passed` is its descriptor 3.
     fn start(&self, before: &str, passed: Option<OwnedFd>) -> Daemon {
         let script = format!("exec 3<&0 </dev/null; {before} exec \"$0\" \"$@\"");
-        // Kernel objects of the host have names of this test's own, should any be looked at.
-        let name = format!("hs{}", std::process::id());
+        let daemon = self.command("");
         let child = Command::new("sh")
-            .args(["-c", &script, env!("CARGO_BIN_EXE_hearthd")])
-            .args([
-                "--config",
-                self.path("config").as_str(),
-                "--bridge",
-                &name,
-                "--nft-table",
-                &name,
-            ])
-            .args(["--data-dir", self.path("data").as_str()])
-            .args(["--run-dir", self.path("run").as_str()])
-            .args(["--socket", self.socket().as_str()])
-            .args(["--guest-path", self.path("companion").as_str()])
-            .args(["--shim-path", self.path("companion").as_str()])
+            .args(["-c", &script])
+            .arg(daemon.get_program())
+            .args(daemon.get_args())
             .env("NOTIFY_SOCKET", self.path("notify"))
             .stdin(passed.map_or_else(Stdio::null, Stdio::from))
             .stderr(std::fs::File::create(self.path("log")).unwrap())
             .spawn()
             .unwrap();
         Daemon(child)
+    }
+
+    /// The program with this place's configuration; the daemon itself without a subcommand.
+    fn command(&self, subcommand: &str) -> Command {
+        // Kernel objects of the host have names of this test's own, should any be looked at.
+        let name = format!("hs{}", std::process::id());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hearthd"));
+        command
+            .args(Some(subcommand).filter(|word| !word.is_empty()))
+            .args(["--config", self.path("config").as_str()])
+            .args(["--bridge", &name, "--nft-table", &name])
+            .args(["--data-dir", self.path("data").as_str()])
+            .args(["--run-dir", self.path("run").as_str()])
+            .args(["--socket", self.socket().as_str()])
+            .args(["--guest-path", self.path("companion").as_str()])
+            .args(["--shim-path", self.path("companion").as_str()]);
+        command
     }
 
     /// The next message for the service manager that has this line.
@@ -221,6 +226,31 @@ fn something_else_than_a_listening_socket_is_refused() {
     let log = std::fs::read_to_string(place.path("log")).unwrap();
     assert!(log.contains("hearthd.socket may have"), "{log}");
     assert!(!place.path("data").exists(), "it began all the same");
+}
+
+/// `hearthd clean-up`: what it said, and whether it went well.
+fn clean_up(place: &Place) -> (bool, String) {
+    let output = place.command("clean-up").output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn nothing_is_cleaned_up_behind_a_daemons_back() {
+    if !root() {
+        return;
+    }
+    let place = Place::new();
+    let (well, said) = clean_up(&place);
+    assert!(well && said.contains("No daemon ever ran here"), "{said}");
+    let daemon = place.start("", None);
+    place.heard("READY=1");
+    let (well, said) = clean_up(&place);
+    assert!(!well && said.contains("a daemon runs"), "{said}");
+    place.answers().await;
+    daemon.terminate();
+    let (well, said) = clean_up(&place);
+    assert!(well && said.contains("No VM runs"), "{said}");
 }
 
 /// The variables by which systemd speaks to the daemon are the daemon's alone: a child that
