@@ -29,6 +29,9 @@ use crate::engine::{Engine, Turn};
 /// message wakes PID 1. What is said after it is what holds then.
 const REST: Duration = Duration::from_secs(1);
 
+/// Characters kept of a status.
+const STATUS_MAX: usize = 300;
+
 /// Where messages go.
 pub type Send = Arc<dyn Fn(&[NotifyState<'_>]) + std::marker::Send + Sync>;
 
@@ -119,8 +122,15 @@ async fn status(engine: &Engine, turn: &Turn) -> String {
     let vms = format!("{running} of {} VMs run", rows.len());
     match &turn.failure {
         None => vms,
-        Some(failure) => format!("{vms}; the last pass failed: {failure}"),
+        Some(failure) => one_line(&format!("{vms}; the last pass failed: {failure}")),
     }
+}
+
+/// Errors quote what programs said, and a message is made of lines: one in a status would be
+/// a word of its own to the service manager.
+fn one_line(text: &str) -> String {
+    let spaced = text.replace(char::is_control, " ");
+    spaced.chars().take(STATUS_MAX).collect()
 }
 
 /// The listening sockets that the service manager passed to this process; none when it passed
@@ -151,6 +161,13 @@ pub fn listeners() -> anyhow::Result<Vec<UnixListener>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_one_line() {
+        let said = one_line("nft failed: a\nMAINPID=1\r\tb");
+        assert_eq!(said, "nft failed: a MAINPID=1  b");
+        assert_eq!(one_line(&"é".repeat(1000)).chars().count(), STATUS_MAX);
+    }
 
     #[test]
     fn two_passes_fit_into_the_watchdogs_time() {
