@@ -42,6 +42,11 @@ pub trait Fixture: Sync {
     /// VMMs are processes of the host.
     fn has_processes(&self) -> bool;
 
+    /// Its VMMs can be paused. Where not, they refuse and go on.
+    fn pauses(&self) -> bool {
+        true
+    }
+
     /// How a VMM ends that is asked to quit: one without such a command ends by a signal.
     fn quit_exit(&self) -> ProcessExit {
         ProcessExit::Code(0)
@@ -127,6 +132,15 @@ pub async fn pause_and_resume_are_idempotent(fixture: &dyn Fixture) {
     let vmm = fixture.vmm();
     let spec = fixture.spec().await;
     let identity = launch(fixture, &spec).await;
+    if !fixture.pauses() {
+        let refused = within("pause", vmm.pause(spec.vm, &spec.dir)).await;
+        assert!(
+            matches!(refused, Err(VmmError::Unsuitable { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(state(fixture, &spec).await, RunState::Running);
+        return end(fixture, &identity).await;
+    }
     for _ in 0..2 {
         within("pause", vmm.pause(spec.vm, &spec.dir))
             .await

@@ -444,7 +444,25 @@ impl Vmm for FirecrackerDriver {
         }
     }
 
+    /// Refused where the guest could not be reached after it: the version that counts is the
+    /// running one's.
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
+        let about = Request::get("/");
+        let about = self
+            .command(vm, dir, "GET /", &about, COMMAND_DEADLINE)
+            .await?;
+        let version = about.get("vmm_version").and_then(Value::as_str);
+        if let Some(version) = version.and_then(version::number)
+            && version::NO_PAUSE.contains(&version)
+        {
+            return Err(VmmError::Unsuitable {
+                detail: format!(
+                    "Firecracker {version} loses the guest's vsock device when it goes on after a pause; use {} or newer, or one before {}",
+                    version::NO_PAUSE.end,
+                    version::NO_PAUSE.start
+                ),
+            });
+        }
         let request = Request::patch("/vm", json!({"state": "Paused"}));
         self.command(vm, dir, "pause", &request, COMMAND_DEADLINE)
             .await
