@@ -85,7 +85,7 @@ pub(super) const ENABLED: [(&str, &str); 4] = [
 ];
 
 /// Files of the host: path and content.
-pub(super) const FILES: [(&str, &str); 11] = [
+pub(super) const FILES: [(&str, &str); 12] = [
     ("etc/hostname", "testbed\n"),
     ("etc/hosts", "127.0.0.1 localhost testbed\n"),
     ("etc/resolv.conf", "# the testbed has no name server\n"),
@@ -116,6 +116,11 @@ pub(super) const FILES: [(&str, &str); 11] = [
     (
         "etc/systemd/journald.conf.d/testbed.conf",
         "[Journal]\nStorage=persistent\nSystemMaxUse=200M\nRateLimitIntervalSec=0\nSyncIntervalSec=5s\n",
+    ),
+    // Emulated, on a machine that others use: loading modules alone may take over a minute.
+    (
+        "etc/systemd/system.conf.d/testbed.conf",
+        "[Manager]\nDefaultTimeoutStartSec=15min\n",
     ),
     ("etc/sysctl.d/testbed.conf", "kernel.sysrq = 1\n"),
     // What Debian hosts load by themselves or by their administrator's word.
