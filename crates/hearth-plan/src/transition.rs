@@ -380,6 +380,10 @@ fn judge_vmm(vmm: ProcessExit, evidence: Evidence) -> (EndClass, String) {
         ProcessExit::Code(0) if evidence.console == Some(ConsoleEnd::Reboot) => {
             (EndClass::GuestRebooted, "guest rebooted".to_owned())
         }
+        ProcessExit::Code(0) if evidence.terminated => (
+            EndClass::Killed,
+            "VMM was ended from outside: its unit was stopped".to_owned(),
+        ),
         // The image's own init may power off without a word.
         ProcessExit::Code(0) => (EndClass::GuestPoweredOff, "guest powered off".to_owned()),
         ProcessExit::Code(code) => {

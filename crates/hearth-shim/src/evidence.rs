@@ -43,10 +43,12 @@ impl Tail {
 
 /// All that can be known now that the VMM is dead.
 pub(crate) fn gather(status: ExitStatus, console: &Tail) -> Evidence {
+    let cgroup = own_cgroup();
     Evidence {
-        oom_kills: own_cgroup().map_or(0, |cgroup| oom_kills(&cgroup)),
+        oom_kills: cgroup.as_deref().map_or(0, oom_kills),
         core_dumped: status.core_dumped(),
         console: console.end(),
+        terminated: cgroup.is_some() && crate::signals::is_pending(libc::SIGTERM),
     }
 }
 

@@ -4,9 +4,16 @@
 //! control characters, no line longer than the journal takes, no waiting for the journal.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 /// Longest line, in bytes: journald cuts a stream's lines at 48 KiB; a console's are short.
 const LINE_MAX: usize = 2048;
+
+/// Lines in one interval. journald has a limit of its own for the unit, but reads every
+/// line before it drops it, at the host's cost; this one is at the VM's.
+const LINES_MAX: u32 = 400;
+/// That interval.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Lines on their way to the journal.
 #[derive(Debug)]
@@ -14,6 +21,37 @@ pub(crate) struct Journal {
     out: Option<OwnedFd>,
     line: Vec<u8>,
     escape: Escape,
+    budget: Budget,
+}
+
+/// What is left of an interval.
+#[derive(Debug, Default)]
+struct Budget {
+    began: Option<Instant>,
+    lines: u32,
+    left_out: u64,
+}
+
+impl Budget {
+    /// Takes one line; says how many were left out before it, if it is the first of an
+    /// interval, and whether it may be written.
+    fn take(&mut self, now: Instant) -> (u64, bool) {
+        let mut left_out = 0;
+        if self.began.is_none_or(|began| now >= began + INTERVAL) {
+            left_out = self.left_out;
+            *self = Self {
+                began: Some(now),
+                ..Self::default()
+            };
+        }
+        let allowed = self.lines < LINES_MAX;
+        if allowed {
+            self.lines += 1;
+        } else {
+            self.left_out += 1;
+        }
+        (left_out, allowed)
+    }
 }
 
 /// Where in an escape sequence of ECMA-48 the console is.
@@ -36,6 +74,7 @@ impl Journal {
             out: out.filter(|out| rustix::io::ioctl_fionbio(out, true).is_ok()),
             line: Vec::new(),
             escape: Escape::None,
+            budget: Budget::default(),
         }
     }
 
@@ -92,15 +131,21 @@ impl Journal {
         if self.line.is_empty() {
             return;
         }
-        // The journal shows bytes that are not UTF-8 as a number of bytes only.
-        let mut text = String::from_utf8_lossy(&self.line)
-            .into_owned()
-            .into_bytes();
-        text.push(b'\n');
-        self.line.clear();
+        let line = std::mem::take(&mut self.line);
+        let (left_out, allowed) = self.budget.take(Instant::now());
+        if left_out > 0 {
+            self.write(&format!("[{left_out} lines are in console.log only]"));
+        }
+        if allowed {
+            // The journal shows bytes that are not UTF-8 as a number of bytes only.
+            self.write(&String::from_utf8_lossy(&line));
+        }
+    }
+
+    fn write(&self, line: &str) {
         if let Some(out) = &self.out {
             // A line that does not fit is lost to the journal; console.log has it.
-            rustix::io::write(out, &text).ok();
+            rustix::io::write(out, format!("{line}\n").as_bytes()).ok();
         }
     }
 }
@@ -151,6 +196,20 @@ mod tests {
         for _ in 0..1000 {
             journal.feed(&[b'y'; 1000]);
         }
+    }
+
+    #[test]
+    fn a_talkative_guest_is_cut_short_and_the_rest_is_counted() {
+        let mut budget = Budget::default();
+        let begin = Instant::now();
+        for _ in 0..LINES_MAX {
+            assert_eq!(budget.take(begin), (0, true));
+        }
+        for _ in 0..7 {
+            assert_eq!(budget.take(begin + INTERVAL / 2), (0, false));
+        }
+        assert_eq!(budget.take(begin + INTERVAL), (7, true));
+        assert_eq!(budget.take(begin + INTERVAL), (0, true));
     }
 
     #[test]

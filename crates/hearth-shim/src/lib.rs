@@ -43,6 +43,7 @@ mod record;
 mod report;
 mod run;
 mod setup;
+mod signals;
 mod tap;
 mod visitors;
 

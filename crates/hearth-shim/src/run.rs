@@ -54,7 +54,7 @@ fn serve(in_unit: bool) -> ExitCode {
     let journal = in_unit
         .then(|| rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3).ok())
         .flatten();
-    ignore_signals();
+    crate::signals::put_off();
     close_on_exec();
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let (request, started) = match read_request().and_then(|request| {
@@ -229,22 +229,6 @@ fn leave_caller() {
         rustix::stdio::dup2_stdin(&null).ok();
         rustix::stdio::dup2_stdout(&null).ok();
         rustix::stdio::dup2_stderr(&null).ok();
-    }
-}
-
-/// The shim ends when its VMM ends and not before; a killed session must not take it.
-fn ignore_signals() {
-    for signal in [
-        libc::SIGTERM,
-        libc::SIGHUP,
-        libc::SIGINT,
-        libc::SIGQUIT,
-        libc::SIGUSR1,
-        libc::SIGUSR2,
-        libc::SIGPIPE,
-    ] {
-        // SAFETY: no handler is installed, only the kernel's own way to ignore a signal.
-        unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
 }
 

@@ -353,14 +353,6 @@ fn execute(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // SAFETY: between fork and exec the closure makes one system call and no handler.
-    unsafe {
-        command.pre_exec(|| {
-            // Ignored as the shim ignores it, it would end no VMM that has no handler for it.
-            libc::signal(libc::SIGTERM, libc::SIG_DFL);
-            Ok(())
-        });
-    }
     if let Some(cage) = cage {
         // SAFETY: between fork and exec the closure makes system calls on descriptors and
         // strings that were made before; it does not allocate.
@@ -379,12 +371,11 @@ fn execute(
                 Ok(())
             });
         }
-    } else {
-        // Without a closure the child is made by vfork, which returns a moment before the
-        // child shows its new program: it would be identified as a shim.
-        // SAFETY: the closure does nothing.
-        unsafe { command.pre_exec(|| Ok(())) };
     }
+    // Without any closure the child would be made by vfork, which returns a moment before the
+    // child shows its new program: it would be identified as a shim.
+    // SAFETY: between fork and exec the closure makes one system call and does not allocate.
+    unsafe { command.pre_exec(crate::signals::let_through) };
     command
         .spawn()
         .map_err(failed(format!("execute {}", request.program)))

@@ -154,6 +154,7 @@ async fn qemu_ends_when_its_unit_is_stopped() {
     let record = record(&vms, &spec).await;
     assert_eq!(record.identity, identity);
     assert_eq!(record.vmm, ProcessExit::Code(0));
+    assert!(record.evidence.terminated, "{record:?}");
     gone(&spec).await;
     let again = vms.driver.launch(&spec).await.unwrap();
     vms.driver.kill(&again).await.unwrap();

@@ -211,6 +211,10 @@ fn evidence_tells_ends_of_one_status_apart() {
         oom_kills: 1,
         ..Evidence::default()
     };
+    let stopped = Evidence {
+        terminated: true,
+        ..Evidence::default()
+    };
     let off = ProcessExit::Code(0);
     for (vmm, evidence, class, failure) in [
         (off, said(ConsoleEnd::Panic), EndClass::GuestPanicked, true),
@@ -230,6 +234,7 @@ fn evidence_tells_ends_of_one_status_apart() {
         // Another process of the cgroup was killed for memory; the VMM went on and ended so.
         (ProcessExit::Signal(11), starved, EndClass::VmmCrashed, true),
         (off, starved, EndClass::GuestPoweredOff, false),
+        (off, stopped, EndClass::Killed, true),
         // A panic that was said before somebody killed the VMM.
         (SIGKILLED, said(ConsoleEnd::Panic), EndClass::Killed, true),
     ] {

@@ -158,8 +158,8 @@ fn used(shim: &Utf8Path, request: &Request) -> Vec<Utf8PathBuf> {
 }
 
 fn refused(vm: VmId, error: &SystemdError) -> VmmError {
-    VmmError::Start {
-        vm,
+    VmmError::Missing {
+        what: format!("a unit for VM {vm}"),
         detail: hearth_types::survey::chain(error),
     }
 }
