@@ -107,6 +107,13 @@ impl Store {
         self.inner.installation
     }
 
+    /// Has `told` called after each transaction with how long it took and whether it was
+    /// committed, on the writer's thread: it must be quick. The first one to ask is told.
+    pub fn on_commit(&self, told: impl Fn(std::time::Duration, bool) + Send + Sync + 'static) {
+        // A second one would be told nothing, which is what the doc says.
+        drop(self.inner.committed.told.set(Box::new(told)));
+    }
+
     /// The schema's version.
     #[must_use]
     pub fn schema_version(&self) -> u32 {

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use hearth_types::ids::VmId;
 
@@ -18,11 +19,21 @@ pub(crate) type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// A request: runs inside the transaction, in a savepoint of its own.
 pub(crate) type Request = Box<dyn FnOnce(&mut Session) -> Answer + Send>;
 
+/// Who is told of each transaction: how long it took, and whether it was committed.
+pub(crate) type Told = Box<dyn Fn(Duration, bool) + Send + Sync>;
+
 /// The state as of the last commit, for readers.
-#[derive(Debug)]
 pub(crate) struct Committed {
     rows: RwLock<Rows>,
     last_event: AtomicU64,
+    /// At most one.
+    pub(crate) told: OnceLock<Told>,
+}
+
+impl std::fmt::Debug for Committed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Committed").finish_non_exhaustive()
+    }
 }
 
 impl Committed {
@@ -30,6 +41,7 @@ impl Committed {
         Self {
             rows: RwLock::new(session.rows().clone()),
             last_event: AtomicU64::new(session.last_event),
+            told: OnceLock::new(),
         }
     }
 
@@ -69,6 +81,7 @@ pub(crate) fn run(mut session: Session, queue: &Receiver<Request>, committed: &C
 fn commit_group(session: &mut Session, group: Vec<Request>, committed: &Committed) {
     let mut answers = Vec::with_capacity(group.len());
     let mut group = group.into_iter();
+    let begun = Instant::now();
     let result = session.transaction(
         |session| {
             for request in group.by_ref() {
@@ -80,6 +93,9 @@ fn commit_group(session: &mut Session, group: Vec<Request>, committed: &Committe
         },
         |session, changes| committed.publish(session, changes),
     );
+    if let Some(told) = committed.told.get() {
+        told(begun.elapsed(), result.is_ok());
+    }
     if let Err(error) = &result {
         tracing::error!(
             error = %hearth_types::survey::chain(error),

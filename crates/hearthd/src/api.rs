@@ -13,6 +13,7 @@ pub mod kernels;
 pub mod lifecycle;
 pub mod logs;
 pub mod meta;
+pub mod metrics;
 pub mod plan;
 mod ports;
 pub mod serve;
@@ -117,6 +118,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))
+        .routes(routes!(metrics::metrics))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         // Archives are streams of any size: they never stand in memory.
         .merge(

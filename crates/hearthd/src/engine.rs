@@ -48,6 +48,7 @@ use tokio::sync::{Notify, watch as watch_channel};
 
 use crate::failpoint::Failpoints;
 use crate::host::{Clock, Processes};
+use crate::metrics::Metrics;
 use paths::Paths;
 
 /// What the engine needs to know of the configuration.
@@ -105,6 +106,7 @@ pub struct Engine {
     pub paths: Paths,
     /// Connections to the guests' agents.
     pub agents: agents::Agents,
+    pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     wake: Notify,
     work: Mutex<Work>,
@@ -176,7 +178,10 @@ impl Engine {
         paths: Paths,
         failpoints: Failpoints,
     ) -> Arc<Self> {
+        let metrics = Metrics::default();
+        parts.store.on_commit(metrics.commits());
         Arc::new(Self {
+            metrics,
             failpoints,
             parts,
             settings,
@@ -308,11 +313,14 @@ impl Engine {
                 std::mem::take(&mut work.dirty),
             )
         };
+        let begun = tokio::time::Instant::now();
         let result = if full {
             self.clone().full_pass().await
         } else {
             self.clone().quick_pass(&dirty).await
         };
+        self.metrics
+            .pass_ended(full, begun.elapsed(), result.is_ok());
         match result {
             Ok(next) => {
                 self.turn_ended(None);

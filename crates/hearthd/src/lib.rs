@@ -20,3 +20,4 @@ pub mod host;
 pub mod listen;
 pub mod logging;
 pub mod manager;
+pub mod metrics;

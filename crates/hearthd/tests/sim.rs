@@ -6,6 +6,10 @@ mod sim {
     mod converge;
     mod crash;
     mod failure;
+    mod metrics;
+    #[path = "../common/openmetrics.rs"]
+    mod openmetrics;
+    mod told;
     mod unknown;
     mod watchdog;
     mod world;

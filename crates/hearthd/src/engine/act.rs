@@ -70,7 +70,12 @@ impl Engine {
             Step::EnsureDisks { .. } => self.ensure_disks(wanted()?).await?,
             Step::EnsureTap { .. } => self.ensure_tap(wanted()?).await?,
             Step::StartVmm { restart, .. } => self.start(wanted()?, *restart).await?,
-            Step::Adopt { vm, identity } => self.adopt(*vm, identity).await?,
+            Step::Adopt { vm, identity } => {
+                self.reconnecting(*vm, row, identity);
+                let adopted = self.adopt(*vm, identity).await;
+                self.reconnected(*vm, row, &adopted);
+                adopted?;
+            }
             Step::Pause { vm, .. } => {
                 self.parts.vmm.pause(*vm, &self.paths.vm(*vm)).await?;
                 self.set_phase(*vm, Phase::Paused, "vm.paused", "is paused")
@@ -118,7 +123,11 @@ impl Engine {
         }
     }
 
-    async fn orphan_removed(&self, kind: &str, object: &str) {
+    async fn orphan_removed(&self, kind: &'static str, object: &str) {
+        self.metrics.orphan_removed(match kind {
+            "TAP" => "tap",
+            kind => kind,
+        });
         self.tell(
             NewEvent::info(
                 "orphan.removed",
@@ -144,6 +153,9 @@ impl Engine {
         });
         stored.context("cannot store the status")?;
         self.tell_changed();
+        if event.is_some_and(|event| event.code == "vm.exited") {
+            self.end_recorded(vm).await;
+        }
         Ok(())
     }
 
@@ -218,6 +230,7 @@ impl Engine {
         });
         self.watch_vmm(identity);
         if let Some(row) = row.await? {
+            self.vmm_started(vm, &row, restart);
             // Who waits for it to run does not wait for the event's commit.
             self.tell_changed();
             let word = if restart { "restarted" } else { "started" };
@@ -330,6 +343,7 @@ impl Engine {
 
     async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {
         self.agents.drop_vm(vm);
+        self.metrics.forget(vm);
         if let Some(row) = self.parts.store.vm(vm).await {
             if row.spec.auto_remove && row.goal != Goal::Absent {
                 // Nobody said so, its end did.
@@ -389,6 +403,9 @@ impl Engine {
             .await;
         match stored {
             Ok(Some(row)) => {
+                if counts {
+                    self.start_step_failed(&row, step, &reason);
+                }
                 let code = if counts {
                     "vm.start_failed"
                 } else {

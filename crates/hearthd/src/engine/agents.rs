@@ -162,7 +162,7 @@ impl Engine {
         let slot = self.agents.slot(vm);
         let begun = Instant::now();
         loop {
-            let health = self.ask(vm).await;
+            let (health, failure) = self.ask(vm).await;
             let current = self
                 .agents
                 .slots
@@ -172,6 +172,7 @@ impl Engine {
             if !current {
                 return;
             }
+            self.health_checked(vm, health, failure);
             let before = std::mem::replace(&mut *slot.health.lock(), health);
             if before != health {
                 tracing::info!(?before, ?health, "guest health changed");
@@ -187,7 +188,8 @@ impl Engine {
         }
     }
 
-    async fn ask(&self, vm: VmId) -> Health {
+    /// Asks a guest for a sign of life; if it gives none although it should, why.
+    async fn ask(&self, vm: VmId) -> (Health, Option<String>) {
         // A paused guest cannot answer, and that is no illness.
         let paused = self
             .parts
@@ -196,23 +198,18 @@ impl Engine {
             .await
             .is_some_and(|row| row.status.phase == Phase::Paused);
         if paused {
-            return Health::None;
+            return (Health::None, None);
         }
         let booting = self.agents.health(vm) == Health::Starting;
-        let Ok(client) = self.agents.get(self, vm, CONNECT_DEADLINE).await else {
-            return if booting {
-                Health::Starting
-            } else {
-                Health::Unhealthy
-            };
+        let client = match self.agents.get(self, vm, CONNECT_DEADLINE).await {
+            Ok(client) => client,
+            Err(_) if booting => return (Health::Starting, None),
+            Err(error) => return (Health::Unhealthy, Some(format!("{error:#}"))),
         };
         let answer = async { Ok::<_, anyhow::Error>(client.ping(nonce()?, PING_DEADLINE).await?) };
         match answer.await {
-            Ok(_) => Health::Healthy,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "vm health check failed");
-                Health::Unhealthy
-            }
+            Ok(_) => (Health::Healthy, None),
+            Err(error) => (Health::Unhealthy, Some(format!("{error:#}"))),
         }
     }
 }

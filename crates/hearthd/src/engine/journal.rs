@@ -46,7 +46,9 @@ impl Engine {
     pub(super) async fn leading_status(&self, steps: &[PlannedStep]) -> Option<anyhow::Result<()>> {
         match steps.first().map(|planned| &planned.step) {
             Some(Step::SetStatus { vm, status, event }) => {
-                Some(self.set_status(*vm, status, event.as_deref()).await)
+                let stored = self.set_status(*vm, status, event.as_deref()).await;
+                self.metrics.step_taken("set_status", stored.is_ok());
+                Some(stored)
             }
             _ => None,
         }
@@ -95,6 +97,7 @@ impl Engine {
             );
             self.effect(step, row).await
         };
+        self.metrics.step_taken(kind, result.is_ok());
         self.failpoints.hit("after", kind).await;
         if let Some(intent) = intent {
             self.finish(intent, &result);

@@ -24,10 +24,12 @@ impl Engine {
     pub(super) async fn full_pass(self: Arc<Self>) -> anyhow::Result<Option<Timestamp>> {
         let busy = self.busy();
         let observed = self.survey_all().await;
-        report_unknown(&observed);
+        self.report_unknown(&observed);
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
+        self.metrics.surveyed(&world);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
+        self.metrics.planned(true, plan.steps.len());
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -67,6 +69,7 @@ impl Engine {
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
+        self.metrics.planned(false, plan.steps.len());
         Ok(self.clone().act_on(plan, &rows).await)
     }
 
@@ -139,6 +142,25 @@ impl Engine {
         );
     }
 
+    fn report_unknown(&self, observed: &Observed) {
+        for (kind, reason) in [
+            ("processes", unknown(&observed.processes)),
+            ("taps", unknown(&observed.taps)),
+            ("dirs", unknown(&observed.dirs)),
+            ("bridge", unknown(&observed.bridge)),
+            ("rules", unknown(&observed.rules)),
+            ("names", unknown(&observed.names)),
+        ] {
+            let Some(reason) = reason else { continue };
+            self.metrics.unknown(kind);
+            tracing::warn!(
+                kind,
+                reason,
+                "[reconcile] a survey failed; nothing of this kind is acted on"
+            );
+        }
+    }
+
     /// VMs that an owner task works on now.
     fn busy(&self) -> BTreeSet<VmId> {
         self.work.lock().busy.clone()
@@ -193,6 +215,7 @@ impl Engine {
         let taking = async move {
             let (intents, mut leading) =
                 tokio::join!(self.begin_all(&steps), self.leading_status(&steps));
+            self.steps_begin(vm, row.as_ref(), &steps).await;
             let mut failed = false;
             for (index, planned) in steps.iter().enumerate() {
                 let result = if let Some(stored) = leading.take() {
@@ -203,7 +226,10 @@ impl Engine {
                         break;
                     }
                     match blocked {
-                        Some(reason) => self.start_blocked(vm, &reason).await,
+                        Some(reason) => {
+                            self.metrics.step_blocked(planned.step.kind());
+                            self.start_blocked(vm, &reason).await
+                        }
                         None => {
                             self.take_begun(planned, row.as_ref(), &intents, index)
                                 .await
@@ -276,20 +302,10 @@ pub(super) const fn is_orphan(step: &Step) -> bool {
     )
 }
 
-fn report_unknown(observed: &Observed) {
-    fn one<T>(kind: &str, survey: &Survey<T>) {
-        if let Survey::Unknown(reason) = survey {
-            tracing::warn!(
-                kind,
-                reason,
-                "[reconcile] a survey failed; nothing of this kind is acted on"
-            );
-        }
+/// Why a kind of objects could not be seen, if it could not.
+fn unknown<T>(survey: &Survey<T>) -> Option<&str> {
+    match survey {
+        Survey::Unknown(reason) => Some(reason),
+        Survey::Known(_) => None,
     }
-    one("processes", &observed.processes);
-    one("taps", &observed.taps);
-    one("dirs", &observed.dirs);
-    one("bridge", &observed.bridge);
-    one("rules", &observed.rules);
-    one("names", &observed.names);
 }

@@ -10,6 +10,9 @@ use super::Engine;
 impl Engine {
     /// Watches every VMM of ours that a survey found and that is not watched yet.
     pub(super) fn watch_all(self: &Arc<Self>, observed: &Observed) {
+        if let Some(taps) = observed.taps.known() {
+            self.metrics.ports_seen(taps.len());
+        }
         for process in observed.processes.known().into_iter().flatten() {
             if process.role == ProcessRole::Vmm {
                 self.watch_vmm(&process.identity);

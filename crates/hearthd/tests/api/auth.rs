@@ -33,6 +33,7 @@ async fn without_the_token_nothing_is_told() {
             "/v1/vms",
             "/v1/vms/web",
             "/v1/events",
+            "/metrics",
             "/nosuch",
             "/v1/vms/web/exec",
             "//health",
@@ -54,6 +55,10 @@ async fn with_it_everything_is_and_health_and_info_always() {
         let right = format!("{scheme} {TOKEN}");
         assert_eq!(
             get(&rig, "/v1/vms", Some(&right)).await.status,
+            StatusCode::OK
+        );
+        assert_eq!(
+            get(&rig, "/metrics", Some(&right)).await.status,
             StatusCode::OK
         );
         get(&rig, "/nosuch", Some(&right))

@@ -8,6 +8,8 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "../common/openmetrics.rs"]
+mod openmetrics;
 mod rig;
 
 mod auth;
@@ -16,6 +18,7 @@ mod errors;
 mod events;
 mod images;
 mod lifecycle;
+mod metrics;
 mod refs;
 mod streams;
 mod vms;

@@ -38,6 +38,20 @@ impl Agents {
         true
     }
 
+    /// From now on no agent is started.
+    pub(crate) fn forbid(&self) {
+        *self.program.lock().unwrap() = None;
+    }
+
+    /// Ends all agents, as the deaths of their VMs do; the next run of each has one of its own.
+    pub(crate) fn end(&self, dir: &Utf8Path) {
+        for mut child in self.running.lock().unwrap().drain(..) {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let _gone = std::fs::remove_file(dir.join("rig-agent.sock"));
+    }
+
     /// A connection to the agent of the VM with this folder; starts it first.
     pub(super) async fn connect(&self, dir: &Utf8Path) -> Result<Box<dyn Stream>, String> {
         let program = self.program.lock().unwrap().clone();
