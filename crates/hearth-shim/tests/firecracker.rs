@@ -7,6 +7,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
+    clippy::panic,
     reason = "part of tests: a failed unwrap is a failed test, and a skip is said"
 )]
 
