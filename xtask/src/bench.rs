@@ -20,6 +20,7 @@ mod pull;
 mod report;
 mod rig;
 mod start;
+mod unit_start;
 mod unpack;
 
 use std::path::{Path, PathBuf};
@@ -137,7 +138,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 14] = [
+const BENCHES: [Bench; 15] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -157,6 +158,11 @@ const BENCHES: [Bench; 14] = [
         name: "start",
         about: "a request to create and start a VM until its VMM runs, the image present",
         cases: start::cases,
+    },
+    Bench {
+        name: "unit-start",
+        about: "a VMM's start in a unit of systemd, beside a detached process",
+        cases: unit_start::cases,
     },
     Bench {
         name: "detect",

@@ -16,7 +16,7 @@ use hearth_types::observe::ProcessRole;
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
-use hearth_vmm::{Disk, KernelFiles, LaunchSpec, LogLimits, Vmm};
+use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
 
 fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> LaunchSpec {
     let vm = VmId::new();
@@ -146,21 +146,29 @@ async fn main() {
         .map_or(100, |count| count.as_str().parse().unwrap());
     let root = tempfile::tempdir().unwrap();
     let root = Utf8Path::from_path(root.path()).unwrap();
-    let config = |binary| QemuConfig {
+    let config = |binary, launcher| QemuConfig {
         binary,
         shim: Some(args[0].join("hearth-shim")),
         probe_cache: None,
         kvm: KvmMode::Off,
-        launcher: hearth_vmm::Launcher::Direct,
+        launcher,
     };
-    let standin = QemuDriver::new(config(Some(args[0].join("hearth-vmm-standin"))));
+    let program = Some(args[0].join("hearth-vmm-standin"));
+    let standin = QemuDriver::new(config(program.clone(), Launcher::Direct));
     let stub = root.join("kernel");
     let mut image = vec![0; 4096];
     image[0x202..0x206].copy_from_slice(b"HdrS");
     std::fs::write(&stub, image).unwrap();
     launches("stand-in", &standin, root, &stub).await;
+    if Launcher::Detect.makes_units() {
+        let in_units = QemuDriver::new(config(program, Launcher::Unit));
+        launches("stand-in in a unit", &in_units, root, &stub).await;
+    } else {
+        println!("SKIP: systemd is not the init here, or this is not root: no units");
+    }
     if let Some(kernel) = args.get(1) {
-        launches("QEMU", &QemuDriver::new(config(None)), root, kernel).await;
+        let qemu = QemuDriver::new(config(None, Launcher::Detect));
+        launches("QEMU", &qemu, root, kernel).await;
     }
     scale(&standin, root, &stub, count).await;
 }

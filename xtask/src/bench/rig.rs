@@ -260,7 +260,7 @@ fn guest() -> PathBuf {
 }
 
 /// Builds the programs that are measured: what is measured is what is checked out.
-fn build_once() -> anyhow::Result<()> {
+pub(crate) fn build_once() -> anyhow::Result<()> {
     static BUILT: std::sync::OnceLock<()> = std::sync::OnceLock::new();
     if BUILT.get().is_some() || std::env::var_os(PROGRAMS).is_some() {
         return Ok(());
