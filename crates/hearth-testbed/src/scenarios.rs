@@ -45,14 +45,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "powercut-is-honest",
         proves: "of the testbed itself: a power cut loses what was not flushed and nothing that was",
-        minutes: 2,
+        minutes: 3,
         prepared: Prepared::Bare,
         tell: powercut_is_honest::tell,
     },
     Scenario {
         name: "boot",
         proves: "install on a bare Debian, first VM up, under KVM",
-        minutes: 2,
+        minutes: 3,
         prepared: Prepared::Installed,
         tell: boot::tell,
     },
@@ -66,7 +66,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "restart",
         proves: "restart, stop and start, kill -9, a crash loop, daemon-reexec: no guest notices",
-        minutes: 4,
+        minutes: 6,
         prepared: Prepared::Installed,
         tell: restart::tell,
     },
@@ -87,14 +87,14 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "power-cut",
         proves: "20 power cuts under load: whole database, acknowledged requests honoured, no leak",
-        minutes: 20,
+        minutes: 30,
         prepared: Prepared::StandIn,
         tell: power_cut::tell,
     },
     Scenario {
         name: "vmm-deaths",
         proves: "signals, OOM, a hang, the guest's panic, power off and reboot are told apart",
-        minutes: 6,
+        minutes: 8,
         prepared: Prepared::Installed,
         tell: vmm_deaths::tell,
     },
