@@ -43,10 +43,16 @@ fn buttons() -> Vec<PathBuf> {
     events
         .filter(|event| {
             let name = fs::read_to_string(event.path().join("device/name")).unwrap_or_default();
-            matches!(name.trim(), "Power Button" | "AT Translated Set 2 keyboard")
+            is_button(name.trim())
         })
         .map(|event| Path::new("/dev/input").join(event.file_name()))
         .collect()
+}
+
+/// A keyboard says how it is wired: "AT Raw Set 2 keyboard" in Firecracker, "AT Translated Set
+/// 2 keyboard" elsewhere.
+fn is_button(name: &str) -> bool {
+    name == "Power Button" || (name.starts_with("AT ") && name.ends_with(" keyboard"))
 }
 
 fn listen<T: Copy>(mut device: File, sender: &Sender<T>, news: T) {
@@ -88,6 +94,18 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buttons_by_their_names() {
+        for name in [
+            "Power Button",
+            "AT Raw Set 2 keyboard",
+            "AT Translated Set 2 keyboard",
+        ] {
+            assert!(is_button(name), "{name}");
+        }
+        assert!(!is_button("Sleep Button") && !is_button("PC Speaker"));
+    }
 
     #[test]
     fn only_the_pressing_of_the_power_key_counts() {
