@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What CI checks beside the tests: format, clippy without warnings, unused dependencies,
-# licences, generated files, shell scripts, units.
+# licences, generated files, shell scripts, alerts, units.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,6 +36,9 @@ cargo xtask generate --check
 step "shell scripts"
 shellcheck --external-sources --severity=warning scripts/*.sh demo/run.sh .ci/run packaging/install.sh
 shellcheck --severity=warning --shell=sh packaging/debian/{preinst,postinst,prerm,postrm,lib.sh}
+
+step "alerts"
+./scripts/alerts.sh >/dev/null
 
 step "units"
 units=$(mktemp -d)

@@ -86,7 +86,7 @@ fn every_guarantee_names_benches_that_exist() {
 #[test]
 fn links_lead_to_files() {
     let mut documents = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
-    for folder in ["docs", "docs/adr"] {
+    for folder in ["docs", "docs/adr", "docs/runbooks"] {
         let entries = std::fs::read_dir(root().join(folder)).expect("a folder of documents");
         documents.extend(entries.map(|entry| entry.expect("an entry").path()));
     }
