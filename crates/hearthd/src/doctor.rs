@@ -42,7 +42,7 @@ pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
     checks.push(device("/dev/loop-control", "load the module loop"));
     checks.push(network(engine).await);
     checks.push(space(engine.paths.data()));
-    checks.push(init());
+    checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));
     DoctorReport { checks }
 }
@@ -253,13 +253,34 @@ fn space(data: &Utf8Path) -> DoctorCheck {
     }
 }
 
-fn init() -> DoctorCheck {
-    let detail = if service::systemd() {
-        "systemd is the init: VMs run in units of their own below hearth.slice"
-    } else {
-        "systemd is not the init: VMMs run as detached processes in sessions of their own"
-    };
-    check("init", DoctorStatus::Ok, detail, None)
+/// The VMs whose specs ask for a share of the host.
+async fn limited(engine: &Engine) -> Vec<String> {
+    let rows = engine.parts.store.vms().await;
+    rows.iter()
+        .filter(|row| !row.spec.resources.is_default())
+        .map(|row| row.spec.name.to_string())
+        .collect()
+}
+
+/// How VMMs are run. Only units have limits, so a VM that was promised some has to know.
+fn init(systemd: bool, limited: &[String]) -> DoctorCheck {
+    if systemd {
+        let detail = "systemd is the init: VMs run in units of their own below hearth.slice";
+        return check("init", DoctorStatus::Ok, detail, None);
+    }
+    let detail = "systemd is not the init: VMMs run as detached processes in sessions of their own";
+    if limited.is_empty() {
+        return check("init", DoctorStatus::Ok, detail, None);
+    }
+    check(
+        "init",
+        DoctorStatus::Warning,
+        format!(
+            "{detail}, and the resources that these VMs ask for do not hold: {}",
+            limited.join(", ")
+        ),
+        Some("run hearthd on a host with systemd, or take `resources` out of their specs"),
+    )
 }
 
 fn last_pass(engine: &Engine) -> DoctorCheck {
@@ -276,5 +297,21 @@ fn last_pass(engine: &Engine) -> DoctorCheck {
             "no pass has ended yet",
             Some("see the daemon's log for [reconcile] lines"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_do_not_hold_are_said() {
+        let some = ["web".to_owned(), "db".to_owned()];
+        assert_eq!(init(true, &some).status, DoctorStatus::Ok);
+        assert_eq!(init(false, &[]).status, DoctorStatus::Ok);
+        let told = init(false, &some);
+        assert_eq!(told.status, DoctorStatus::Warning);
+        assert!(told.detail.contains("web, db"), "{}", told.detail);
+        assert!(told.hint.is_some());
     }
 }
