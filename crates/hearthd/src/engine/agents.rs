@@ -188,7 +188,7 @@ impl Engine {
         }
     }
 
-    /// Asks a guest for a sign of life; if it gives none although it should, why.
+    /// Asks a guest for a sign of life; if it gives none although it should, says why.
     async fn ask(&self, vm: VmId) -> (Health, Option<String>) {
         // A paused guest cannot answer, and that is no illness.
         let paused = self
@@ -204,12 +204,19 @@ impl Engine {
         let client = match self.agents.get(self, vm, CONNECT_DEADLINE).await {
             Ok(client) => client,
             Err(_) if booting => return (Health::Starting, None),
-            Err(error) => return (Health::Unhealthy, Some(format!("{error:#}"))),
+            Err(error) => return self.silent(vm, &error).await,
         };
         let answer = async { Ok::<_, anyhow::Error>(client.ping(nonce()?, PING_DEADLINE).await?) };
         match answer.await {
             Ok(_) => (Health::Healthy, None),
-            Err(error) => (Health::Unhealthy, Some(format!("{error:#}"))),
+            Err(error) => self.silent(vm, &error).await,
         }
+    }
+
+    /// A guest gave no sign of life. One that is being stopped may, and that is no failure.
+    async fn silent(&self, vm: VmId, error: &anyhow::Error) -> (Health, Option<String>) {
+        let row = self.parts.store.vm(vm).await;
+        let up = row.is_some_and(|row| row.status.vmm.is_some() && row.status.stop.is_none());
+        (Health::Unhealthy, up.then(|| format!("{error:#}")))
     }
 }

@@ -270,13 +270,12 @@ impl Engine {
     pub(crate) fn health_checked(&self, vm: VmId, health: Health, failure: Option<String>) {
         match (health, failure) {
             (Health::Healthy, _) => self.metrics.guest_answers(vm, self.now()),
-            (Health::Unhealthy, failure) => {
+            (Health::Unhealthy, Some(reason)) => {
                 self.metrics.health_failures.inc();
-                let reason = failure.unwrap_or_default();
                 tracing::warn!(reason, "vm health check failed");
             }
-            // Booting or paused: nothing was asked of it that it could fail.
-            (Health::Starting | Health::None, _) => return,
+            // Booting, paused or going down: nothing was asked of it that it could fail.
+            (Health::Unhealthy | Health::Starting | Health::None, _) => return,
         }
         self.metrics.health_checks.inc();
     }

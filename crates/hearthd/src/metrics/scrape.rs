@@ -5,6 +5,7 @@ use std::fmt;
 use hearth_plan::transition::elapsed;
 use hearth_store::VmRow;
 use hearth_types::api::Health;
+use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase};
 use jiff::Timestamp;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -97,8 +98,10 @@ impl Engine {
             ("waiting", &[Phase::Starting, Phase::Backoff][..]),
             ("given_up", &[Phase::Failed][..]),
         ] {
+            // Nobody is asked to bring a VM back whose policy is `no`: its end is its end.
             let is_down = |row: &&VmRow| {
-                matches!(row.goal, Goal::Running | Goal::Paused)
+                (state == "waiting" || row.spec.restart != RestartPolicy::No)
+                    && matches!(row.goal, Goal::Running | Goal::Paused)
                     && row.status.vmm.is_none()
                     && phases.contains(&row.status.phase)
             };

@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use hearth_types::api::Health;
 use hearth_types::process::{GuestReport, ProcessExit};
 use hearth_types::status::Phase;
+use hearth_vmm::fake::{Call, Fault};
 use serde_json::{Value, json};
 
 use crate::openmetrics::Scrape;
@@ -157,8 +158,9 @@ async fn numbers_follow_what_happens() {
         1.0
     );
     assert_eq!(seen.value("hearth_vm_time_to_detect_seconds_count"), 1.0);
-    assert_eq!(seen.value(r#"hearth_vms_down{state="given_up"}"#), 1.0);
-    // Its restart policy is `no`: nothing was tried.
+    assert_eq!(seen.value(r#"hearth_vms{phase="failed"}"#), 1.0);
+    // Its restart policy is `no`: nothing was tried, and nobody is called.
+    assert_eq!(seen.value(r#"hearth_vms_down{state="given_up"}"#), 0.0);
     assert_eq!(seen.value("hearth_vm_recovery_given_up_total"), 0.0);
     assert_eq!(
         seen.value(r#"hearth_process_restart_total{reason="workload_failed"}"#),
@@ -233,4 +235,25 @@ async fn a_guest_that_falls_silent_fails_its_checks() {
     let seen = reaches(&rig, "hearth_vm_health_check_failures_total", 1.0).await;
     assert!(seen.value("hearth_vm_health_checks_total") >= 2.0);
     assert_eq!(seen.value(r#"hearth_vms_health{health="unhealthy"}"#), 1.0);
+}
+
+#[tokio::test]
+async fn a_guest_that_is_being_stopped_may_be_silent() {
+    let rig = Rig::new().await;
+    if !rig.vmm.agents.allow() {
+        return;
+    }
+    rig.running("web").await;
+    let healthy = |vm: &hearth_types::api::Vm| vm.health == Health::Healthy;
+    let vm = rig.until("web", "it is healthy", healthy).await;
+    rig.vmm.agents.end(&rig.vm_dir(vm.id));
+    rig.vmm.agents.forbid();
+    rig.vmm.fake.inject(Call::PowerButton, Fault::Hangs);
+    let stop = json!({ "timeout": "10m" });
+    rig.post("/v1/vms/web/stop", stop).await;
+    rig.until("web", "it is stopping", |vm| vm.phase == Phase::Stopping)
+        .await;
+    tokio::time::pause();
+    let seen = reaches(&rig, r#"hearth_vms_health{health="unhealthy"}"#, 1.0).await;
+    assert_eq!(seen.value("hearth_vm_health_check_failures_total"), 0.0);
 }
