@@ -10,7 +10,7 @@ use crate::message::{Hello, HelloAck, StreamError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MuxEvent {
     /// Guest: a host wants a session. All older streams are over when `fresh`; else it is the
-    /// same session asking again. Answer with [`Mux::acknowledge`].
+    /// same session asking again. Answer with [`super::Mux::acknowledge`].
     Hello {
         /// What it said.
         hello: Hello,
@@ -26,7 +26,7 @@ pub enum MuxEvent {
         /// The request's JSON.
         request: Bytes,
     },
-    /// Bytes on a channel; the receiver owes a [`Mux::grant`] once it has consumed them.
+    /// Bytes on a channel; the receiver owes a [`super::Mux::grant`] once it has consumed them.
     Data {
         /// The stream.
         stream: u32,
@@ -70,7 +70,7 @@ pub enum MuxEvent {
         /// The stream.
         stream: u32,
     },
-    /// Guest: answer with [`Mux::pong`].
+    /// Guest: answer with [`super::Mux::pong`].
     Ping(Bytes),
     /// Host: the answer to a ping.
     Pong(Bytes),
