@@ -93,6 +93,8 @@ keys! {
     API_TOKEN api_token: Option<Secret> = "", TOKEN;
     /// A file with the token as its only line.
     API_TOKEN_FILE api_token_file: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// Another token, which opens `GET /metrics` on TCP and nothing else: for Prometheus.
+    METRICS_TOKEN metrics_token: Option<Secret> = "", TOKEN;
     /// A kernel (vmlinuz, vmlinux or Debian package) that is imported when the daemon starts and has none.
     KERNEL_PATH kernel_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
     /// The domain that the guests' names end in.

@@ -8,7 +8,7 @@ use hearth_types::api::ConfigEntry;
 
 use crate::error::ConfigError;
 use crate::flags::DaemonFlags;
-use crate::keys::{Config, build};
+use crate::keys::{Config, KEYS, build};
 use crate::kinds;
 use crate::resolve::Values;
 
@@ -66,7 +66,12 @@ impl Config {
             check_together(&config, &mut values.errors);
             with_token(config, &mut values.errors, &mut warnings)
         });
-        if let crate::Source::File { path, .. } = values.source("API_TOKEN") {
+        let secrets = KEYS.iter().filter(|key| key.secret);
+        let files = secrets.filter_map(|key| match values.source(key.name) {
+            crate::Source::File { path, .. } => Some(path),
+            _ => None,
+        });
+        for path in files.collect::<std::collections::BTreeSet<_>>() {
             warn_if_readable_by_others(&path, &mut warnings);
         }
         match config {
@@ -147,6 +152,9 @@ fn check_together(config: &Config, errors: &mut Vec<ConfigError>) {
     if config.api_token.is_some() && config.api_token_file.is_some() {
         conflict("API_TOKEN and API_TOKEN_FILE are both set: leave one out".to_owned());
     }
+    if config.metrics_token.is_some() && config.api_port.is_none() {
+        conflict("METRICS_TOKEN is set without API_PORT: it is for TCP alone".to_owned());
+    }
 }
 
 /// Takes the token from its file, if it is to come from there.
@@ -186,7 +194,7 @@ fn warn_if_readable_by_others(path: &Utf8Path, warnings: &mut Vec<String>) {
     let mode = meta.permissions().mode() & 0o7777;
     if mode & 0o004 != 0 {
         warnings.push(format!(
-            "{path} holds the API token and every user may read it (mode {mode:04o}): chmod 0640 {path}"
+            "{path} holds a token and every user may read it (mode {mode:04o}): chmod 0640 {path}"
         ));
     }
 }

@@ -175,6 +175,7 @@ fn values_must_go_together() {
         ("BACKOFF_FIRST=10m", "BACKOFF_MAX is 5m"),
         ("UID_BASE=4294967000", "past the last user id"),
         ("API_PORT=80", "without a token"),
+        ("METRICS_TOKEN=0123456789abcdef", "without API_PORT"),
         (
             "API_TOKEN=0123456789abcdef\nAPI_TOKEN_FILE=/dev/null",
             "are both set",

@@ -138,9 +138,9 @@ pub fn router(api: Api) -> Router {
 }
 
 /// The API for TCP: everything but `/health` and `/info` wants the token.
-pub fn router_with_token(api: Api, token: auth::Token) -> Router {
+pub fn router_with_token(api: Api, tokens: auth::Tokens) -> Router {
     router(api).layer(axum::middleware::from_fn_with_state(
-        token,
+        tokens,
         auth::require_token,
     ))
 }

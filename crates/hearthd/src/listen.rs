@@ -10,10 +10,11 @@ use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream};
 
 use anyhow::Context as _;
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_config::Config;
+use hearth_config::{Config, Secret};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use crate::api::auth::{Token, Tokens};
 use crate::api::{self, Api};
 
 /// The group that owns the socket when nobody chose one and it exists: packages make it.
@@ -127,7 +128,7 @@ async fn serve_tcp(
     state: Api,
     stopping: watch::Receiver<bool>,
 ) -> anyhow::Result<Server> {
-    let token = config
+    let all = config
         .api_token
         .as_ref()
         .context("API_PORT needs API_TOKEN")?;
@@ -135,7 +136,9 @@ async fn serve_tcp(
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {}:{port}", config.api_address))?;
-    let router = api::router_with_token(state, api::auth::Token::new(token.expose()));
+    let token = |secret: &Secret| Token::new(secret.expose());
+    let metrics = config.metrics_token.as_ref().map(token);
+    let router = api::router_with_token(state, Tokens::new(token(all), metrics));
     tracing::info!(address = %config.api_address, port, "the API is served over TCP, too");
     Ok(tokio::spawn(api::serve::serve(listener, router, stopping)))
 }

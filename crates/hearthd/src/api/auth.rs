@@ -1,4 +1,4 @@
-//! The bearer token of the TCP listener.
+//! The bearer tokens of the TCP listener.
 
 use std::sync::Arc;
 
@@ -30,20 +30,41 @@ impl Token {
     }
 }
 
-/// Lets a request through if it carries the token or asks for what is open to all.
+/// The tokens of the TCP listener.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    all: Token,
+    metrics: Option<Token>,
+}
+
+impl Tokens {
+    /// One that opens everything, and perhaps one that opens `/metrics` alone.
+    #[must_use]
+    pub const fn new(all: Token, metrics: Option<Token>) -> Self {
+        Self { all, metrics }
+    }
+
+    fn admit(&self, given: &str, path: &str) -> bool {
+        let metrics = self.metrics.as_ref().filter(|_| path == "/metrics");
+        self.all.admits(given) || metrics.is_some_and(|token| token.admits(given))
+    }
+}
+
+/// Lets a request through if it carries a token for it or asks for what is open to all.
 pub(super) async fn require_token(
-    State(token): State<Token>,
+    State(tokens): State<Tokens>,
     request: Request,
     next: Next,
 ) -> Response {
-    let open = matches!(request.uri().path(), "/health" | "/info");
+    let path = request.uri().path();
+    let open = matches!(path, "/health" | "/info");
     let given = request
         .headers()
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    if open || given.is_some_and(|(_, given)| token.admits(given.trim())) {
+    if open || given.is_some_and(|(_, given)| tokens.admit(given.trim(), path)) {
         return next.run(request).await;
     }
     ApiError::new(Code::Unauthorized, "this needs the header Authorization: Bearer TOKEN")

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
 
-use crate::rig::{Answer, Rig, TOKEN, read, request};
+use crate::rig::{Answer, METRICS_TOKEN, Rig, TOKEN, read, request};
 
 async fn get(rig: &Rig, path: &str, authorization: Option<&str>) -> Answer {
     let mut request = request(Method::GET, path, Body::empty());
@@ -67,5 +67,23 @@ async fn with_it_everything_is_and_health_and_info_always() {
     }
     for path in ["/health", "/info"] {
         assert_eq!(get(&rig, path, None).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn the_token_for_metrics_opens_nothing_else() {
+    let rig = Rig::new().await;
+    let metrics = format!("Bearer {METRICS_TOKEN}");
+    let answer = get(&rig, "/metrics", Some(&metrics)).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    for path in [
+        "/v1/vms",
+        "/v1/events",
+        "/metrics/",
+        "//metrics",
+        "/v1/plan",
+    ] {
+        let answer = get(&rig, path, Some(&metrics)).await;
+        answer.problem(401, "unauthorized");
     }
 }

@@ -26,7 +26,8 @@ use hearth_types::ids::InstallationId;
 use hearth_types::observe::{ObservedProcess, ProcessRole};
 use hearth_types::{OwnerMark, VmId};
 use hearth_vmm::LogLimits;
-use hearthd::api::{Api, auth::Token};
+use hearthd::api::Api;
+use hearthd::api::auth::{Token, Tokens};
 use hearthd::engine::{Engine, Parts, Settings, paths::Paths};
 use hearthd::host::{Processes, SystemClock};
 use http_body_util::BodyExt as _;
@@ -43,6 +44,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const IMAGE: &str = "docker.io/library/small:1";
 /// The token of the TCP router.
 pub(crate) const TOKEN: &str = "0123456789abcdef-token";
+/// The one that opens `/metrics` alone.
+pub(crate) const METRICS_TOKEN: &str = "0123456789abcdef-metrics";
 
 /// The daemon's engine and both of its routers.
 pub(crate) struct Rig {
@@ -150,7 +153,8 @@ impl Rig {
     }
 
     pub(crate) fn token_router(&self) -> Router {
-        hearthd::api::router_with_token(self.api.clone(), Token::new(TOKEN))
+        let tokens = Tokens::new(Token::new(TOKEN), Some(Token::new(METRICS_TOKEN)));
+        hearthd::api::router_with_token(self.api.clone(), tokens)
     }
 
     /// One request, its answer read to the end.
