@@ -307,3 +307,9 @@ pub trait Vmm: Send + Sync {
     /// The record of the last VMM's end in this folder, if there is one.
     async fn exit_record(&self, dir: &Utf8Path) -> Result<Option<ExitRecord>, VmmError>;
 }
+
+/// The host's boot; empty when it cannot be read.
+pub(crate) fn boot_id() -> String {
+    hearth_host::boot::BootId::current()
+        .map_or_else(|_| String::new(), |boot| boot.as_str().to_owned())
+}

@@ -50,6 +50,17 @@ struct Kept {
     key: Key,
     works: bool,
     detail: String,
+    /// The boot in which it was found out; empty when written by an older version.
+    #[serde(default)]
+    boot: String,
+}
+
+impl Kept {
+    /// Whether it answers for `key` now. That KVM does not work may have been the host's bad
+    /// moment: it is believed for one boot.
+    fn answers(&self, key: &Key, boot: &str) -> bool {
+        self.key == *key && (self.works || self.boot == boot)
+    }
 }
 
 /// The answer so far. The lock is held while a probe runs: one at a time is enough.
@@ -119,7 +130,7 @@ impl Probes {
         let kept = memory
             .take()
             .or_else(|| cache.and_then(recall))
-            .filter(|kept| kept.key == key);
+            .filter(|kept| kept.answers(&key, &crate::boot_id()));
         let kept = match kept {
             Some(kept) => kept,
             None => {
@@ -170,7 +181,12 @@ async fn boot(driver: &FirecrackerDriver, elf: &Utf8Path, key: Key) -> Kept {
         ),
     };
     tracing::info!(works, detail, "probed KVM with Firecracker");
-    Kept { key, works, detail }
+    Kept {
+        key,
+        works,
+        detail,
+        boot: crate::boot_id(),
+    }
 }
 
 async fn boot_in_folder(driver: &FirecrackerDriver, elf: &Utf8Path) -> Result<(), String> {
@@ -246,5 +262,30 @@ fn spec(vm: VmId, dir: &Utf8Path, elf: &Utf8Path) -> LaunchSpec {
             max_bytes: 1 << 20,
             keep: 0,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_it_does_not_work_is_believed_for_one_boot() {
+        let key = |kernel: &str| Key {
+            host_kernel: kernel.to_owned(),
+            firecracker: "1.16.1".to_owned(),
+            guest_kernel: "1 2".to_owned(),
+        };
+        let mut kept = Kept {
+            key: key("6.1"),
+            works: false,
+            detail: "silent".to_owned(),
+            boot: "a".to_owned(),
+        };
+        assert!(kept.answers(&key("6.1"), "a"));
+        assert!(!kept.answers(&key("6.1"), "b"));
+        kept.works = true;
+        assert!(kept.answers(&key("6.1"), "b"));
+        assert!(!kept.answers(&key("6.2"), "b"));
     }
 }

@@ -153,7 +153,7 @@ impl Memory {
             let text = std::fs::read(config.probe_cache.as_ref()?).ok()?;
             self.kept = serde_json::from_slice(&text).ok();
         }
-        let boot = boot_id();
+        let boot = crate::boot_id();
         self.kept.clone().filter(|kept| kept.answers(key, &boot))
     }
 
@@ -200,14 +200,8 @@ async fn try_kvm(
         key,
         accelerator: accelerator.to_owned(),
         detail,
-        boot: boot_id(),
+        boot: crate::boot_id(),
     }
-}
-
-/// The host's boot; empty when it cannot be read.
-fn boot_id() -> String {
-    hearth_host::boot::BootId::current()
-        .map_or_else(|_| String::new(), |boot| boot.as_str().to_owned())
 }
 
 /// One boot of a kernel that finds no root file system.
