@@ -109,7 +109,10 @@ impl Story {
                         let ended = row.spec.name.as_str() == "db"
                             && row.status.phase == Phase::Exited
                             && host.vmms(row.id).count() == 0;
-                        ended || super::world::reached(row, host)
+                        // It was stopped, and `always` starts it again: down is not the end.
+                        let began =
+                            row.spec.restart != RestartPolicy::Always || row.goal == Goal::Running;
+                        ended || began && super::world::reached(row, host)
                     })
                 })
                 .await;
