@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use hearth_guest_proto::config::InitMode;
@@ -13,6 +14,7 @@ use hearth_guest_proto::message::{
 use super::exec::{Exec, Kind};
 use super::session::Session;
 use super::system;
+use crate::error::Failure;
 use crate::spawn::{Launch, Refusal, pairs};
 
 impl Session {
@@ -156,27 +158,36 @@ impl Session {
         kind: ShutdownKind,
     ) -> Result<Option<Response>, Refusal> {
         self.demand_power()?;
-        let failed = |error: String| Refusal::new(ErrorCode::Failed, error);
+        if self.config.init == InitMode::Hearth && self.supervisor.is_none() {
+            let deaf = "PID 1 does not listen";
+            return Err(Refusal::new(ErrorCode::Failed, deaf));
+        }
         // A frozen root would hold the shutdown up.
         let _thawed = self.freezer.thaw();
-        match (self.config.init, &mut self.supervisor) {
-            (InitMode::Hearth, Some(supervisor)) => {
-                let mut line = serde_json::to_vec(&Request::Shutdown { timeout_ms, kind })
-                    .map_err(|error| failed(error.to_string()))?;
-                line.push(b'\n');
-                supervisor
-                    .write_all(&line)
-                    .map_err(|error| failed(format!("PID 1 does not listen: {error}")))?;
-            }
-            (InitMode::Hearth, None) => return Err(failed("PID 1 does not listen".to_owned())),
-            (InitMode::Image, _) => {
-                system::ask_init(crate::machine::ending(kind)).map_err(failed)?;
-                report_shutdown();
-                let at = Instant::now() + Duration::from_millis(timeout_ms);
-                self.force_off_at = Some((at, kind));
-            }
-        }
+        self.going_down = Some((timeout_ms, kind));
         Ok(Some(Response::Ok))
+    }
+
+    /// Begins the shutdown that was agreed to. The answer is on its way by now: what PID 1
+    /// does next may end this process at once.
+    pub(super) fn go_down_if_asked(&mut self, now: Instant) {
+        let Some((timeout_ms, kind)) = self.going_down.take() else {
+            return;
+        };
+        let asked = match (self.config.init, &mut self.supervisor) {
+            (InitMode::Hearth, Some(supervisor)) => ask_supervisor(supervisor, timeout_ms, kind),
+            (InitMode::Hearth, None) => return,
+            (InitMode::Image, _) => {
+                report_shutdown();
+                let at = now + Duration::from_millis(timeout_ms);
+                self.force_off_at = Some((at, kind));
+                system::ask_init(crate::machine::ending(kind))
+            }
+        };
+        if let Err(error) = asked {
+            crate::error::say(&Failure::new("ask", "PID 1 to go down", error));
+            self.force_off_at = Some((now, kind));
+        }
     }
 
     pub(super) fn force_off_if_due(&mut self, now: Instant) {
@@ -187,6 +198,19 @@ impl Session {
             crate::supervise::go_down(kind);
         }
     }
+}
+
+fn ask_supervisor(
+    supervisor: &mut UnixStream,
+    timeout_ms: u64,
+    kind: ShutdownKind,
+) -> Result<(), String> {
+    let request = Request::Shutdown { timeout_ms, kind };
+    let mut line = serde_json::to_vec(&request).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    supervisor
+        .write_all(&line)
+        .map_err(|error| error.to_string())
 }
 
 /// The image's init writes no report: that its end was asked for is known here alone.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hearth_guest_proto::config::GuestConfig;
 use hearth_guest_proto::message::{
-    CHANNEL_MAIN, CHANNEL_STDERR, HelloAck, PROTOCOL, Ping, Pong, StreamControl, StreamReply,
+    CHANNEL_MAIN, CHANNEL_STDERR, HelloAck, PROTOCOL, Ping, Pong, ShutdownKind, StreamControl,
+    StreamReply,
 };
 use hearth_guest_proto::mux::{Mux, MuxEvent};
 use rustix::event::{PollFd, PollFlags};
@@ -30,8 +31,10 @@ pub(super) struct Session {
     pub(super) privileged: bool,
     pub(super) execs: Vec<Exec>,
     pub(super) freezer: Freezer,
+    /// A shutdown that was agreed to and has yet to begin, with its timeout in milliseconds.
+    pub(super) going_down: Option<(u64, ShutdownKind)>,
     /// When the machine is powered off without its init's help.
-    pub(super) force_off_at: Option<(Instant, hearth_guest_proto::message::ShutdownKind)>,
+    pub(super) force_off_at: Option<(Instant, ShutdownKind)>,
     buffer: Vec<u8>,
 }
 
@@ -48,6 +51,7 @@ impl Session {
             privileged,
             execs: Vec::new(),
             freezer: Freezer::default(),
+            going_down: None,
             force_off_at: None,
             buffer: vec![0; 64 * 1024],
         }
@@ -152,6 +156,7 @@ impl Session {
         }
         self.execs.retain(|exec| !exec.finished());
         self.freezer.thaw_if_due(now);
+        self.go_down_if_asked(now);
         self.force_off_if_due(now);
     }
 
