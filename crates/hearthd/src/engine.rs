@@ -45,6 +45,7 @@ use hearth_vmm::{LogLimits, Vmm};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch as watch_channel};
+use tokio::time::Instant;
 
 use crate::failpoint::Failpoints;
 use crate::host::{Clock, Processes};
@@ -292,28 +293,28 @@ impl Engine {
 
     /// Runs the loop until `stop` turns true.
     pub async fn run(self: Arc<Self>, mut stop: watch_channel::Receiver<bool>) {
+        // When everything is to be looked at again. A quick pass may bring it forward for its
+        // own VMs, and never puts it off: it knows nothing of what the others wait for.
+        let mut due = Instant::now();
         while !*stop.borrow() {
-            let next = self.clone().turn().await;
-            let wait = self.until(next);
+            // A timer cannot say which VM it was for, and planning all of them is cheap.
+            let full = std::mem::take(&mut self.work.lock().full) || Instant::now() >= due;
+            let next = self.clone().turn(full).await;
+            let wanted = Instant::now() + self.until(next);
+            due = if full { wanted } else { due.min(wanted) };
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(wait) => self.timer_fired(),
+                () = tokio::time::sleep_until(due) => {}
                 _ = stop.changed() => {}
             }
         }
         tracing::info!("the loop has ended; the VMs go on");
     }
 
-    /// One pass over what is due. Returns when the next one is.
-    async fn turn(self: Arc<Self>) -> Option<Timestamp> {
-        let (full, dirty) = {
-            let mut work = self.work.lock();
-            (
-                std::mem::take(&mut work.full),
-                std::mem::take(&mut work.dirty),
-            )
-        };
-        let begun = tokio::time::Instant::now();
+    /// One pass over everything or over what is due. Returns when the next one is.
+    async fn turn(self: Arc<Self>, full: bool) -> Option<Timestamp> {
+        let dirty = std::mem::take(&mut self.work.lock().dirty);
+        let begun = Instant::now();
         let result = if full {
             self.clone().full_pass().await
         } else {
@@ -353,11 +354,6 @@ impl Engine {
         });
         let wait = if wait.is_zero() { rest } else { wait };
         wait.min(resync)
-    }
-
-    /// A timer cannot say which VM it was for, and planning all of them is cheap.
-    fn timer_fired(&self) {
-        self.work.lock().full = true;
     }
 
     /// The VMs as the planner takes them.
