@@ -53,7 +53,14 @@ except ImportError:
     sys.exit(77)
 print(len(list(read(sys.stdin.read()))))
 ";
-    let mut child = Command::new("python3")
+    // Debian's module belongs to Debian's Python, whichever else comes first in PATH.
+    let debian = "/usr/bin/python3";
+    let python = if std::path::Path::new(debian).exists() {
+        debian
+    } else {
+        "python3"
+    };
+    let mut child = Command::new(python)
         .args(["-c", PROGRAM])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
