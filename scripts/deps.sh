@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Debian packages by purpose: `deps.sh build run test package lint demo`. Says which and why,
+# Installs Debian packages by purpose: `deps.sh build run test package testbed lint demo`. Says which and why,
 # and does nothing when all are there.
 set -euo pipefail
 
@@ -8,6 +8,7 @@ declare -A groups=(
   [run]="qemu-system-x86:the_VMM nftables:filters_and_published_ports dnsmasq-base:names_of_guests conntrack:forgets_connections_of_reused_addresses e2fsprogs:makes_ext4_volumes iproute2:shows_the_network_to_people"
   [test]="docker-registry:real_registry skopeo:pushes_images umoci:makes_OCI_images openssl:certificates_of_test_registries busybox-static:tiny_guests cpio:checks_initramfs_archives curl:asks_published_ports jq:reads_JSON kmod:checks_module_order xfsprogs:reflink_tests procps:finds_processes zstd:compressed_layers xz-utils:compressed_layers ca-certificates:TLS python3-prometheus-client:reads_metrics_as_Prometheus_does"
   [package]="dpkg-dev:finds_the_libraries_that_programs_need binutils:strips_programs"
+  [testbed]="mmdebstrap:makes_the_host_image nbdkit:disks_that_lose_what_was_not_flushed qemu-utils:disk_overlays openssh-client:drives_the_host"
   [lint]="shellcheck:reads_shell_scripts systemd:checks_units prometheus:promtool_tests_the_alert_rules"
   [demo]="docker-registry:real_registry_on_loopback skopeo:pushes_the_image umoci:makes_the_OCI_image mmdebstrap:makes_the_Debian_root_filesystem busybox-static:web_server_in_the_image curl:asks_the_published_port jq:reads_JSON procps:counts_processes_for_the_leak_audit"
 )
