@@ -9,6 +9,8 @@ mod tables;
 mod taps;
 mod tun;
 
+pub(crate) use links::is_passing_dump;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -16,6 +16,7 @@
 mod fake;
 mod host;
 mod nft;
+mod slow;
 
 #[doc(hidden)]
 pub mod contract;

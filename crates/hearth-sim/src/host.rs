@@ -151,6 +151,8 @@ pub struct SimHost {
     pub unknown: BTreeSet<Kind>,
     /// Steps (by kind) that fail so many times.
     pub faults: BTreeMap<&'static str, u32>,
+    /// Steps (by kind) that overrun their deadline so many times.
+    pub slow: BTreeMap<&'static str, u32>,
     /// How often a step (by kind) was tried.
     pub attempts: BTreeMap<&'static str, u32>,
     /// How the next VMMs' guests behave.
@@ -179,6 +181,7 @@ impl SimHost {
             tracked: BTreeSet::new(),
             unknown: BTreeSet::new(),
             faults: BTreeMap::new(),
+            slow: BTreeMap::new(),
             attempts: BTreeMap::new(),
             guests: BTreeMap::new(),
             leaky_survey: false,

@@ -89,7 +89,7 @@ pub(crate) async fn through_shim(
     };
     let text = tokio::time::timeout(SHIM_DEADLINE, talk)
         .await
-        .map_err(|_| VmmError::Start {
+        .map_err(|_| VmmError::Slow {
             vm,
             detail: format!(
                 "its shim did not answer within {} s",
@@ -129,15 +129,18 @@ pub(crate) async fn greeted(
     let detail = tokio::select! {
         answer = tokio::time::timeout(deadline, answer) => match answer {
             Ok(Ok(())) => return Ok(()),
-            Ok(Err(detail)) => detail,
-            Err(_) => Some(format!("it did not answer within {} s", deadline.as_secs())),
+            Ok(Err(detail)) => Ok(detail),
+            Err(_) => Err(format!("it did not answer within {} s", deadline.as_secs())),
         },
-        () = dead => None,
+        () = dead => Ok(None),
     };
     clean_up(dir, identity).await?;
-    Err(VmmError::Start {
-        vm,
-        detail: detail.unwrap_or_else(|| record::vmm_log_tail(dir)),
+    Err(match detail {
+        Ok(detail) => VmmError::Start {
+            vm,
+            detail: detail.unwrap_or_else(|| record::vmm_log_tail(dir)),
+        },
+        Err(detail) => VmmError::Slow { vm, detail },
     })
 }
 

@@ -194,6 +194,15 @@ pub enum VmmError {
         /// What the VMM said: the last lines of its log.
         detail: String,
     },
+    /// A deadline of the start passed; nothing of the launch stays. On a host that is busy
+    /// the next one may succeed.
+    #[error("the VMM of VM {vm} was not ready in time: {detail}")]
+    Slow {
+        /// The VM.
+        vm: VmId,
+        /// Who was waited for, and for how long.
+        detail: String,
+    },
     /// The process is not the one that was meant: it is gone or its proof does not hold.
     #[error("process {pid} is not the VMM that was meant: {detail}", pid = identity.pid)]
     NotProven {

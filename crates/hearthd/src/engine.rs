@@ -25,6 +25,7 @@ pub mod pass;
 pub mod paths;
 mod retry;
 mod shared;
+mod slow;
 pub mod survey;
 pub mod watch;
 
@@ -150,6 +151,8 @@ struct Work {
     busy: BTreeSet<VmId>,
     /// Steps that failed and wait.
     retries: retry::Retries,
+    /// Starts that a slow host holds up.
+    waiting: slow::Waiting,
     /// VMMs that are being watched for their death, by pid and start time.
     watched: BTreeSet<(i32, u64)>,
     /// The last survey of shared objects, kept until a full pass or a change by us.

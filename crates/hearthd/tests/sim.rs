@@ -9,6 +9,7 @@ mod sim {
     mod metrics;
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;
+    mod slow;
     mod timers;
     mod told;
     mod unknown;

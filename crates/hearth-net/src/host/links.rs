@@ -16,6 +16,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 
 use crate::{NetError, NetworkConfig};
 
+pub(crate) use dump::is_passing as is_passing_dump;
 pub(super) use dump::{Kind, Link, Netlink, link_named, links};
 
 /// Any cause.

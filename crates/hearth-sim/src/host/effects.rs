@@ -18,6 +18,9 @@ pub enum HostError {
     /// Injected.
     #[error("simulated fault in step {0}")]
     Fault(&'static str),
+    /// Injected: the host is only slow.
+    #[error("simulated deadline of step {0} has passed")]
+    Slow(&'static str),
     /// The process is gone or another one.
     #[error("process {0} is not the one that was meant")]
     NotProven(i32),
@@ -39,6 +42,10 @@ impl SimHost {
     /// Counts the attempt, and fails if a fault is due in this kind of step.
     pub(crate) fn fault(&mut self, kind: &'static str) -> Result<(), HostError> {
         *self.attempts.entry(kind).or_default() += 1;
+        if let Some(left) = self.slow.get_mut(kind).filter(|left| **left > 0) {
+            *left -= 1;
+            return Err(HostError::Slow(kind));
+        }
         match self.faults.get_mut(kind) {
             Some(left) if *left > 0 => {
                 *left -= 1;

@@ -16,6 +16,11 @@ use crate::host::HostError;
 fn failed(operation: &'static str, object: &str, error: HostError) -> NetError {
     match error {
         HostError::Foreign(object) => NetError::Foreign { object },
+        slow @ HostError::Slow(_) => NetError::Failed {
+            operation,
+            object: object.to_owned(),
+            source: Box::new(std::io::Error::new(std::io::ErrorKind::TimedOut, slow)),
+        },
         error => NetError::Failed {
             operation,
             object: object.to_owned(),

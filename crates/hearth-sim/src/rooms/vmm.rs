@@ -114,6 +114,10 @@ impl Vmm for Rooms {
         })
         .map_err(|error| match error {
             HostError::AlreadyRunning(vm) => VmmError::AlreadyRunning { vm },
+            slow @ HostError::Slow(_) => VmmError::Slow {
+                vm: spec.vm,
+                detail: slow.to_string(),
+            },
             error => VmmError::Start {
                 vm: spec.vm,
                 detail: error.to_string(),

@@ -21,6 +21,7 @@ use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 use hearth_types::survey::Survey;
 
 use super::Engine;
+use super::shared::Blocked;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
 const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
@@ -160,7 +161,7 @@ impl Engine {
     }
 
     /// Changes a VM's status from what it is at that moment. `None` if the VM is gone.
-    async fn change_status(
+    pub(super) async fn change_status(
         &self,
         vm: VmId,
         change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
@@ -369,8 +370,8 @@ impl Engine {
     }
 
     /// What is shared could not be made, so the VM cannot start: its reason says why.
-    pub(super) async fn start_blocked(&self, vm: VmId, reason: &str) -> anyhow::Result<()> {
-        anyhow::bail!("the network is not ready for {vm}: {reason}")
+    pub(super) fn start_blocked(&self, vm: VmId, blocked: Blocked) -> anyhow::Result<()> {
+        Err(anyhow::Error::new(blocked).context(format!("the network is not ready for {vm}")))
     }
 
     /// A step failed: a VM that should run counts it as a failed start, anything else is

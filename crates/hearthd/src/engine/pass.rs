@@ -17,7 +17,7 @@ use super::Engine;
 use super::shared::Ready;
 
 /// Pause before what all VMs share is tried again.
-const SHARED_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+pub(super) const SHARED_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Engine {
     /// Looks at everything and does what the plan says.
@@ -226,9 +226,9 @@ impl Engine {
                         break;
                     }
                     match blocked {
-                        Some(reason) => {
+                        Some(blocked) => {
                             self.metrics.step_blocked(planned.step.kind());
-                            self.start_blocked(vm, &reason).await
+                            self.start_blocked(vm, blocked)
                         }
                         None => {
                             self.take_begun(planned, row.as_ref(), &intents, index)
@@ -242,8 +242,13 @@ impl Engine {
                         "[reconcile] step failed: {}",
                         planned.reason
                     );
-                    self.step_failed(vm, &planned.step, &error, generation)
-                        .await;
+                    if !self
+                        .start_waits(vm, &planned.step, &error, generation)
+                        .await
+                    {
+                        self.step_failed(vm, &planned.step, &error, generation)
+                            .await;
+                    }
                     failed = true;
                     break;
                 }
@@ -254,6 +259,7 @@ impl Engine {
                 work.busy.remove(&vm);
                 if !failed {
                     work.retries.done(vm, &steps);
+                    work.waiting.done(vm, &steps);
                 }
             }
             self.tell_changed();

@@ -21,7 +21,16 @@ use super::journal::Intents;
 use super::pass::is_orphan;
 
 /// How a pass's shared steps ended; `None` while they are being taken.
-pub(super) type Outcome = Option<Result<(), String>>;
+pub(super) type Outcome = Option<Result<(), Blocked>>;
+
+/// Why shared steps could not be taken.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{reason}")]
+pub(super) struct Blocked {
+    reason: String,
+    /// The host was only too slow: see [`super::slow`].
+    pub(super) slow: bool,
+}
 
 /// An owner task's view of the shared steps of the pass that gave it its own.
 #[derive(Clone)]
@@ -41,14 +50,17 @@ impl Ready {
         &mut self,
         step: &Step,
         row: Option<&VmRow>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Blocked> {
         let need = need(step, row);
         if need == Need::Nothing {
             return Ok(());
         }
         let outcome = match self.0.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
-            Err(_) => Err("the pass was interrupted".to_owned()),
+            Err(_) => Err(Blocked {
+                reason: "the pass was interrupted".to_owned(),
+                slow: true,
+            }),
         };
         match need {
             Need::Success => outcome,
@@ -85,7 +97,10 @@ const fn side_by_side(step: &Step) -> bool {
 impl Engine {
     /// Takes the shared steps of a plan. One that fails stops all that build on it; orphans
     /// are removed all the same.
-    pub(super) async fn take_shared(self: &Arc<Self>, steps: &[PlannedStep]) -> Result<(), String> {
+    pub(super) async fn take_shared(
+        self: &Arc<Self>,
+        steps: &[PlannedStep],
+    ) -> Result<(), Blocked> {
         if steps.is_empty() {
             return Ok(());
         }
@@ -117,16 +132,20 @@ impl Engine {
         planned: &PlannedStep,
         intents: &Intents,
         index: usize,
-    ) -> Result<(), String> {
+    ) -> Result<(), Blocked> {
         let Err(error) = self.take_begun(planned, None, intents, index).await else {
             return Ok(());
         };
+        let slow = super::slow::is_slow(&error);
         let error = format!("{error:#}");
-        tracing::error!(error, "[reconcile] {} failed", planned.reason);
+        tracing::error!(error, slow, "[reconcile] {} failed", planned.reason);
         if is_orphan(&planned.step) {
             Ok(())
         } else {
-            Err(error)
+            Err(Blocked {
+                reason: error,
+                slow,
+            })
         }
     }
 }

@@ -100,6 +100,14 @@ enum DumpError {
     Send(#[from] rtnetlink::Error),
 }
 
+/// Whether a dump failed only because too much went on meanwhile.
+pub(crate) fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(DumpError::Interrupted | DumpError::Incomplete)
+    )
+}
+
 /// All links. A dump that is not whole is an error, never a short list.
 pub(in crate::host) async fn links() -> Result<Vec<Link>, NetError> {
     let netlink = Netlink::for_dumps()?;
