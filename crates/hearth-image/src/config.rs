@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use hearth_types::image::ImageConfig;
+use hearth_types::image::{ImageConfig, ImageHealthcheck};
+use hearth_types::units::Span;
 use jiff::Timestamp;
 use serde::Deserialize;
 
 use crate::ImageError;
+
+/// The longest time that a health check may ask for.
+const DAY_MILLIS: u64 = 24 * 3600 * 1000;
+/// The most failures that it may forgive.
+const MAX_RETRIES: u32 = 100;
 
 /// What the configuration says that Hearth keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,50 @@ struct RawConfig {
     exposed_ports: Option<BTreeMap<String, serde::de::IgnoredAny>>,
     stop_signal: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    healthcheck: Option<RawHealthcheck>,
+}
+
+/// Docker's addition to the configuration (moby: image/spec/specs-go/v1, `HealthcheckConfig`).
+/// Times are in nanoseconds; 0 and an absent field say nothing.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct RawHealthcheck {
+    test: Option<Vec<String>>,
+    interval: Option<i64>,
+    timeout: Option<i64>,
+    start_period: Option<i64>,
+    retries: Option<i64>,
+}
+
+impl RawHealthcheck {
+    /// `None` when it says that there is none, or says it in words that are not docker's: an
+    /// image is not refused for its health check.
+    fn into_check(self) -> Option<ImageHealthcheck> {
+        let mut test = self.test?.into_iter();
+        let command = match (test.next()?.as_str(), test.collect::<Vec<_>>()) {
+            ("CMD", words) if !words.is_empty() => words,
+            ("CMD-SHELL", words) if words.len() == 1 => {
+                let shell = ["/bin/sh", "-c"].map(str::to_owned);
+                shell.into_iter().chain(words).collect()
+            }
+            _ => return None,
+        };
+        let span = |nanos: Option<i64>, least: u64| {
+            let millis = u64::try_from(nanos?).ok()?.div_ceil(1_000_000);
+            (millis > 0).then(|| Span::millis(millis.clamp(least, DAY_MILLIS)))
+        };
+        Some(ImageHealthcheck {
+            command,
+            interval: span(self.interval, 1000),
+            timeout: span(self.timeout, 100),
+            start_period: span(self.start_period, 0),
+            retries: self
+                .retries
+                .and_then(|count| u32::try_from(count).ok())
+                .filter(|count| *count > 0)
+                .map(|count| count.min(MAX_RETRIES)),
+        })
+    }
 }
 
 impl Details {
@@ -82,6 +132,7 @@ impl Details {
                     .collect(),
                 stop_signal: text(config.stop_signal),
                 labels: config.labels.unwrap_or_default(),
+                healthcheck: config.healthcheck.and_then(RawHealthcheck::into_check),
             },
             diff_ids: raw.rootfs.diff_ids,
         })
@@ -104,5 +155,53 @@ impl Details {
             "aarch64" => "arm64",
             other => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn healthcheck(text: &str) -> Option<ImageHealthcheck> {
+        let document = format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"diff_ids":[]}},"config":{{"Healthcheck":{text}}}}}"#
+        );
+        let details = Details::parse("x", document.as_bytes(), 0).unwrap();
+        details.config.healthcheck
+    }
+
+    #[test]
+    fn dockers_health_check_is_read() {
+        let text = r#"{"Test":["CMD-SHELL","curl -f localhost"],"Interval":5000000000,"Timeout":1,"StartPeriod":0,"Retries":4}"#;
+        assert_eq!(
+            healthcheck(text),
+            Some(ImageHealthcheck {
+                command: ["/bin/sh", "-c", "curl -f localhost"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                interval: Some(Span::secs(5)),
+                timeout: Some(Span::millis(100)),
+                start_period: None,
+                retries: Some(4),
+            })
+        );
+        let words = healthcheck(r#"{"Test":["CMD","/check","-q"]}"#).unwrap();
+        assert_eq!(words.command, ["/check", "-q"]);
+    }
+
+    #[test]
+    fn none_and_strange_ones_are_none() {
+        for text in [
+            "null",
+            "{}",
+            r#"{"Test":[]}"#,
+            r#"{"Test":["NONE"]}"#,
+            r#"{"Test":["CMD"]}"#,
+            r#"{"Test":["curl"]}"#,
+        ] {
+            assert_eq!(healthcheck(text), None, "{text}");
+        }
+        let odd = healthcheck(r#"{"Test":["CMD","x"],"Interval":-1,"Retries":-1}"#).unwrap();
+        assert_eq!((odd.interval, odd.retries), (None, None));
     }
 }

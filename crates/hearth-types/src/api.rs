@@ -1,30 +1,20 @@
 //! Bodies of the HTTP API: shared by the daemon and its clients.
 
+pub mod health;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
+
 use crate::event::Event;
 use crate::ids::{InstallationId, VmId};
 use crate::image::{ImageRecord, KernelRecord};
 use crate::spec::VmSpec;
 use crate::status::{Goal, Leases, Phase, RunEnd};
-
-/// The agent's word on the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Health {
-    /// The agent echoed the last nonce in time.
-    Healthy,
-    /// It did not.
-    Unhealthy,
-    /// Booting: not connected yet.
-    Starting,
-    /// Not running, or paused.
-    None,
-}
 
 /// One VM as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -41,9 +31,12 @@ pub struct Vm {
     pub phase: Phase,
     /// Why, when not all is well.
     pub reason: Option<String>,
-    /// What the agent says.
+    /// What its checks say.
     pub health: Health,
     /// What was leased to it.
+    /// Its checks, where one VM is asked for; none in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<CheckView>,
     pub leases: Leases,
     /// The VMM's process id while it runs.
     pub pid: Option<i32>,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ids::ImageId;
+use crate::units::Span;
 
 /// The part of an OCI image's configuration that Hearth honours.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -28,6 +29,29 @@ pub struct ImageConfig {
     pub stop_signal: Option<String>,
     /// The image's labels.
     pub labels: BTreeMap<String, String>,
+    /// How the image wants its health to be checked; none in what was imported by a Hearth that
+    /// did not read it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<ImageHealthcheck>,
+}
+
+/// An image's `HEALTHCHECK`, which docker writes into the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageHealthcheck {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Time between two checks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Span>,
+    /// How long an answer may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    /// How long failures do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_period: Option<Span>,
+    /// Failures in a row that make it unhealthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
 }
 
 /// One image, ready for use.

@@ -1,6 +1,7 @@
 //! What a user asks for: the specification of one VM.
 
 mod check;
+pub mod health;
 mod network;
 mod restart;
 mod volume;
@@ -14,6 +15,7 @@ use crate::names::VmName;
 use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
+pub use health::HealthSpec;
 pub use network::{NetworkMode, NetworkSpec, PortSpec};
 pub use restart::RestartPolicy;
 pub use volume::VolumeSpec;
@@ -95,6 +97,9 @@ pub struct VmSpec {
     /// Its share of the host.
     #[serde(default, skip_serializing_if = "Resources::is_default")]
     pub resources: Resources,
+    /// How its health is judged, and what follows.
+    #[serde(default, skip_serializing_if = "HealthSpec::is_default")]
+    pub health: HealthSpec,
     /// Remove the VM as soon as it has ended (`--rm`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto_remove: bool,
@@ -199,6 +204,7 @@ impl VmSpec {
             driver: DriverChoice::default(),
             machine: Machine::default(),
             resources: Resources::default(),
+            health: HealthSpec::default(),
             auto_remove: false,
         }
     }

@@ -137,6 +137,8 @@ fn status(vm: &Vm, out: &Output) -> Cell {
         Phase::Running => match vm.health {
             Health::Healthy => Cell::styled(format!("Up {up} (healthy)"), GOOD),
             Health::Unhealthy => Cell::styled(format!("Up {up} (unhealthy)"), BAD),
+            Health::Degraded => Cell::styled(format!("Up {up} (degraded)"), WARN),
+            Health::Unknown => Cell::styled(format!("Up {up} (health unknown)"), WARN),
             Health::Starting => Cell::styled(format!("Up {up} (booting)"), GOOD),
             Health::None => Cell::styled(format!("Up {up}"), GOOD),
         },

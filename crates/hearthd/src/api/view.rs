@@ -21,6 +21,7 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
         .unzip();
     Vm {
         health: health(engine, &row),
+        checks: Vec::new(),
         phase: phase(&row),
         id: row.id,
         generation: row.generation,

@@ -275,7 +275,7 @@ impl Engine {
                 tracing::warn!(reason, "vm health check failed");
             }
             // Booting, paused or going down: nothing was asked of it that it could fail.
-            (Health::Unhealthy | Health::Starting | Health::None, _) => return,
+            _ => return,
         }
         self.metrics.health_checks.inc();
     }
