@@ -11,12 +11,16 @@ use super::stage::write;
 use super::{packaging, read, tool};
 
 /// Without these some function of Hearth does not work at all.
-const DEPENDS: [&str; 7] = [
+const DEPENDS: [&str; 8] = [
     "nftables",
     "dnsmasq-base",
     "conntrack",
     "e2fsprogs",
-    "iproute2",
+    // Registries are asked over TLS.
+    "ca-certificates",
+    // systemd makes the VMs' units when it is asked over the system bus, which a minimal
+    // Debian does not have.
+    "default-dbus-system-bus | dbus-system-bus",
     "systemd (>= 252)",
     "init-system-helpers (>= 1.62)",
 ];
