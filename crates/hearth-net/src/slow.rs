@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use hearth_host::command::CommandError;
+use hearth_systemd::SystemdError;
 use rustix::io::Errno;
 
 use crate::NetError;
@@ -61,6 +62,9 @@ fn passes(error: &(dyn Error + 'static)) -> bool {
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.kind() == io::ErrorKind::TimedOut || passes_by_number(error.raw_os_error());
+    }
+    if let Some(error) = error.downcast_ref::<SystemdError>() {
+        return error.is_transient();
     }
     if let Some(error) = error.downcast_ref::<Errno>() {
         return PASSING.contains(error);

@@ -59,6 +59,21 @@ pub enum SystemdError {
     },
 }
 
+impl SystemdError {
+    /// Whether systemd or the bus was only too slow or not there yet, as during a boot: the
+    /// same call may succeed in a moment.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Call { source, .. } => {
+                matches!(&**source, zbus::Error::InputOutput(error) if error.kind() == std::io::ErrorKind::TimedOut)
+            }
+            Self::Exists { .. } | Self::Answer { .. } => false,
+        }
+    }
+}
+
 fn of(unit: &str) -> String {
     if unit.is_empty() {
         String::new()
@@ -162,13 +177,37 @@ impl Manager {
         input: BorrowedFd<'_>,
         output: BorrowedFd<'_>,
     ) -> Result<(), SystemdError> {
+        let streams = [
+            ("StandardInputFileDescriptor", Fd::from(input).into()),
+            ("StandardOutputFileDescriptor", Fd::from(output).into()),
+        ];
+        self.make(unit, properties, streams).await
+    }
+
+    /// The same for a service that talks to nobody.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_alone(
+        &self,
+        unit: &str,
+        properties: &[Property],
+    ) -> Result<(), SystemdError> {
+        self.make(unit, properties, []).await
+    }
+
+    async fn make<'a>(
+        &self,
+        unit: &str,
+        properties: &'a [Property],
+        streams: impl IntoIterator<Item = (&'a str, Variant<'a>)>,
+    ) -> Result<(), SystemdError> {
         type Auxiliary<'a> = Vec<(&'a str, Vec<(&'a str, Variant<'a>)>)>;
         let mut all: Vec<(&str, Variant<'_>)> = properties
             .iter()
             .map(|property| (property.name, property.value.to_variant()))
             .collect();
-        all.push(("StandardInputFileDescriptor", Fd::from(input).into()));
-        all.push(("StandardOutputFileDescriptor", Fd::from(output).into()));
+        all.extend(streams);
         let body = (unit, "fail", all, Auxiliary::new());
         self.call("StartTransientUnit", unit, &body).await.map(drop)
     }
@@ -178,11 +217,16 @@ impl Manager {
     /// # Errors
     /// When systemd does not answer.
     pub async fn state(&self, unit: &str) -> Result<Option<State>, SystemdError> {
+        Ok(self.look(unit).await?.map(|listed| listed.state))
+    }
+
+    /// One unit as a list shows it; `None` when systemd does not know it.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn look(&self, unit: &str) -> Result<Option<Listed>, SystemdError> {
         let listed = self.list(unit).await?;
-        Ok(listed
-            .into_iter()
-            .find(|listed| listed.name == unit)
-            .map(|listed| listed.state))
+        Ok(listed.into_iter().find(|listed| listed.name == unit))
     }
 
     /// The loaded units whose names match a pattern, as in a shell.

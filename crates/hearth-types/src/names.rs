@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::{InvalidId, VmId};
+use crate::ids::{InstallationId, InvalidId, VmId};
 
 /// The name of a VM: an RFC 1123 label, 1 to 63 characters of `a-z`, `0-9` and `-`,
 /// beginning and ending with a letter or digit. It is the guest's host name, too.
@@ -125,6 +125,19 @@ pub fn unit_name(vm: VmId) -> String {
     format!("hearth-vm-{vm}.service")
 }
 
+/// The systemd unit of an installation's name server.
+#[must_use]
+pub fn names_unit(installation: InstallationId) -> String {
+    format!("hearth-names-{installation}.service")
+}
+
+/// The VM of a unit of this name; `None` for any other unit.
+#[must_use]
+pub fn vm_of_unit(unit: &str) -> Option<VmId> {
+    let id = unit.strip_prefix("hearth-vm-")?.strip_suffix(".service")?;
+    id.parse().ok().filter(|vm| unit_name(*vm) == unit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +161,21 @@ mod tests {
             "../a",
         ] {
             assert!(bad.parse::<VmName>().is_err(), "{bad:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn units_are_read_back_and_others_are_not_of_a_vm() {
+        let vm = VmId::new();
+        assert_eq!(vm_of_unit(&unit_name(vm)), Some(vm));
+        let upper = unit_name(vm).replace(&vm.to_string(), &vm.to_string().to_uppercase());
+        for other in [
+            "hearth-vm-.service",
+            "hearthd.service",
+            &names_unit(InstallationId::new()),
+            &upper,
+        ] {
+            assert_eq!(vm_of_unit(other), None, "{other}");
         }
     }
 

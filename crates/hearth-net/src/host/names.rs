@@ -8,9 +8,12 @@
 //! ```
 //!
 //! dnsmasq puts itself in the background in a session of its own, so it is nobody's child
-//! and no daemon's death touches it; it serves on while Hearth is away. It gives up root
+//! and no daemon's death touches it; it serves on while Hearth is away. Where systemd is the
+//! init it does so in a unit of its own (`unit`), and is found and ended in the same way. It gives up root
 //! for `nobody` before it reads the hosts file, so that file's folder must let everybody
 //! pass; where the configured folder's parents do not, a folder under `/run` takes its place.
+
+mod unit;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -111,11 +114,21 @@ pub(super) async fn ensure(
         return Ok(());
     }
     write_hosts(&path, hosts).map_err(|e| failed("write the file of", e))?;
+    let in_unit = unit::applies();
+    if let Some(server) = running.take_if(|server| in_unit && !unit::holds(config, server.pid())) {
+        // An older version started it in the daemon's control group.
+        let ended = proc::end(&server, END_PATIENCE).await;
+        ended.map_err(|e| failed("move", e))?;
+    }
     let reloaded = match running {
         Some(server) => proc::reload(&server).map_err(|e| failed("reload", e))?,
         None => false,
     };
-    if !reloaded {
+    if !reloaded && in_unit {
+        installed()?;
+        let started = unit::start(config, &wanted, &path).await;
+        started.map_err(|e| failed("start", e))?;
+    } else if !reloaded {
         start(config, &wanted).await?;
     }
     unless_absent(std::fs::remove_file(&pending)).map_err(|e| failed("write the file of", e))
@@ -146,16 +159,22 @@ async fn start(config: &NetworkConfig, wanted: &[String]) -> Result<(), NetError
     // `env` sets the mark: the runner clears the environment of what it runs.
     let owner = format!("{OWNER_ENV}={}", config.mark);
     let role = format!("{ROLE_ENV}={}", ProcessRole::Names.as_str());
-    if command::find("dnsmasq").is_none() {
-        let program = "dnsmasq".to_owned();
-        return Err(failed("start", command::CommandError::Missing { program }));
-    }
+    installed()?;
     let mut args = vec![owner.as_str(), role.as_str()];
     args.extend(wanted.iter().map(String::as_str));
     command::run("env", &args, b"", TOOL_DEADLINE)
         .await
         .map(drop)
         .map_err(|e| failed("start", e))
+}
+
+/// Says that dnsmasq is missing where nobody else would.
+fn installed() -> Result<(), NetError> {
+    if command::find("dnsmasq").is_some() {
+        return Ok(());
+    }
+    let program = "dnsmasq".to_owned();
+    Err(failed("start", command::CommandError::Missing { program }))
 }
 
 /// The whole configuration; the first is the program.

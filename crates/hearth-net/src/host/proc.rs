@@ -41,6 +41,13 @@ pub(super) fn find(mark: OwnerMark) -> Result<Vec<Server>, ProcessError> {
     Ok(found)
 }
 
+impl Server {
+    /// Its process id.
+    pub(super) const fn pid(&self) -> i32 {
+        self.identity.pid
+    }
+}
+
 /// `ESRCH` is what reading a process that just ended gives.
 fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound

@@ -5,3 +5,4 @@
 mod fake;
 mod netns;
 mod support;
+mod units;

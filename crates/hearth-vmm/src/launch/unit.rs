@@ -158,6 +158,10 @@ fn used(shim: &Utf8Path, request: &Request) -> Vec<Utf8PathBuf> {
 }
 
 fn refused(vm: VmId, error: &SystemdError) -> VmmError {
+    if error.is_transient() {
+        let detail = hearth_types::survey::chain(error);
+        return VmmError::Slow { vm, detail };
+    }
     VmmError::Missing {
         what: format!("a unit for VM {vm}"),
         detail: hearth_types::survey::chain(error),

@@ -4,6 +4,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_shim::Request;
 use hearth_systemd::property::{Property, Setting};
 use hearth_types::mark::OWNER_ENV;
+use hearth_types::names::names_unit;
 use hearth_types::observe::{ProcessRole, ROLE_ENV};
 use hearth_types::resources::Priority;
 
@@ -70,6 +71,12 @@ fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) 
         // What is started before the daemon is stopped after it: when the host goes down, the
         // daemon must not see its VMs end and start them again.
         Property::texts("Before", [DAEMON]),
+        // The same the other way round: the guest that goes down with the host has its
+        // network and its names until the end.
+        Property::texts(
+            "After",
+            ["network.target", &names_unit(spec.mark.installation)],
+        ),
         // A unit that has ended is forgotten, a failed one too: exit.json says how it ended.
         Property::text("CollectMode", "inactive-or-failed"),
         // … but not before whoever makes it has hung up: it may have to ask why.
