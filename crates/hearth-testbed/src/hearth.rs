@@ -211,6 +211,12 @@ pub struct Vm<'a> {
 }
 
 impl Vm<'_> {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
     /// All that Hearth knows of it.
     ///
     /// # Errors

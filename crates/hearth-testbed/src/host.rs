@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use crate::evidence::Evidence;
 use crate::image::Image;
 use crate::machine::Machine;
+use crate::package::Package;
 use crate::process::Output;
 use crate::programs::Programs;
 use crate::ssh::{Connection, Ssh};
@@ -36,6 +37,7 @@ pub struct Host {
     connection: Option<Connection>,
     boot_id: Option<String>,
     folder: PathBuf,
+    package: Option<PathBuf>,
     /// What the run shows in the end.
     pub evidence: Evidence,
     // The last field: its folder goes when all that uses it has gone.
@@ -60,6 +62,7 @@ impl Host {
             connection: None,
             boot_id: None,
             folder: folder.to_owned(),
+            package: programs.package.clone(),
             evidence: Evidence::default(),
             sockets,
         })
@@ -234,6 +237,15 @@ impl Host {
         self.connection = None;
         self.evidence.event("power cut");
         Ok(())
+    }
+
+    /// The package under test; on the host it is `/seed/hearth.deb`.
+    ///
+    /// # Errors
+    /// When single programs are under test.
+    pub fn package(&self) -> anyhow::Result<Package> {
+        let path = self.package.as_deref();
+        Package::read(path.context("there is no package under test")?)
     }
 
     /// The folder of the run.

@@ -9,10 +9,11 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use hearth_testbed::evidence::say;
+use hearth_testbed::image::{self, Kind};
+use hearth_testbed::paths;
 use hearth_testbed::programs::Programs;
 use hearth_testbed::runner::{Outcome, Runner};
 use hearth_testbed::scenarios::{self, Scenario};
-use hearth_testbed::{image, paths};
 
 /// A whole host as a VM, where promises are proved.
 #[derive(Debug, Parser)]
@@ -24,7 +25,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the host image, unless this recipe's is there.
+    /// Make the host images, unless those of this recipe are there.
     Build,
     /// List the scenarios, what each shows and about how long it takes.
     List,
@@ -74,8 +75,10 @@ fn main() -> ExitCode {
 fn act() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::Build => {
-            let image = image::obtain(&say)?;
-            print(&format!("{}\n", image.root().display()))?;
+            for kind in Kind::ALL {
+                let image = image::obtain(kind, &say)?;
+                print(&format!("{}\n", image.root().display()))?;
+            }
         }
         Command::List => list()?,
         Command::Run {
@@ -95,11 +98,7 @@ fn runner(under_test: &UnderTest, keep: bool) -> anyhow::Result<Runner> {
         under_test.package.as_deref(),
         &say,
     )?;
-    Ok(Runner {
-        image: image::obtain(&say)?,
-        programs,
-        keep,
-    })
+    Ok(Runner { programs, keep })
 }
 
 fn list() -> anyhow::Result<()> {

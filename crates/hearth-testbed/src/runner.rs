@@ -10,7 +10,8 @@ use anyhow::Context;
 use crate::evidence::say;
 use crate::hearth::VM_UP;
 use crate::host::Host;
-use crate::image::Image;
+use crate::image::{self, Kind};
+use crate::package::Package;
 use crate::paths;
 use crate::programs::Programs;
 use crate::scenarios::{Prepared, Scenario};
@@ -61,8 +62,6 @@ pub struct Outcome {
 /// What all runs of one call share.
 #[derive(Debug)]
 pub struct Runner {
-    /// The host image.
-    pub image: Image,
     /// What is under test.
     pub programs: Programs,
     /// Whether the disks of a run stay when it has ended.
@@ -78,16 +77,18 @@ impl Runner {
     pub fn run(&self, scenario: &'static Scenario) -> anyhow::Result<Outcome> {
         say(&format!("== {}: {}", scenario.name, scenario.proves));
         let folder = fresh_folder(scenario.name)?;
+        let image = image::obtain(kind(scenario.prepared), &say)?;
+        let programs = self.programs_for(scenario)?;
         let began = jiff::Timestamp::now();
         let begun = Instant::now();
-        let mut host = Host::new(&self.image, &self.programs, &folder)?;
+        let mut host = Host::new(&image, &programs, &folder)?;
         let result = story(&mut host, scenario);
         if let Err(error) = &result {
             say(&format!("  ✗ {error:#}"));
             explain(&host, &folder);
         }
         let error = result.err();
-        host.evidence.fact("image", &self.image.name());
+        host.evidence.fact("image", &image.name());
         host.evidence.write(
             &paths::results().join(format!("{}.json", scenario.name)),
             (scenario.name, scenario.proves),
@@ -111,17 +112,36 @@ impl Runner {
     /// When it does not come up.
     pub fn shell_host(&self) -> anyhow::Result<(Host, PathBuf)> {
         let folder = fresh_folder("shell")?;
-        let mut host = Host::new(&self.image, &self.programs, &folder)?;
+        let image = image::obtain(Kind::Equipped, &say)?;
+        let mut host = Host::new(&image, &self.programs, &folder)?;
         host.boot()?;
         host.install()?;
         Ok((host, folder))
+    }
+
+    /// What is under test, with the package if the scenario is about that.
+    fn programs_for(&self, scenario: &Scenario) -> anyhow::Result<Programs> {
+        let mut programs = self.programs.clone();
+        if scenario.packaged && programs.package.is_none() {
+            say("building the package (debug)");
+            programs.package = Some(Package::build()?.path);
+        }
+        Ok(programs)
+    }
+}
+
+/// The image on which a scenario is told.
+fn kind(prepared: Prepared) -> Kind {
+    match prepared {
+        Prepared::Minimal => Kind::Minimal,
+        Prepared::Bare | Prepared::Installed | Prepared::StandIn => Kind::Equipped,
     }
 }
 
 fn story(host: &mut Host, scenario: &Scenario) -> anyhow::Result<()> {
     host.boot()?;
     facts(host)?;
-    if scenario.prepared == Prepared::Bare {
+    if matches!(scenario.prepared, Prepared::Bare | Prepared::Minimal) {
         return (scenario.tell)(host);
     }
     host.install()?;

@@ -4,11 +4,13 @@ mod boot;
 mod firecracker;
 mod foreign;
 mod host_faults;
+mod install;
 mod power_cut;
 mod powercut_is_honest;
 mod reboot;
 mod restart;
 mod scale;
+mod upgrade;
 mod vmm_deaths;
 
 use crate::host::Host;
@@ -16,7 +18,9 @@ use crate::host::Host;
 /// What is on the host before the scenario begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prepared {
-    /// A bare Debian, booted.
+    /// A Debian with nothing of what Hearth needs, booted; it has a package source.
+    Minimal,
+    /// A Debian with all that Hearth needs, booted; without Hearth.
     Bare,
     /// Hearth too, with kernel, image and no VM; audited for leaks afterwards.
     Installed,
@@ -36,6 +40,8 @@ pub struct Scenario {
     pub minutes: u32,
     /// What it begins with.
     pub prepared: Prepared,
+    /// It is about the package, which is made if none is given.
+    pub packaged: bool,
     /// The story.
     pub tell: fn(&mut Host) -> anyhow::Result<()>,
 }
@@ -47,13 +53,23 @@ pub const ALL: &[Scenario] = &[
         proves: "of the testbed itself: a power cut loses what was not flushed and nothing that was",
         minutes: 3,
         prepared: Prepared::Bare,
+        packaged: false,
         tell: powercut_is_honest::tell,
     },
     Scenario {
+        name: "install",
+        proves: "install on a bare Debian: the package brings what it needs, first VM up, clean service",
+        minutes: 6,
+        prepared: Prepared::Minimal,
+        packaged: true,
+        tell: install::tell,
+    },
+    Scenario {
         name: "boot",
-        proves: "install on a bare Debian, first VM up, under KVM",
+        proves: "a host with Hearth comes up, and a first VM under KVM",
         minutes: 3,
         prepared: Prepared::Installed,
+        packaged: false,
         tell: boot::tell,
     },
     Scenario {
@@ -61,6 +77,7 @@ pub const ALL: &[Scenario] = &[
         proves: "Firecracker VMs under KVM: vsock, cage, exit codes, kill -9 of the daemon",
         minutes: 5,
         prepared: Prepared::Installed,
+        packaged: false,
         tell: firecracker::tell,
     },
     Scenario {
@@ -68,13 +85,23 @@ pub const ALL: &[Scenario] = &[
         proves: "restart, stop and start, kill -9, a crash loop, daemon-reexec: no guest notices",
         minutes: 6,
         prepared: Prepared::Installed,
+        packaged: false,
         tell: restart::tell,
+    },
+    Scenario {
+        name: "upgrade",
+        proves: "upgrade, downgrade, remove, purge, installation again: no guest notices",
+        minutes: 8,
+        prepared: Prepared::Bare,
+        packaged: true,
+        tell: upgrade::tell,
     },
     Scenario {
         name: "reboot",
         proves: "after a clean reboot each VM runs or not, as its policy says",
         minutes: 3,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: reboot::clean,
     },
     Scenario {
@@ -82,6 +109,7 @@ pub const ALL: &[Scenario] = &[
         proves: "after a kernel panic each VM runs or not, as its policy says",
         minutes: 3,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: reboot::panic,
     },
     Scenario {
@@ -89,6 +117,7 @@ pub const ALL: &[Scenario] = &[
         proves: "20 power cuts under load: whole database, acknowledged requests honoured, no leak",
         minutes: 30,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: power_cut::tell,
     },
     Scenario {
@@ -96,6 +125,7 @@ pub const ALL: &[Scenario] = &[
         proves: "signals, OOM, a hang, the guest's panic, power off and reboot are told apart",
         minutes: 8,
         prepared: Prepared::Installed,
+        packaged: false,
         tell: vmm_deaths::tell,
     },
     Scenario {
@@ -103,6 +133,7 @@ pub const ALL: &[Scenario] = &[
         proves: "full disk, no inodes, read-only remount, clock jumps: VMs run on, all recovers",
         minutes: 5,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: host_faults::tell,
     },
     Scenario {
@@ -110,6 +141,7 @@ pub const ALL: &[Scenario] = &[
         proves: "nothing of others is touched, whatever its name or pid",
         minutes: 3,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: foreign::tell,
     },
     Scenario {
@@ -117,6 +149,7 @@ pub const ALL: &[Scenario] = &[
         proves: "10 to 200 VMMs by the stand-in: start, adoption, stop, memory",
         minutes: 20,
         prepared: Prepared::StandIn,
+        packaged: false,
         tell: scale::tell,
     },
 ];

@@ -1,38 +1,48 @@
-//! What the host image is made of. All of it goes into the cache's key.
+//! What the host images are made of. All of it goes into the cache's key.
+
+use super::Kind;
 
 /// The Debian release.
 pub(super) const SUITE: &str = "bookworm";
 
-/// Debian packages of the host: an init, a kernel, what Hearth's package depends on, and
-/// what scenarios look at the host with.
-pub(super) const PACKAGES: [&str; 31] = [
-    // The host itself.
+/// Debian packages of every host: an init, a kernel, a way in.
+const HOST: [&str; 9] = [
     "systemd",
     "systemd-sysv",
     "udev",
-    "dbus",
     "linux-image-cloud-amd64",
     "initramfs-tools",
     "kmod",
     "openssh-server",
-    "polkitd",
-    // What Hearth needs.
+    // The root file system of guests is made of it.
+    "busybox-static",
+    "procps",
+];
+
+/// What Hearth's package depends on or recommends. The minimal host has them in its offline
+/// source only, each with what it depends on; whatever else the package comes to want has
+/// to be added here.
+pub(super) const NEEDED: [&str; 7] = [
     "qemu-system-x86",
     "nftables",
     "dnsmasq-base",
     "conntrack",
     "e2fsprogs",
+    "dbus",
+    "ca-certificates",
+];
+
+/// What scenarios make and look at the host with.
+const USED: [&str; 16] = [
+    "polkitd",
     "xfsprogs",
     "dmsetup",
     "thin-provisioning-tools",
     "adduser",
-    // What people and scenarios use.
     "iproute2",
     "iputils-ping",
-    "procps",
     "psmisc",
     "util-linux-extra",
-    "busybox-static",
     "curl",
     "jq",
     "socat",
@@ -41,6 +51,17 @@ pub(super) const PACKAGES: [&str; 31] = [
     "man-db",
     "python3-minimal",
 ];
+
+/// The packages that an image has from the beginning.
+pub(super) fn packages(kind: Kind) -> Vec<&'static str> {
+    match kind {
+        Kind::Equipped => [&HOST[..], &NEEDED, &USED].concat(),
+        Kind::Minimal => HOST.to_vec(),
+    }
+}
+
+/// Where the minimal host gets packages from.
+const OFFLINE: &str = "deb [trusted=yes] file:/usr/share/hearth-testbed/apt ./\n";
 
 /// Size of the root file system, in bytes. The file is sparse.
 pub(super) const ROOT_BYTES: u64 = 3 << 30;
@@ -84,8 +105,21 @@ pub(super) const ENABLED: [(&str, &str); 4] = [
     ),
 ];
 
-/// Files of the host: path and content.
-pub(super) const FILES: [(&str, &str); 12] = [
+/// Files of a host: path and content.
+pub(super) fn files(kind: Kind) -> Vec<(&'static str, &'static str)> {
+    let own = match kind {
+        // What Debian hosts load by themselves or by their administrator's word.
+        Kind::Equipped => (
+            "etc/modules-load.d/testbed.conf",
+            "kvm-amd\ntun\nnf_tables\nloop\ndm-thin-pool\nvhost_vsock\n",
+        ),
+        Kind::Minimal => ("etc/apt/sources.list", OFFLINE),
+    };
+    FILES.into_iter().chain([own]).collect()
+}
+
+/// Files of every host.
+const FILES: [(&str, &str); 11] = [
     ("etc/hostname", "testbed\n"),
     ("etc/hosts", "127.0.0.1 localhost testbed\n"),
     ("etc/resolv.conf", "# the testbed has no name server\n"),
@@ -123,11 +157,6 @@ pub(super) const FILES: [(&str, &str); 12] = [
         "[Manager]\nDefaultTimeoutStartSec=15min\n",
     ),
     ("etc/sysctl.d/testbed.conf", "kernel.sysrq = 1\n"),
-    // What Debian hosts load by themselves or by their administrator's word.
-    (
-        "etc/modules-load.d/testbed.conf",
-        "kvm-amd\ntun\nnf_tables\nloop\ndm-thin-pool\nvhost_vsock\n",
-    ),
     // An initramfs with what this machine has: it is unpacked at each boot.
     (
         "etc/initramfs-tools/conf.d/testbed",

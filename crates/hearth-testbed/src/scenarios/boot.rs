@@ -1,4 +1,4 @@
-//! Install on a bare Debian: what an operator sees, and the first VM, under KVM.
+//! A host with Hearth has come up: what an operator sees, and the first VM, under KVM.
 
 use anyhow::{Context, bail};
 
@@ -27,7 +27,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
 }
 
 /// `hearth doctor` finds nothing wrong, and KVM that works.
-fn doctor(host: &Host) -> anyhow::Result<()> {
+pub(super) fn doctor(host: &Host) -> anyhow::Result<()> {
     let report = host.hearth(&["doctor"])?;
     let checks = report["checks"]
         .as_array()
@@ -50,7 +50,8 @@ fn doctor(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn first_vm(host: &Host) -> anyhow::Result<()> {
+/// A VM under KVM whose agent answers; it stays.
+pub(super) fn first_vm(host: &Host) -> anyhow::Result<()> {
     let begun = std::time::Instant::now();
     let vm = host.start_vm("web", &["-m", "128MiB"], "exec sleep 1000000")?;
     vm.wait_running(VM_UP)?;

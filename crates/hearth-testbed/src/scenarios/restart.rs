@@ -1,11 +1,12 @@
 //! What may happen to the daemon while guests run: they do not notice.
 
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 
-use crate::hearth::{DAEMON_UP, Vm};
+use crate::hearth::DAEMON_UP;
 use crate::host::Host;
 use crate::line::Line;
 use crate::machine::PUBLISHED_FIRST;
+use crate::witness::Witness;
 
 /// What happens, as a line of shell, and what it is called.
 const BLOWS: [(&str, &str); 4] = [
@@ -30,11 +31,11 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     keeper.wait_healthy()?;
     let mut line = Line::open(host.published(0)?)?;
     line.echo()?;
-    let mut witness = Witness::new(keeper)?;
+    let mut witness = Witness::new(host, keeper)?;
 
     for (name, blow) in BLOWS {
         line.send()?;
-        let seconds = until_adopted(host, blow)?;
+        let seconds = witness.until_adopted(blow)?;
         host.measure(&format!("{name}: VM known again after"), seconds, "s");
         line.receive()?;
         line.echo()?;
@@ -48,19 +49,6 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     host.promise("10 crashes of the daemon in a row: no guest notices");
     without_daemon(host, &mut line)?;
     witness.unchanged()
-}
-
-/// Does something to the daemon and returns the seconds until it names the VM as running
-/// again. Measured on the host, so that SSH is not in it.
-fn until_adopted(host: &Host, blow: &str) -> anyhow::Result<f64> {
-    let text = host.check(&format!(
-        "begin=$(date +%s%N); {blow}; \
-         until [ \"$(hearth -o json inspect keeper 2>/dev/null | jq -r '.[0].phase')\" = running ]; \
-         do [ $(($(date +%s%N) - begin)) -lt {}000000000 ] || exit 1; done; \
-         echo $((($(date +%s%N) - begin) / 1000000))",
-        DAEMON_UP.as_secs()
-    ))?;
-    Ok(text.parse::<f64>()? / 1000.0)
 }
 
 fn crash_loop(host: &Host, line: &mut Line) -> anyhow::Result<()> {
@@ -93,37 +81,4 @@ fn without_daemon(host: &Host, line: &mut Line) -> anyhow::Result<()> {
     host.promise("with no daemon running, old and new connections to a guest work");
     host.check("systemctl start hearthd")?;
     host.wait_daemon()
-}
-
-/// Remembers which VMM and which boot of the guest it is.
-struct Witness<'a> {
-    vm: Vm<'a>,
-    pid: i64,
-    uptime: f64,
-}
-
-impl<'a> Witness<'a> {
-    fn new(vm: Vm<'a>) -> anyhow::Result<Self> {
-        Ok(Self {
-            vm,
-            pid: vm.pid()?,
-            uptime: vm.uptime()?,
-        })
-    }
-
-    fn unchanged(&mut self) -> anyhow::Result<()> {
-        let seen = self.vm.wait_healthy()?;
-        if seen["pid"] != self.pid {
-            bail!("the VMM was {} and is {}", self.pid, seen["pid"]);
-        }
-        if seen["restarts"] != 0 {
-            bail!("it was restarted {} times", seen["restarts"]);
-        }
-        let uptime = self.vm.uptime()?;
-        if uptime < self.uptime {
-            bail!("the guest was up {} s and is up {uptime} s", self.uptime);
-        }
-        self.uptime = uptime;
-        Ok(())
-    }
 }
