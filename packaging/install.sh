@@ -61,6 +61,10 @@ uninstall() {
 		systemctl disable --now hearthd.socket hearthd.service 2>/dev/null || true
 		# Name server, filters and bridge go, too, unless a VM needs them.
 		"$prefix/sbin/hearthd" clean-up >&2 || true
+		# So does their slice, which systemd keeps even when it is empty.
+		if grep -qsx 'populated 0' /sys/fs/cgroup/hearth.slice/cgroup.events; then
+			systemctl stop hearth.slice || true
+		fi
 	fi
 	rm -f "$root$prefix/bin/hearth" "$root$prefix/sbin/hearthd"
 	rm -f "$root$prefix/lib/hearth/hearth-shim" "$root$prefix/lib/hearth/hearth-guest"
