@@ -29,6 +29,28 @@ pub(crate) enum Vmm {
     Qemu,
     /// A tiny process that answers as QEMU does.
     Standin,
+    /// A tiny process that answers as Firecracker does.
+    FirecrackerStandin,
+}
+
+impl Vmm {
+    fn config(self) -> String {
+        match self {
+            Self::Qemu => String::new(),
+            Self::Standin => {
+                let standin = binary("hearth-vmm-standin");
+                format!("QEMU_PATH={}\nKVM=off\n", standin.display())
+            }
+            // Whether KVM works is asked by starting one, and the stand-in starts.
+            Self::FirecrackerStandin => {
+                let standin = binary("hearth-firecracker-standin");
+                format!(
+                    "DRIVER=firecracker\nFIRECRACKER_PATH={}\n",
+                    standin.display()
+                )
+            }
+        }
+    }
 }
 
 /// A daemon and what belongs to it.
@@ -70,10 +92,7 @@ impl Rig {
             folder.display(),
             guest().display()
         );
-        if vmm == Vmm::Standin {
-            let standin = binary("hearth-vmm-standin");
-            config += &format!("QEMU_PATH={}\nKVM=off\n", standin.display());
-        }
+        config += &vmm.config();
         std::fs::write(folder.join("config"), config)?;
         rig.spawn()?;
         rig.post("/v1/kernels", &json!({ "path": kernel(context)? }))?;

@@ -35,7 +35,7 @@ const SETTINGS: [&str; 12] = [
 
 /// `hearth image pull` with this folder as DOCKER_CONFIG.
 fn pull(host: &Host, config: &str, reference: &str) -> Output {
-    let mut command = host.netns.command(our_program("hearth").as_str());
+    let mut command = host.netns.command(our_program("hearth", "hearth").as_str());
     command
         .env("HEARTH_HOST", format!("unix://{}", host.socket()))
         .env("DOCKER_CONFIG", config)

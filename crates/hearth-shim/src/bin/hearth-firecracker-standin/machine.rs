@@ -33,6 +33,8 @@ pub(super) enum Outcome {
     /// The vsock device's socket is to be made.
     Vsock(String),
     Started,
+    /// It has started and its kernel found no disk.
+    Panicked,
     Off,
 }
 
@@ -50,6 +52,8 @@ pub(super) struct Machine {
     id: String,
     phase: Phase,
     kernel: Option<String>,
+    boot_args: String,
+    drives: usize,
     metrics: Option<File>,
     machine: Value,
 }
@@ -88,6 +92,8 @@ impl Machine {
             id,
             phase: Phase::NotStarted,
             kernel: None,
+            boot_args: String::new(),
+            drives: 0,
             metrics: None,
             machine: json!({"vcpu_count": 1, "mem_size_mib": 128, "smt": false,
                 "track_dirty_pages": false, "huge_pages": "None"}),
@@ -195,6 +201,7 @@ impl Machine {
             })?;
         }
         self.kernel = Some(source.kernel_image_path.clone());
+        self.boot_args = source.boot_args.clone().unwrap_or_default();
         Ok(Outcome::Done)
     }
 
@@ -213,7 +220,7 @@ impl Machine {
         Ok(Outcome::Done)
     }
 
-    fn drive(&self, id: &str, drive: &Drive) -> Handled {
+    fn drive(&mut self, id: &str, drive: &Drive) -> Handled {
         same_id(id, &drive.drive_id)?;
         self.before_start()?;
         let Some(path) = &drive.path_on_host else {
@@ -226,6 +233,7 @@ impl Machine {
         opened.map_err(|error| {
             format!("Drive config error: Unable to create the virtio block device: Virtio backend error: Error manipulating the backing file: {error} {path}")
         })?;
+        self.drives += 1;
         Ok(Outcome::Done)
     }
 
@@ -269,7 +277,14 @@ impl Machine {
                     return Err("Start microvm error: Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: Invalid ELF magic number".to_owned());
                 }
                 self.phase = Phase::Running;
-                Ok(Outcome::Started)
+                if self.drives > 0 {
+                    return Ok(Outcome::Started);
+                }
+                // Told to restart at once, a kernel that panicked takes the VMM with it.
+                if self.boot_args.split(' ').any(|word| word == "panic=-1") {
+                    self.phase = Phase::Off;
+                }
+                Ok(Outcome::Panicked)
             }
             ActionType::SendCtrlAltDel if self.phase == Phase::NotStarted => Err(BEFORE.to_owned()),
             ActionType::SendCtrlAltDel => {

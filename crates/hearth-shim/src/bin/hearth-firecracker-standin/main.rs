@@ -5,6 +5,8 @@
 //!   same status and form (`tests/firecracker_api.rs` asks both).
 //! - `SendCtrlAltDel` brings a guest report (exit code 0) to the host's socket and ends it.
 //! - The serial console says one line at the start and echoes its input.
+//! - Without a disk the guest panics at the start, and goes down when its kernel's arguments
+//!   say so: what a probe of KVM waits for.
 //! - vsock: port 1024 echoes, on no other somebody listens.
 //! - A kernel that is no ELF file is refused at the start.
 //!
@@ -219,6 +221,11 @@ impl Process {
             },
             Outcome::Started => {
                 drop(writeln!(io::stdout(), "standin: started"));
+                http::done()
+            }
+            Outcome::Panicked => {
+                let line = "standin: Kernel panic - not syncing: there is no root file system";
+                drop(writeln!(io::stdout(), "{line}"));
                 http::done()
             }
             Outcome::Off => {

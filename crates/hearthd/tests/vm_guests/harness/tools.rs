@@ -52,7 +52,7 @@ impl Tools {
         Ok(Self {
             kernel: kernel_package()?,
             guest: guest()?,
-            shim: built_beside("hearth-shim")?,
+            shim: built_beside("hearth-shim", "hearth-shim")?,
             busybox,
         })
     }
@@ -113,10 +113,10 @@ fn guest() -> Result<Utf8PathBuf, String> {
     Ok(path)
 }
 
-fn built_beside(name: &str) -> Result<Utf8PathBuf, String> {
+fn built_beside(package: &str, name: &str) -> Result<Utf8PathBuf, String> {
     let path = debug_folder().join(name);
     if !path.is_file() {
-        build(&["build", "--package", name, "--bin", name])?;
+        build(&["build", "--package", package, "--bin", name])?;
     }
     Ok(path)
 }
@@ -125,8 +125,8 @@ fn built_beside(name: &str) -> Result<Utf8PathBuf, String> {
 ///
 /// # Panics
 /// When it cannot be built.
-pub(crate) fn our_program(name: &str) -> Utf8PathBuf {
-    built_beside(name).unwrap_or_else(|reason| panic!("{reason}"))
+pub(crate) fn our_program(package: &str, name: &str) -> Utf8PathBuf {
+    built_beside(package, name).unwrap_or_else(|reason| panic!("{reason}"))
 }
 
 /// Whether these programs of the host are installed; says so when not.
