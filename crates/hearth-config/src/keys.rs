@@ -148,6 +148,16 @@ keys! {
     BACKOFF_MAX backoff_max: Span = "5m", POSITIVE_DURATION;
     /// A run that lasted this long clears the count of failures.
     STABLE_AFTER stable_after: Span = "10m", POSITIVE_DURATION;
+    /// So many failures of a VM within `BREAKER_WINDOW` open its circuit breaker: it is not
+    /// started by itself for a while. Runs and starts that failed count alike. 0: never.
+    BREAKER_FAILURES breaker_failures: u32 = "5", FAILURES;
+    /// The time in which the failures that open a VM's circuit breaker must fall.
+    BREAKER_WINDOW breaker_window: Span = "10m", POSITIVE_DURATION;
+    /// How long an open breaker waits before it lets one start through on trial. The wait
+    /// doubles with each trial that fails.
+    BREAKER_COOLDOWN breaker_cooldown: Span = "5m", POSITIVE_DURATION;
+    /// The longest wait of an open breaker.
+    BREAKER_COOLDOWN_MAX breaker_cooldown_max: Span = "1h", POSITIVE_DURATION;
     /// The most bytes that an image may unpack to.
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.

@@ -161,6 +161,9 @@ pub(crate) static UID_COUNT: Kind<u32> = kind("count", "a number from 1 to 10000
 pub(crate) static COUNT: Kind<u32> = kind("count", "a number from 0 to 1000000", |text| {
     number(text, 0, 1_000_000)
 });
+// No more are remembered of one VM.
+pub(crate) static FAILURES: Kind<u32> =
+    kind("count", "a number from 0 to 16", |text| number(text, 0, 16));
 pub(crate) static POSITIVE_COUNT: Kind<u32> =
     kind("count", "a number from 1 to 1000000000", |text| {
         number(text, 1, 1_000_000_000)

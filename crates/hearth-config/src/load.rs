@@ -137,6 +137,12 @@ fn check_together(config: &Config, errors: &mut Vec<ConfigError>) {
             config.backoff_first, config.backoff_max
         ));
     }
+    if config.breaker_cooldown > config.breaker_cooldown_max {
+        conflict(format!(
+            "BREAKER_COOLDOWN is {} and BREAKER_COOLDOWN_MAX is {}: the first wait cannot be longer than the longest",
+            config.breaker_cooldown, config.breaker_cooldown_max
+        ));
+    }
     if config.uid_base.checked_add(config.uid_count).is_none() {
         conflict(format!(
             "UID_BASE is {} and UID_COUNT is {}: together they go past the last user id, 4294967294",

@@ -173,6 +173,8 @@ fn wrong_values_are_refused_for_each_kind() {
 fn values_must_go_together() {
     for (text, part) in [
         ("BACKOFF_FIRST=10m", "BACKOFF_MAX is 5m"),
+        ("BREAKER_COOLDOWN=2h", "BREAKER_COOLDOWN_MAX is 1h"),
+        ("BREAKER_FAILURES=17", "a number from 0 to 16"),
         ("UID_BASE=4294967000", "past the last user id"),
         ("API_PORT=80", "without a token"),
         ("METRICS_TOKEN=0123456789abcdef", "without API_PORT"),

@@ -42,6 +42,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod breaker;
 mod index;
 pub mod model;
 mod orphans;
@@ -57,7 +58,8 @@ use hearth_types::survey::Survey;
 
 use index::Index;
 pub use model::{
-    DesiredVm, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy, Step, World,
+    BreakerPolicy, DesiredVm, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy, Step,
+    World,
 };
 use transition::later;
 use vm::Pass;

@@ -103,6 +103,32 @@ pub struct Policy {
     pub quit_wait: Duration,
     /// A pass is due at least this often.
     pub resync: Duration,
+    /// The circuit breaker of each VM.
+    pub breaker: BreakerPolicy,
+}
+
+/// When a VM's circuit breaker opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerPolicy {
+    /// So many failures within the window open it; 0: it never opens.
+    pub failures: u32,
+    /// The window.
+    pub window: Duration,
+    /// How long it stays open before the first trial; doubles with each trial that fails.
+    pub cooldown: Duration,
+    /// The longest wait for a trial.
+    pub cooldown_max: Duration,
+}
+
+impl Default for BreakerPolicy {
+    fn default() -> Self {
+        Self {
+            failures: 5,
+            window: Duration::from_secs(600),
+            cooldown: Duration::from_secs(300),
+            cooldown_max: Duration::from_secs(3600),
+        }
+    }
 }
 
 impl Default for Policy {
@@ -119,6 +145,7 @@ impl Default for Policy {
             power_button_wait: Duration::from_secs(5),
             quit_wait: Duration::from_secs(3),
             resync: Duration::from_secs(60),
+            breaker: BreakerPolicy::default(),
         }
     }
 }

@@ -18,8 +18,11 @@ use hearth_types::process::{
     ConsoleEnd, Evidence, ExitRecord, GuestReport, ProcessExit, ProcessIdentity,
 };
 use hearth_types::spec::{RestartPolicy, VmSpec};
-use hearth_types::status::{EndClass, Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus};
+use hearth_types::status::{
+    Cause, EndClass, Failure, Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus,
+};
 
+use crate::breaker;
 use crate::model::Policy;
 
 /// `at` and a length of time after it; the end of time if there is no such time.
@@ -36,11 +39,13 @@ pub fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
 
 /// The user's newest word is taken up: a VM that should run gets a fresh start.
 ///
-/// `alive` says whether a VMM of it lives; then only the counters are reset.
+/// `alive` says whether a VMM of it lives; then only the counters are reset. An open breaker
+/// stays: the start that follows is its trial ([`started`]).
 #[must_use]
 pub fn accepted(status: &VmStatus, generation: u64, alive: bool, boot_id: &str) -> VmStatus {
     VmStatus {
         phase: if alive { status.phase } else { Phase::Starting },
+        asked: !alive,
         observed_generation: generation,
         stop: None,
         restarts: 0,
@@ -62,6 +67,7 @@ pub fn started(
 ) -> VmStatus {
     VmStatus {
         phase: Phase::Running,
+        asked: false,
         boot_id: Some(identity.boot_id.clone()),
         ending_since: None,
         vmm: Some(identity),
@@ -70,6 +76,7 @@ pub fn started(
         restarts: status.restarts.saturating_add(u32::from(restart)),
         next_start: None,
         reason: None,
+        recovery: breaker::on_trial(&status.recovery, now),
         ..status.clone()
     }
 }
@@ -85,6 +92,7 @@ pub fn adopted(status: &VmStatus, identity: ProcessIdentity, started_at: Timesta
         started_at: Some(started_at),
         next_start: None,
         reason: None,
+        recovery: breaker::on_trial(&status.recovery, started_at),
         ..status.clone()
     }
 }
@@ -99,26 +107,52 @@ pub fn start_failed(
     vm: VmId,
     spec: &VmSpec,
     reason: impl Into<String>,
+    cause: Cause,
     now: Timestamp,
     policy: &Policy,
 ) -> VmStatus {
+    let reason = reason.into();
     if status.vmm.is_some() {
         return VmStatus {
-            reason: Some(reason.into()),
+            reason: Some(reason),
             ..status.clone()
         };
     }
     let failures = status.failures.saturating_add(1);
     let again = restarts(spec.restart, true, failures);
-    VmStatus {
+    let next = VmStatus {
         phase: if again { Phase::Backoff } else { Phase::Failed },
+        asked: false,
         vmm: None,
         stop: None,
         failures,
         next_start: again.then(|| later(now, backoff(failures, policy, vm))),
-        reason: Some(reason.into()),
+        reason: Some(reason.clone()),
         ..status.clone()
+    };
+    failed(next, spec, Failure { at: now, cause }, &reason, now, policy)
+}
+
+/// A failure is remembered; where the restart policy asks for another start, the breaker has
+/// a word in it.
+fn failed(
+    mut next: VmStatus,
+    spec: &VmSpec,
+    failure: Failure,
+    why: &str,
+    now: Timestamp,
+    policy: &Policy,
+) -> VmStatus {
+    let rules = breaker::rules(policy, spec);
+    next.recovery = breaker::remember(&next.recovery, failure, &rules, now);
+    if next.phase == Phase::Backoff {
+        breaker::judge(&mut next.recovery, why, &rules, now);
+        if let Some(open) = breaker::forbids(&next.recovery, &rules, now) {
+            next.next_start = Some(open.until);
+            next.reason = Some(breaker::reason(open));
+        }
     }
+    next
 }
 
 /// The recorded VMM has ended. Decides by goal and restart policy what comes next.
@@ -135,6 +169,7 @@ pub fn ended(
     let mut next = VmStatus {
         ending_since: None,
         vmm: None,
+        asked: false,
         stop: None,
         next_start: None,
         reason: end.failure.then(|| end.reason.clone()),
@@ -145,6 +180,12 @@ pub fn ended(
         .is_some_and(|at| elapsed(at, end.at) >= policy.stable_after);
     if stable || !end.failure {
         next.failures = 0;
+    }
+    // A run that was good to its end proves as much as a stable one; the user's stop does not.
+    let reboot = matches!(end.class, EndClass::GuestRebooted | EndClass::HostRebooted);
+    let good = !end.failure && status.stop.is_none() && !reboot;
+    if stable || (good && matches!(goal, Goal::Running | Goal::Paused)) {
+        next.recovery.breaker = None;
     }
     if end.failure {
         next.failures = next.failures.saturating_add(1);
@@ -165,6 +206,13 @@ pub fn ended(
         _ if end.failure => Phase::Failed,
         _ => Phase::Exited,
     };
+    if end.failure {
+        let failure = Failure {
+            at: end.at.min(now),
+            cause: breaker::cause_of_end(end.class),
+        };
+        next = failed(next, spec, failure, &end.reason, now, policy);
+    }
     next.last_end = Some(end);
     next
 }
@@ -186,6 +234,7 @@ pub fn rebooted(
     };
     VmStatus {
         phase,
+        asked: false,
         ending_since: None,
         vmm: None,
         stop: None,

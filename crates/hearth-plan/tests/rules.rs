@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod rules {
+    mod breaker;
     mod ends;
     mod orphans;
     mod shared;

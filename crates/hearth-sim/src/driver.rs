@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use hearth_plan::breaker::cause_of_step;
 use hearth_plan::transition::{self, later};
 use hearth_plan::{Plan, Policy, Step, World, plan};
 use hearth_types::ids::{InstallationId, VmId};
@@ -212,6 +213,7 @@ impl Sim {
                     id,
                     &desired.spec,
                     error.to_string(),
+                    cause_of_step(step.kind()),
                     now,
                     &policy,
                 )
@@ -368,8 +370,13 @@ impl Sim {
             };
             let resync = later(self.host.now, self.policy.resync);
             let due = last.next_pass.unwrap_or(resync);
+            // A VM that waits for its next start is not where it should be.
+            let waits = self.store.vms.values().any(|vm| {
+                let wanted = matches!(vm.goal, Goal::Running | Goal::Paused);
+                wanted && vm.status.phase == Phase::Backoff
+            });
             let event = self.host.next_event();
-            if last.steps.is_empty() && due >= resync && event.is_none() {
+            if !waits && last.steps.is_empty() && due >= resync && event.is_none() {
                 return Ok(passes);
             }
             if last.steps.is_empty() {

@@ -1,5 +1,7 @@
 //! What is true of a VM: status as stored and as shown.
 
+pub mod recovery;
+
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -8,6 +10,7 @@ use utoipa::ToSchema;
 
 use crate::net::MacAddr;
 use crate::process::{GuestReport, ProcessExit, ProcessIdentity};
+pub use recovery::{Breaker, Cause, Failure, Hold, Recovery};
 
 /// What the user wants of a VM. The last word holds (see the generation beside it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -200,6 +203,13 @@ pub struct VmStatus {
     pub reason: Option<String>,
     /// The boot in which the status was written.
     pub boot_id: Option<String>,
+    /// Failures, breaker and hold.
+    #[serde(default, skip_serializing_if = "Recovery::is_blank")]
+    pub recovery: Recovery,
+    /// With phase `Starting`: the user asked for this start. A start that the daemon decided on
+    /// by itself (after a reboot of the host) has it not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
 }
 
 impl Default for VmStatus {
@@ -217,6 +227,8 @@ impl Default for VmStatus {
             ending_since: None,
             reason: None,
             boot_id: None,
+            recovery: Recovery::default(),
+            asked: false,
         }
     }
 }

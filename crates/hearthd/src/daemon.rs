@@ -21,7 +21,7 @@ use hearth_host::lock::{LockError, LockFile};
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
-use hearth_plan::{OrphanAction, Policy};
+use hearth_plan::{BreakerPolicy, OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
@@ -288,6 +288,12 @@ fn policy(config: &Config) -> Policy {
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
         stable_after: config.stable_after.as_duration(),
+        breaker: BreakerPolicy {
+            failures: config.breaker_failures,
+            window: config.breaker_window.as_duration(),
+            cooldown: config.breaker_cooldown.as_duration(),
+            cooldown_max: config.breaker_cooldown_max.as_duration(),
+        },
         ..Policy::default()
     }
 }

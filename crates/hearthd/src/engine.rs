@@ -23,6 +23,7 @@ pub mod journal;
 pub mod launch;
 pub mod pass;
 pub mod paths;
+mod recovery;
 mod retry;
 mod shared;
 mod slow;

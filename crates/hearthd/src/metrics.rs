@@ -13,6 +13,7 @@
 //!
 //! Counting is an atomic addition behind a read lock that is never held over anything slow.
 
+mod breakers;
 mod orphans;
 mod process;
 mod recovery;
@@ -105,6 +106,7 @@ pub struct Metrics {
     orphaned: Family<Label, Counter>,
     attempts: Family<Label, Counter>,
     given_up: Counter,
+    breaker_opened: Counter,
     restarts: Family<Label, Counter>,
     health_checks: Counter,
     health_failures: Counter,
@@ -150,6 +152,7 @@ impl Default for Metrics {
             orphaned: Family::default(),
             attempts: Family::default(),
             given_up: Counter::default(),
+            breaker_opened: Counter::default(),
             restarts: Family::default(),
             health_checks: Counter::default(),
             health_failures: Counter::default(),
@@ -225,6 +228,7 @@ impl Metrics {
         registry.register("vm_orphaned", "VMs whose record was not what was: their VMM had died unasked, or lived unrecorded", self.orphaned.clone());
         registry.register("vm_recovery_attempts", "Attempts to bring a VM back after an unasked end or a failed start", self.attempts.clone());
         registry.register("vm_recovery_given_up", "VMs that their restart policy gave up", self.given_up.clone());
+        registry.register("vm_breaker_opened", "Circuit breakers of VMs that opened, for the first time or after a trial", self.breaker_opened.clone());
         registry.register("process_restart", "VMMs started again without a word of the user, by how the run before had ended", self.restarts.clone());
         registry.register("vm_start_failures", "Starts that failed before a VMM ran, by the step that failed", self.start_failures.clone());
         registry.register("vm_health_checks", "Running guests asked for a sign of life", self.health_checks.clone());
@@ -289,6 +293,11 @@ impl Metrics {
     /// An orphan was removed.
     pub(crate) fn orphan_removed(&self, kind: &'static str) {
         self.orphans_removed.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// A VM's circuit breaker opened.
+    pub(crate) fn breaker_opened(&self) {
+        self.breaker_opened.inc();
     }
 
     /// What the database is to call for each of its transactions.

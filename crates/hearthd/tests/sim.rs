@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod sim {
+    mod breaker;
     mod chaos;
     mod converge;
     mod crash;

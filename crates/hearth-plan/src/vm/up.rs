@@ -4,6 +4,7 @@ use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 
 use super::{UNTOLD, Vm};
+use crate::breaker;
 use crate::index::word_is_new;
 use crate::model::Step;
 use crate::shared::{TapName, bridged};
@@ -28,6 +29,7 @@ impl Vm<'_, '_> {
                 transition::accepted(&self.status, self.vm.generation, true, &self.world.boot_id);
             self.set(next, None, "the user's newest word is taken up");
         }
+        self.close_stable_breaker();
         self.ensure_tap(true);
         if live.suspended {
             return self.say_suspended(live);
@@ -158,10 +160,59 @@ impl Vm<'_, '_> {
                 }
                 return;
             }
+            _ if !self.breaker_lets() => return,
             Phase::Backoff if !self.backoff_over() => return,
             _ => {}
         }
         self.start(restart);
+    }
+
+    /// A run on trial that has become stable closes the breaker.
+    fn close_stable_breaker(&mut self) {
+        if self.status.recovery.breaker.is_none() {
+            return;
+        }
+        let (now, patience) = (self.world.now, self.world.policy.stable_after);
+        let since = self.status.started_at.unwrap_or(now);
+        if elapsed(since, now) < patience {
+            return self.plan.due(later(since, patience));
+        }
+        let mut next = self.status.clone().into_owned();
+        next.recovery.breaker = None;
+        self.set(next, None, "its run is stable: its breaker closes");
+    }
+
+    /// Whether the breaker lets it start. When the cool-down is over it is half open from here on.
+    fn breaker_lets(&mut self) -> bool {
+        let (now, policy) = (self.world.now, &self.world.policy);
+        let recovery = &self.status.recovery;
+        let Some(breaker) = &recovery.breaker else {
+            return true;
+        };
+        if breaker.trial.is_some() || self.status.asked {
+            return true;
+        }
+        let rules = breaker::rules(policy, &self.vm.spec);
+        let Some(open) = breaker::forbids(recovery, &rules, now) else {
+            let next = VmStatus {
+                recovery: breaker::on_trial(recovery, now),
+                ..self.status.clone().into_owned()
+            };
+            self.set(next, None, "its breaker is half open: one start on trial");
+            return true;
+        };
+        let (until, reason) = (open.until, breaker::reason(open));
+        self.plan
+            .note(Some(self.vm), format!("is not started: {reason}"));
+        self.plan.due(until);
+        let next = VmStatus {
+            phase: Phase::Backoff,
+            next_start: Some(until),
+            reason: Some(reason),
+            ..self.status.clone().into_owned()
+        };
+        self.set(next, None, "its breaker is open");
+        false
     }
 
     /// Whether the wait before the next start is over; else the next pass is due then.

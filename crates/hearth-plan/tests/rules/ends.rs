@@ -7,7 +7,7 @@ use hearth_plan::{Policy, Step};
 use hearth_types::observe::ProcessRole;
 use hearth_types::process::{ConsoleEnd, Evidence, ExitRecord, GuestReport, ProcessExit};
 use hearth_types::spec::RestartPolicy;
-use hearth_types::status::{EndClass, Goal, Phase, RunEnd, StopRung};
+use hearth_types::status::{Cause, EndClass, Goal, Phase, RunEnd, StopRung};
 
 use super::world::*;
 
@@ -301,11 +301,27 @@ fn a_failed_start_counts_and_backs_off() {
     let mut world = down(Phase::Starting);
     let policy = Policy::default();
     let vm = &mut world.vms[0];
-    let failed = start_failed(&vm.status, vm.id, &vm.spec, "no kernel", at(0), &policy);
+    let failed = start_failed(
+        &vm.status,
+        vm.id,
+        &vm.spec,
+        "no kernel",
+        Cause::Start,
+        at(0),
+        &policy,
+    );
     assert_eq!((failed.phase, failed.failures), (Phase::Failed, 1));
     assert_eq!(failed.reason.as_deref(), Some("no kernel"));
     vm.spec.restart = RestartPolicy::OnFailure(None);
-    let failed = start_failed(&failed, vm.id, &vm.spec, "no kernel", at(0), &policy);
+    let failed = start_failed(
+        &failed,
+        vm.id,
+        &vm.spec,
+        "no kernel",
+        Cause::Start,
+        at(0),
+        &policy,
+    );
     assert_eq!((failed.phase, failed.failures), (Phase::Backoff, 2));
     assert!(failed.next_start >= Some(at(2)));
 }
@@ -314,7 +330,15 @@ fn a_failed_start_counts_and_backs_off() {
 fn a_step_that_fails_beside_a_recorded_vmm_is_no_failed_start() {
     let world = running();
     let (vm, policy) = (&world.vms[0], Policy::default());
-    let kept = start_failed(&vm.status, vm.id, &vm.spec, "no TAP", at(0), &policy);
+    let kept = start_failed(
+        &vm.status,
+        vm.id,
+        &vm.spec,
+        "no TAP",
+        Cause::Network,
+        at(0),
+        &policy,
+    );
     assert_eq!((kept.phase, kept.failures), (Phase::Running, 0));
     assert_eq!(kept.vmm, vm.status.vmm);
     assert_eq!(kept.reason.as_deref(), Some("no TAP"));

@@ -145,7 +145,7 @@ impl Engine {
         status: &VmStatus,
         event: Option<&NewEvent>,
     ) -> anyhow::Result<()> {
-        let store = self.parts.store.set_status(vm, status.clone());
+        let store = self.store_planned(vm, status.clone());
         // Queued together, they are one commit.
         let (stored, ()) = tokio::join!(store, async {
             if let Some(event) = event {
@@ -166,8 +166,12 @@ impl Engine {
         vm: VmId,
         change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
     ) -> anyhow::Result<Option<VmRow>> {
+        let before = self.parts.store.vm(vm).await;
         match self.parts.store.change_status(vm, change).await {
-            Ok(row) => Ok(Some(row)),
+            Ok(row) => {
+                self.tell_breaker(before.as_ref(), &row).await;
+                Ok(Some(row))
+            }
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error).context("cannot store the status"),
         }
@@ -390,10 +394,11 @@ impl Engine {
             Step::EnsureDisks { .. } | Step::EnsureTap { .. } | Step::StartVmm { .. }
         );
         let (why, policy) = (reason.clone(), self.settings.policy.clone());
+        let cause = super::recovery::cause(step, error);
         let stored = self
             .change_status(vm, move |row| {
                 if counts && matches!(row.goal, Goal::Running | Goal::Paused) {
-                    transition::start_failed(&row.status, vm, &row.spec, &why, now, &policy)
+                    transition::start_failed(&row.status, vm, &row.spec, &why, cause, now, &policy)
                 } else {
                     VmStatus {
                         reason: Some(why),

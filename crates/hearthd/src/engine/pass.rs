@@ -271,16 +271,17 @@ impl Engine {
     }
 
     /// What the user asked last is what holds: a start that was planned for an older word
-    /// is not taken any more.
+    /// is not taken any more, nor is anything that was planned before an operator's word.
     async fn still_wanted(&self, vm: VmId, row: Option<&VmRow>, step: &Step) -> bool {
-        let (Step::StartVmm { .. }, Some(row)) = (step, row) else {
-            return true;
-        };
-        self.parts
-            .store
-            .vm(vm)
-            .await
-            .is_some_and(|current| current.generation == row.generation)
+        let Some(row) = row else { return true };
+        let starts = matches!(step, Step::StartVmm { .. });
+        match self.parts.store.vm(vm).await {
+            Some(current) => {
+                current.status.recovery.word == row.status.recovery.word
+                    && (!starts || current.generation == row.generation)
+            }
+            None => !starts,
+        }
     }
 }
 

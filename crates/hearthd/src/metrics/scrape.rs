@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Label, process, whole};
+use super::{Label, breakers, process, whole};
 use crate::engine::Engine;
 
 /// What the text is (OpenMetrics 1.0, "Overall Structure").
@@ -54,6 +54,7 @@ impl Engine {
         self.register_daemon(&mut read);
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
+        breakers::register(&mut read, &rows);
         let mut own = Registry::default();
         process::register(&mut own);
         let mut text = String::with_capacity(32 << 10);
@@ -171,6 +172,6 @@ impl Engine {
     }
 }
 
-fn set(family: &Family<Label, Gauge>, label: &'static str, value: &'static str, count: usize) {
+pub(super) fn set(family: &Family<Label, Gauge>, label: &'static str, value: &'static str, count: usize) {
     family.get_or_create(&[(label, value)]).set(whole(count));
 }

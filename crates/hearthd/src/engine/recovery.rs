@@ -1,0 +1,133 @@
+//! What restrains recovery, told and counted: each VM's breaker, and the operator's words.
+//!
+//! ```text
+//!  plan made ──► operator's word (hold, release, recover, reset): `word` grows ──► the plan's
+//!                                             status and steps for this VM are left out
+//! ```
+
+use hearth_plan::Step;
+use hearth_plan::breaker::{self, Change};
+use hearth_store::VmRow;
+use hearth_types::event::{NewEvent, Severity};
+use hearth_types::ids::VmId;
+use hearth_types::status::{Cause, VmStatus};
+
+use super::Engine;
+use super::shared::Blocked;
+
+/// What a start that failed has in common with others that did.
+pub(super) fn cause(step: &Step, error: &anyhow::Error) -> Cause {
+    let by_step = breaker::cause_of_step(step.kind());
+    let found = error.chain().find_map(|cause| {
+        if cause.is::<Blocked>() {
+            return Some(Cause::Network);
+        }
+        let kind = cause.downcast_ref::<std::io::Error>()?.kind();
+        match kind {
+            std::io::ErrorKind::OutOfMemory => Some(Cause::Memory),
+            std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::ReadOnlyFilesystem => Some(Cause::Disk),
+            _ => None,
+        }
+    });
+    found.unwrap_or_else(|| by_words(&format!("{error:#}")).unwrap_or(by_step))
+}
+
+/// VMMs say what they lack in words: QEMU's `cannot set up guest memory` (ENOMEM), and both
+/// drivers' complaints that name the device.
+fn by_words(text: &str) -> Option<Cause> {
+    if text.contains("Cannot allocate memory") || text.contains("cannot set up guest memory") {
+        Some(Cause::Memory)
+    } else if text.contains("/dev/kvm") {
+        Some(Cause::Kvm)
+    } else {
+        None
+    }
+}
+
+impl Engine {
+    /// Stores what a plan says of a VM's status, unless the operator has said something about
+    /// it since the plan was made. Whether it was stored.
+    pub(super) async fn store_planned(
+        &self,
+        vm: VmId,
+        status: VmStatus,
+    ) -> Result<bool, hearth_store::StoreError> {
+        let word = status.recovery.word;
+        let before = self.parts.store.vm(vm).await;
+        let unspoken = move |row: &VmRow| {
+            if row.status.recovery.word == word {
+                status
+            } else {
+                row.status.clone()
+            }
+        };
+        let row = self.parts.store.change_status(vm, unspoken).await?;
+        self.tell_breaker(before.as_ref(), &row).await;
+        Ok(row.status.recovery.word == word)
+    }
+
+    /// Tells what became of a VM's breaker between two of its rows.
+    pub(crate) async fn tell_breaker(&self, before: Option<&VmRow>, row: &VmRow) {
+        let Some(change) = before.and_then(|old| breaker::change(&old.status, &row.status)) else {
+            return;
+        };
+        let name = row.spec.name.as_str();
+        let open = row.status.recovery.breaker.as_ref();
+        let reason = open.map_or_else(String::new, breaker::reason);
+        let (code, severity, message) = match change {
+            Change::Opened => {
+                self.metrics.breaker_opened();
+                let message = format!("[recovery] {name} is not started for a while: {reason}");
+                ("vm.breaker_opened", Severity::Error, message)
+            }
+            Change::HalfOpen => {
+                let message = format!("[recovery] {name}: breaker half open: one start on trial");
+                ("vm.breaker_half_open", Severity::Info, message)
+            }
+            Change::Closed => {
+                let message = format!("[recovery] {name}: breaker closed");
+                ("vm.breaker_closed", Severity::Info, message)
+            }
+        };
+        let mut event = NewEvent::info(code, message)
+            .severity(severity)
+            .vm(row.id, name);
+        if let (Change::Opened, Some(open)) = (change, open) {
+            let failures = row.status.recovery.failures.len();
+            event = event.details(serde_json::json!({
+                "until": open.until, "opens": open.opens, "failures": failures,
+            }));
+        }
+        self.tell(event).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause_of(step: &Step, error: anyhow::Error) -> Cause {
+        cause(step, &error)
+    }
+
+    #[test]
+    fn what_a_failed_start_has_in_common_with_others() {
+        let vm = VmId::new();
+        let (disks, tap) = (Step::EnsureDisks { vm }, Step::EnsureTap { vm });
+        let start = Step::StartVmm { vm, restart: true };
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let memory = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+        let said = |text: &str| anyhow::anyhow!("{text}").context("VMM did not start");
+        assert_eq!(cause_of(&disks, said("no image")), Cause::Disk);
+        assert_eq!(cause_of(&tap, said("no bridge")), Cause::Network);
+        assert_eq!(cause_of(&start, said("bad option")), Cause::Start);
+        let full = anyhow::Error::from(full).context("cannot write the initramfs");
+        assert_eq!(cause_of(&start, full), Cause::Disk);
+        assert_eq!(cause_of(&start, memory.into()), Cause::Memory);
+        let qemu = "cannot set up guest memory 'ram': Cannot allocate memory";
+        assert_eq!(cause_of(&start, said(qemu)), Cause::Memory);
+        assert_eq!(cause_of(&start, said("cannot open /dev/kvm")), Cause::Kvm);
+    }
+}
