@@ -191,8 +191,10 @@ pub fn ended(
         next.failures = next.failures.saturating_add(1);
     }
     let wanted = matches!(goal, Goal::Running | Goal::Paused);
-    // A guest that reboots does not end: it asks for its next boot.
-    let reboots = end.class == EndClass::GuestRebooted && spec.restart != RestartPolicy::No;
+    // A guest that reboots does not end: it asks for its next boot. So does one that the
+    // host took along: the next boot finds it waiting.
+    let reboots = matches!(end.class, EndClass::GuestRebooted | EndClass::HostRebooted)
+        && spec.restart != RestartPolicy::No;
     next.phase = match goal {
         Goal::Absent => Phase::Removing,
         // A stop on the way to a new start (`hearth restart`).
@@ -311,6 +313,7 @@ pub fn rung_taken(status: &VmStatus, rung: StopRung) -> VmStatus {
         }),
         ..status.clone()
     }
+            guest: end.guest,
 }
 
 /// The rung to take at once when `rung` cannot work (no agent answers, no control channel).
@@ -358,7 +361,10 @@ pub fn classify(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> Ru
     };
     let failed = !matches!(
         class,
-        EndClass::Clean | EndClass::GuestPoweredOff | EndClass::GuestRebooted
+        EndClass::Clean
+            | EndClass::GuestPoweredOff
+            | EndClass::GuestRebooted
+            | EndClass::HostRebooted
     );
     RunEnd {
         class,
@@ -392,6 +398,14 @@ fn judge_guest(guest: &GuestReport) -> (EndClass, String) {
         Some(ProcessExit::Code(code)) => failed(format!("entrypoint exited with status {code}")),
         Some(ProcessExit::Signal(signal)) => {
             failed(format!("entrypoint was ended by signal {signal}"))
+        }
+        _ if record.evidence.host_down => {
+            let reason = "went down with the host".to_owned();
+            (EndClass::HostRebooted, reason)
+        }
+        Some(_) if record.evidence.terminated => {
+            let reason = "guest was shut down from outside: its unit was stopped".to_owned();
+            (EndClass::Killed, reason)
         }
         None if guest.reason == "shutdown" => clean("guest was shut down"),
         None => failed(format!("guest went down ({})", guest.reason)),

@@ -46,6 +46,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
         cid: 3,
         driver: hearth_types::spec::DriverChoice::Auto,
         resources: hearth_types::resources::Resources::default(),
+        stop_timeout: Duration::from_secs(10),
         user: None,
         console: LogLimits {
             max_bytes: 1 << 20,

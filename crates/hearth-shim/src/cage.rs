@@ -44,6 +44,8 @@ pub(crate) struct Outlets {
     pub(crate) log: Option<OwnedFd>,
     pub(crate) metrics: Option<OwnedFd>,
     pub(crate) report: Option<UnixListener>,
+    /// The folder with the sockets that the VMM makes.
+    pub(crate) run: Option<OwnedFd>,
 }
 
 /// A cage that waits for its inhabitant.
@@ -252,6 +254,13 @@ impl Prepared {
                     Some(name) => Some(self.listen(name, request.user)?),
                     None => None,
                 },
+                run: None,
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let run = openat(&self.root, CAGE_RUN, flags, Mode::empty())?;
+            let outlets = Outlets {
+                run: Some(run),
+                ..outlets
             };
             // Everything is given away last: a shim with few capabilities may not enter then.
             give(&self.root, CAGE_RUN, request.user)?;

@@ -6,6 +6,8 @@ use std::process::ExitStatus;
 
 use hearth_types::process::{ConsoleEnd, Evidence};
 
+use crate::stop::Told;
+
 /// How much of the console's end is kept, in bytes: a panic's call trace ends with its
 /// `end Kernel panic` line, and little follows that.
 const TAIL: usize = 4096;
@@ -42,13 +44,14 @@ impl Tail {
 }
 
 /// All that can be known now that the VMM is dead.
-pub(crate) fn gather(status: ExitStatus, console: &Tail) -> Evidence {
+pub(crate) fn gather(status: ExitStatus, console: &Tail, told: Told) -> Evidence {
     let cgroup = own_cgroup();
     Evidence {
         oom_kills: cgroup.as_deref().map_or(0, oom_kills),
         core_dumped: status.core_dumped(),
         console: console.end(),
-        terminated: cgroup.is_some() && crate::signals::is_pending(libc::SIGTERM),
+        terminated: told.terminated,
+        host_down: told.host_down,
     }
 }
 

@@ -25,6 +25,8 @@
 //! If the shim is killed the VMM lives on: it ignores SIGPIPE, and it inherited the lock.
 //! Only the exit record and the console log's rest are lost then.
 
+use std::time::Duration;
+
 use camino::Utf8PathBuf;
 use hearth_types::OwnerMark;
 use hearth_types::ids::VmId;
@@ -44,6 +46,7 @@ mod report;
 mod run;
 mod setup;
 mod signals;
+mod stop;
 mod tap;
 mod visitors;
 
@@ -73,6 +76,11 @@ pub const LAUNCHED: &str = "launched";
 pub const METRICS: &str = "metrics.json";
 /// The folder of a cage that the VMM may write to.
 pub const CAGE_RUN: &str = "run";
+
+/// How long a guest may take beyond its workload's time to go down, as with `hearth stop`.
+pub const AFTER_WORKLOAD: Duration = Duration::from_secs(5);
+/// How long a VMM may take to flush its disks and end after SIGTERM before it is killed.
+pub const QUIT_WAIT: Duration = Duration::from_secs(15);
 
 /// What the shim shall start. Arrives as JSON on its standard input.
 ///
@@ -120,6 +128,49 @@ pub struct Request {
     /// The VMM gets a root folder of its own with nothing but this in it.
     #[serde(default)]
     pub cage: Option<Cage>,
+    /// How the guest is asked to go down when the shim is told to end by SIGTERM. Without it
+    /// the signal is only remembered.
+    #[serde(default)]
+    pub stop: Option<Stop>,
+}
+
+/// How a guest is asked to go down. The agent is asked first; if it does not agree within
+/// moments, the words are said, too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// How long its workload may take, in milliseconds.
+    pub patience_millis: u64,
+    /// Where its agent is.
+    pub agent: Option<AgentSocket>,
+    /// What is said to the VMM, such as that the power button is pressed.
+    pub words: Vec<Words>,
+}
+
+/// The way to a guest's agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSocket {
+    /// A socket in the VM's folder, or in [`CAGE_RUN`] of a cage.
+    pub socket: String,
+    /// The port to ask the socket for, if it is that of a vsock device.
+    pub vsock_port: Option<u32>,
+}
+
+/// Something to be said to a VMM's own socket.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Words {
+    /// What it is, for the log.
+    pub name: String,
+    /// A socket in the VM's folder, or in [`CAGE_RUN`] of a cage.
+    pub socket: String,
+    /// What is written.
+    pub text: String,
+    /// The answer has come when this …
+    pub until: String,
+    /// … has come so many times.
+    pub answers: usize,
 }
 
 /// A root folder for one VMM: a small memory file system of its mount namespace, and so gone

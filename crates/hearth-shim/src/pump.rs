@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use crate::LAUNCHED;
 use crate::cage::Outlets;
 use crate::evidence::Tail;
 use crate::identity::Instance;
@@ -20,7 +19,9 @@ use crate::latest::Latest;
 use crate::log::Log;
 use crate::outside::Outside;
 use crate::report::Reports;
+use crate::stop::{Stopper, Told};
 use crate::visitors::{VISITORS_MAX, Visitors};
+use crate::{LAUNCHED, Stop};
 
 /// Bytes moved at once. One round handles this much of each source, so that no source
 /// starves the others.
@@ -47,6 +48,7 @@ pub(crate) struct Pump {
     caller: Option<OwnedFd>,
     undone: bool,
     deadline: Option<Instant>,
+    stopper: Stopper,
 }
 
 /// The ends of everything that comes from the VMM beside its standard streams.
@@ -56,13 +58,16 @@ pub(crate) struct Channels {
     pub(crate) report: OwnedFd,
     pub(crate) outlets: Outlets,
     pub(crate) caller: Option<Instance>,
+    pub(crate) stop: Option<Stop>,
+    pub(crate) user: Option<u32>,
 }
 
 /// How it ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The VMM is dead; this is what its guest reported, and the end of its console.
-    Run(Option<GuestReport>, Tail),
+    /// The VMM is dead; this is what its guest reported, the end of its console, and
+    /// whether it was told to end.
+    Run(Option<GuestReport>, Tail, Told),
     /// Whoever launched it died before the launch was complete, so it was killed.
     Undone,
 }
@@ -79,7 +84,8 @@ const SOURCES: usize = 5;
 const LISTENER: usize = 1 + SOURCES;
 const STDIN: usize = LISTENER + 1;
 const CALLER: usize = STDIN + 1;
-const VISITORS: usize = CALLER + 1;
+const STOP: usize = CALLER + 1;
+const VISITORS: usize = STOP + 1;
 const CLIENTS: usize = VISITORS + 1 + VISITORS_MAX;
 
 impl Pump {
@@ -122,6 +128,7 @@ impl Pump {
             caller: channels.caller.map(|caller| watch(&caller)).transpose()?,
             undone: false,
             deadline,
+            stopper: Stopper::new(channels.stop, channels.outlets.run, channels.user)?,
         })
     }
 
@@ -142,6 +149,7 @@ impl Pump {
                 break;
             }
             self.enforce_deadline();
+            self.obey();
         }
         for which in 0..SOURCES {
             let mut moved = 0;
@@ -159,11 +167,13 @@ impl Pump {
         if self.undone {
             return End::Undone;
         }
-        End::Run(self.reports.finish(), self.tail)
+        let vmm_log = &mut self.vmm_log;
+        let told = self.stopper.finish(&mut |line| note(vmm_log, line));
+        End::Run(self.reports.finish(), self.tail, told)
     }
 
     /// Waits for something to do. `ready` gets: the pidfd, the sources, the console's
-    /// listener, the VMM's input, the caller, the visitors, then each client.
+    /// listener, the VMM's input, the caller, SIGTERM, the visitors, then each client.
     fn wait(&self, ready: &mut Vec<bool>) -> rustix::io::Result<()> {
         fn slot<'f>(fds: &mut Vec<PollFd<'f>>, fd: Option<BorrowedFd<'f>>, flags: PollFlags) {
             // A slot without a descriptor keeps the positions; the pidfd stands in for it.
@@ -189,6 +199,10 @@ impl Pump {
         slot(&mut fds, stdin, PollFlags::OUT);
         let caller = self.caller.as_ref().map(AsFd::as_fd);
         slot(&mut fds, caller, PollFlags::IN);
+        fds.push(PollFd::from_borrowed_fd(
+            self.stopper.polled(),
+            PollFlags::IN,
+        ));
         for position in 0..=VISITORS_MAX {
             let visitors = self.visitors.as_ref();
             let visitor = visitors.and_then(|visitors| visitors.polled(position));
@@ -264,7 +278,9 @@ impl Pump {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let left = self.deadline?.saturating_duration_since(Instant::now());
+        let next = [self.deadline, self.stopper.deadline()];
+        let next = next.into_iter().flatten().min()?;
+        let left = next.saturating_duration_since(Instant::now());
         Timespec::try_from(left).ok()
     }
 
@@ -277,12 +293,25 @@ impl Pump {
         }
     }
 
+    /// What has to be done because the shim was told to end.
+    fn obey(&mut self) {
+        let vmm_log = &mut self.vmm_log;
+        if let Some(signal) = self.stopper.step(&mut |line| note(vmm_log, line)) {
+            rustix::process::pidfd_send_signal(&self.pidfd, signal).ok();
+        }
+    }
+
     fn enforce_deadline(&mut self) {
         if self.deadline.is_some_and(|at| Instant::now() >= at) {
             self.deadline = None;
             rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL).ok();
         }
     }
+}
+
+/// A line of the shim's own in the VMM's log.
+fn note(log: &mut Log, line: &str) {
+    log.write(format!("hearth-shim: {line}\n").as_bytes());
 }
 
 /// A descriptor that becomes readable when that process is dead.

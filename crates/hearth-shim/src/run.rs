@@ -6,11 +6,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
+use hearth_types::process::{Evidence, ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::FdFlags;
 
-use crate::evidence::{self, Tail};
+use crate::evidence;
 use crate::identity::Instance;
 use crate::journal::Journal;
 use crate::log::Log;
@@ -92,6 +92,8 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
             report,
             outlets,
             caller: request.caller.clone(),
+            stop: request.stop.clone(),
+            user: request.user,
         };
         let pump = Pump::new(&mut child, channels, logs, journal, deadline)
             .map_err(|error| format!("cannot attend to the VMM: {error}"))?;
@@ -124,9 +126,14 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
     let end = pump.run();
     let status = child.wait();
     let published = match end {
-        End::Run(guest, console) => {
-            status.and_then(|status| draft.publish(&record(identity, status, guest, &console)))
-        }
+        End::Run(guest, console, told) => status.and_then(|status| {
+            draft.publish(&record(
+                identity,
+                status,
+                guest,
+                evidence::gather(status, &console, told),
+            ))
+        }),
         End::Undone => {
             draft.discard();
             Ok(())
@@ -176,14 +183,14 @@ fn record(
     identity: ProcessIdentity,
     status: ExitStatus,
     guest: Option<GuestReport>,
-    console: &Tail,
+    evidence: Evidence,
 ) -> ExitRecord {
     let vmm = match (status.code(), status.signal()) {
         (Some(code), _) => ProcessExit::Code(code),
         (None, signal) => ProcessExit::Signal(signal.unwrap_or(0)),
     };
     ExitRecord {
-        evidence: evidence::gather(status, console),
+        evidence,
         identity,
         vmm,
         guest,

@@ -1,6 +1,8 @@
-//! Signals to the shim: it ends when its VMM ends and not before, but remembers what came.
+//! Signals to the shim: it ends when its VMM ends and not before. What SIGTERM asks for is in
+//! `stop`.
 
 use std::mem::MaybeUninit;
+use std::os::fd::{FromRawFd as _, OwnedFd};
 
 /// What ends a program that does nothing about it, and may come from a terminal, a session's
 /// end or systemd.
@@ -14,7 +16,7 @@ const PUT_OFF: [i32; 6] = [
 ];
 
 /// Lets none of these signals end the shim. They are blocked rather than ignored, so that
-/// what came can be seen at the end.
+/// one that matters can be read from a descriptor.
 pub(crate) fn put_off() {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the set is initialised before it is used; a signal number and a null pointer
@@ -45,11 +47,23 @@ pub(crate) fn let_through() -> std::io::Result<()> {
     }
 }
 
-/// Whether this signal came and was put off.
-pub(crate) fn is_pending(signal: i32) -> bool {
+/// A descriptor that is readable when this signal, which is blocked, has come.
+pub(crate) fn descriptor(signal: i32) -> std::io::Result<OwnedFd> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the call initialises the set if it succeeds, and only then is it read.
+    // SAFETY: the set is initialised before it is used; the descriptor is a new one, and
+    // nobody else's.
     unsafe {
-        libc::sigpending(set.as_mut_ptr()) == 0 && libc::sigismember(set.as_ptr(), signal) == 1
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        match libc::signalfd(-1, set.as_ptr(), libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
+            -1 => Err(std::io::Error::last_os_error()),
+            number => Ok(OwnedFd::from_raw_fd(number)),
+        }
     }
+}
+
+/// Whether the signal of a descriptor has come; it has not any more after that.
+pub(crate) fn take(descriptor: &OwnedFd) -> bool {
+    let mut taken = [0; size_of::<libc::signalfd_siginfo>()];
+    matches!(rustix::io::read(descriptor, &mut taken), Ok(count) if count > 0)
 }

@@ -155,6 +155,7 @@ impl Vms {
                 io_write_bps: Some(Bytes::mib(50)),
                 ..Resources::default()
             },
+            stop_timeout: Duration::from_secs(1),
             user: Some(UID),
             console: LogLimits {
                 max_bytes: 10_000,
@@ -407,6 +408,7 @@ fn launch_for(caller: &std::process::Child, vms: &Vms, spec: &LaunchSpec) -> Pro
         max_millis: None,
         driver: Some("firecracker".to_owned()),
         caller: Instance::of(pid).unwrap(),
+        stop: None,
         cage: Some(hearth_shim::Cage::default()),
     };
     let mut shim = std::process::Command::new(env!("CARGO_BIN_EXE_hearth-shim"))
@@ -485,4 +487,26 @@ async fn a_complete_launch_survives_its_caller() {
     vms.driver.kill(&identity).await.unwrap();
     let record = vms.driver.exit_record(&spec.dir).await.unwrap().unwrap();
     assert_eq!(record.vmm, ProcessExit::Signal(9));
+}
+
+/// Its agent does not answer: the keys are pressed on its API's socket, which lies in the
+/// cage and belongs to the VMM's uid.
+#[tokio::test]
+async fn a_guest_goes_down_when_the_shim_is_told_to_end() {
+    let Some(vms) = Vms::standin() else { return };
+    let spec = vms.make();
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let found = survey(vms.installation).unwrap();
+    let shim = found
+        .iter()
+        .find(|process| process.role == ProcessRole::Shim);
+    let shim = prove(&shim.unwrap().identity).unwrap();
+    shim.signal(Signal::TERM).unwrap();
+    let dead = vms.driver.wait_dead(&identity);
+    tokio::time::timeout(STEP, dead).await.unwrap().unwrap();
+    let record = vms.driver.exit_record(&spec.dir).await.unwrap().unwrap();
+    let log = std::fs::read_to_string(spec.dir.join("vmm.log")).unwrap();
+    assert!(record.guest.is_some(), "{record:?} {log}");
+    assert!(record.evidence.terminated, "{record:?}");
+    assert!(log.contains("said SendCtrlAltDel"), "{log}");
 }

@@ -65,7 +65,7 @@ async fn survives_its_shim(vms: &Vms) {
     assert_eq!(vmm.identity, identity, "the survey finds what was launched");
     let shim = find(vms.installation, ProcessRole::Shim).unwrap();
     let shim = prove(&shim.identity).unwrap();
-    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+    for signal in [Signal::HUP, Signal::INT] {
         shim.signal(signal).unwrap();
     }
     assert_eq!(state(vms, &spec).await, RunState::Running);

@@ -70,9 +70,11 @@ pub struct Evidence {
     pub core_dumped: bool,
     /// What the console said last.
     pub console: Option<ConsoleEnd>,
-    /// SIGTERM came to the VM's unit while the VMM lived: somebody stopped the unit, and the
-    /// VMM may have ended as if by itself.
+    /// SIGTERM came to the VM's shim while the VMM lived: somebody stopped its unit, and the
+    /// guest or the VMM may have ended as if by itself.
     pub terminated: bool,
+    /// It came because the host went down.
+    pub host_down: bool,
 }
 
 /// The durable record that a VMM's shim leaves when the VMM has ended. It is written

@@ -367,7 +367,7 @@ impl Vmm for FirecrackerDriver {
     }
 
     async fn power_button(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
-        let request = Request::put("/actions", json!({"action_type": "SendCtrlAltDel"}));
+        let request = config::ctrl_alt_del();
         self.command(vm, dir, "SendCtrlAltDel", &request, COMMAND_DEADLINE)
             .await
             .map(drop)

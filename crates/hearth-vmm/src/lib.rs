@@ -83,6 +83,8 @@ pub struct LaunchSpec {
     pub cid: u32,
     /// Its share of the host.
     pub resources: Resources,
+    /// How long the guest's workload may take to end when the VM's shim is told to end.
+    pub stop_timeout: Duration,
     /// The uid and gid to run as; `None` keeps the daemon's.
     pub user: Option<u32>,
     /// Limits of the console log.

@@ -480,3 +480,67 @@ fn a_vmm_that_the_hosts_shutdown_killed_went_down_with_the_host() {
         (EndClass::WorkloadFailed, Some(3))
     );
 }
+
+/// A run whose shim was told to end, and whose guest went down in order.
+fn told(host_down: bool) -> ExitRecord {
+    let shutdown = GuestReport {
+        exit: Some(ProcessExit::Signal(15)),
+        reason: "shutdown".to_owned(),
+        message: None,
+    };
+    let world = dead(ProcessExit::Code(0), None);
+    let record = world.observed.dirs.known().unwrap()[0].exit.clone();
+    ExitRecord {
+        guest: Some(shutdown),
+        evidence: Evidence {
+            terminated: true,
+            host_down,
+            ..Evidence::default()
+        },
+        ..record.unwrap()
+    }
+}
+
+#[test]
+fn a_guest_that_went_down_with_the_host_is_no_failure_and_comes_back() {
+    let end = classify(Some(&told(true)), false, at(0));
+    assert_eq!((end.class, end.failure), (EndClass::HostRebooted, false));
+    assert!(end.guest.is_some(), "what it reported is kept");
+    for (policy, phase) in [
+        (RestartPolicy::No, Phase::Exited),
+        (RestartPolicy::OnFailure(Some(1)), Phase::Backoff),
+        (RestartPolicy::Always, Phase::Backoff),
+    ] {
+        let mut vm = running().vms.remove(0);
+        vm.spec.restart = policy;
+        // Seen in the same boot: by a daemon that outlives its VMs.
+        let next = ended(
+            &vm.status,
+            vm.id,
+            &vm.spec,
+            end.clone(),
+            at(0),
+            &Policy::default(),
+            Goal::Running,
+        );
+        assert_eq!((next.phase, next.failures), (phase, 0), "{policy}");
+    }
+    // Seen after the reboot.
+    let end = hearth_plan::transition::ended_in_earlier_boot(Some(&told(true)), false, at(0));
+    assert_eq!((end.class, end.failure), (EndClass::HostRebooted, false));
+}
+
+#[test]
+fn a_guest_whose_unit_was_stopped_was_ended_by_somebody() {
+    let end = classify(Some(&told(false)), false, at(0));
+    assert_eq!((end.class, end.failure), (EndClass::Killed, true));
+    assert!(end.reason.contains("unit was stopped"), "{}", end.reason);
+    assert!(
+        !classify(Some(&told(false)), true, at(0)).failure,
+        "asked for"
+    );
+    // Nobody of us saw it, and then the host went down: the likelier story is one story.
+    let end = hearth_plan::transition::ended_in_earlier_boot(Some(&told(false)), false, at(0));
+    assert_eq!((end.class, end.failure), (EndClass::HostRebooted, false));
+    assert!(end.guest.is_some());
+}

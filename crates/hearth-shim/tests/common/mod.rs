@@ -142,6 +142,7 @@ impl Vms {
             cid: 3,
             driver: hearth_types::spec::DriverChoice::Auto,
             resources: hearth_types::resources::Resources::default(),
+            stop_timeout: std::time::Duration::from_secs(10),
             user: self.drop_privileges.then_some(UID),
             console: LogLimits {
                 max_bytes: 10_000,

@@ -53,6 +53,7 @@ impl Fixture for Fakes {
             cid: 3,
             driver: hearth_types::spec::DriverChoice::Auto,
             resources: hearth_types::resources::Resources::default(),
+            stop_timeout: Duration::from_secs(10),
             user: None,
             console: LogLimits {
                 max_bytes: 1000,

@@ -102,7 +102,8 @@ impl Request {
         }
     }
 
-    fn text(&self) -> String {
+    /// What goes over the wire.
+    pub(super) fn text(&self) -> String {
         let body = self.body.as_ref().map(Value::to_string).unwrap_or_default();
         let length = match self.body {
             Some(_) => format!(

@@ -79,6 +79,11 @@ pub(super) fn start() -> Request {
     Request::put("/actions", json!({"action_type": "InstanceStart"}))
 }
 
+/// Ctrl-Alt-Del on the guest's keyboard: its power button.
+pub(super) fn ctrl_alt_del() -> Request {
+    Request::put("/actions", json!({"action_type": "SendCtrlAltDel"}))
+}
+
 /// A CPU template.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Template {

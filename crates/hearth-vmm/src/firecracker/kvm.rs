@@ -257,6 +257,7 @@ fn spec(vm: VmId, dir: &Utf8Path, elf: &Utf8Path) -> LaunchSpec {
         nic: None,
         cid: 3,
         resources: Resources::default(),
+        stop_timeout: Duration::from_secs(10),
         user: rustix::process::geteuid().is_root().then_some(NOBODY),
         console: LogLimits {
             max_bytes: 1 << 20,

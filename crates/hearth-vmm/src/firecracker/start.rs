@@ -2,14 +2,14 @@
 
 use camino::Utf8Path;
 use hearth_shim::identity::Instance;
-use hearth_shim::{Cage, CagedFile, LAUNCHED, Request as ShimRequest};
+use hearth_shim::{AgentSocket, Cage, CagedFile, LAUNCHED, Request as ShimRequest, Stop, Words};
 use hearth_types::ids::VmId;
 use hearth_types::process::ProcessIdentity;
 use hearth_types::survey::chain;
 
 use super::api::{ApiError, Connection, Request};
 use super::version::{self, Version};
-use super::{NAME, REPORT_PORT, config, kvm, place};
+use super::{AGENT_PORT, NAME, REPORT_PORT, config, kvm, place};
 use crate::{Disk, LaunchSpec, VmmError};
 
 /// From an API that is about to listen to a running guest and the mark that says so.
@@ -84,7 +84,26 @@ pub(super) fn shim_request(
             metrics: Some(place::METRICS_PIPE.to_owned()),
             report: Some(format!("{}_{REPORT_PORT}", place::VSOCK_SOCKET)),
         }),
+        stop: Some(stop(spec)),
     })
+}
+
+/// How the guest is asked to go down by its shim.
+fn stop(spec: &LaunchSpec) -> Stop {
+    Stop {
+        patience_millis: u64::try_from(spec.stop_timeout.as_millis()).unwrap_or(u64::MAX),
+        agent: Some(AgentSocket {
+            socket: place::VSOCK_SOCKET.to_owned(),
+            vsock_port: Some(AGENT_PORT),
+        }),
+        words: vec![Words {
+            name: "SendCtrlAltDel".to_owned(),
+            socket: place::API_SOCKET.to_owned(),
+            text: config::ctrl_alt_del().text(),
+            until: "HTTP/1.1 ".to_owned(),
+            answers: 1,
+        }],
+    }
 }
 
 fn arguments(vm: VmId, version: Version) -> Vec<String> {

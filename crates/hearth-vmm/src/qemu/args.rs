@@ -4,7 +4,7 @@
 //! QEMU needs no permission on any folder above its own after it has lost its privileges.
 //! `{fd:NAME}` is filled in by the shim.
 
-use hearth_shim::{PassedFile, PassedSocket, PassedTap, REPORT, Request};
+use hearth_shim::{AgentSocket, PassedFile, PassedSocket, PassedTap, REPORT, Request, Stop, Words};
 use hearth_types::spec::Machine;
 use hearth_types::units::MIB;
 
@@ -98,7 +98,29 @@ pub(super) fn request(
         driver: Some("qemu".to_owned()),
         caller: None,
         cage: None,
+        stop: Some(stop(spec)),
     })
+}
+
+/// How the guest is asked to go down by its shim. One that is paused has to go on first.
+fn stop(spec: &LaunchSpec) -> Stop {
+    let commands = ["qmp_capabilities", "cont", "system_powerdown"];
+    Stop {
+        patience_millis: u64::try_from(spec.stop_timeout.as_millis()).unwrap_or(u64::MAX),
+        agent: Some(AgentSocket {
+            socket: AGENT_SOCKET.to_owned(),
+            vsock_port: None,
+        }),
+        words: vec![Words {
+            name: "system_powerdown".to_owned(),
+            socket: QMP_SOCKET.to_owned(),
+            text: commands
+                .map(|command| format!("{{\"execute\":\"{command}\"}}\n"))
+                .concat(),
+            until: "\"return\"".to_owned(),
+            answers: commands.len(),
+        }],
+    }
 }
 
 /// Refuses what would change the meaning of an argument. QEMU splits option values at

@@ -299,6 +299,7 @@ impl Boot {
             cid: 0,
             driver: hearth_types::spec::DriverChoice::Auto,
             resources: Resources::default(),
+            stop_timeout: Duration::from_secs(10),
             user: self.user,
             console: LogLimits {
                 max_bytes: 1 << 20,

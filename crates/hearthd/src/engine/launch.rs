@@ -146,6 +146,7 @@ impl Engine {
         })
     }
 
+            stop_timeout: row.spec.stop_timeout.as_duration(),
     async fn write_initrd(
         &self,
         dir: &Utf8Path,

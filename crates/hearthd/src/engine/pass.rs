@@ -259,7 +259,7 @@ impl Engine {
                 work.busy.remove(&vm);
                 if !failed {
                     work.retries.done(vm, &steps);
-                    work.waiting.done(vm, &steps);
+                    work.waiting.done(vm, steps.iter().map(|planned| &planned.step));
                 }
             }
             self.tell_changed();

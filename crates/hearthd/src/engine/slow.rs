@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hearth_net::NetError;
-use hearth_plan::{PlannedStep, Step};
+use hearth_plan::Step;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
 use hearth_types::status::{Goal, Phase, VmStatus};
@@ -48,11 +48,9 @@ impl Waiting {
     }
 
     /// These steps were taken: a start among them works.
-    pub(super) fn done(&mut self, vm: VmId, steps: &[PlannedStep]) {
-        let started = |planned: &PlannedStep| {
-            matches!(planned.step, Step::StartVmm { .. } | Step::Forget { .. })
-        };
-        if steps.iter().any(started) {
+    pub(super) fn done<'a>(&mut self, vm: VmId, steps: impl IntoIterator<Item = &'a Step>) {
+        let mut steps = steps.into_iter();
+        if steps.any(|step| matches!(step, Step::StartVmm { .. } | Step::Forget { .. })) {
             self.0.remove(&vm);
         }
     }
@@ -143,10 +141,7 @@ mod tests {
         assert_eq!(waiting.held_up(vm, 1), None);
         assert_eq!(waiting.held_up(vm, 1), None, "it stays a failure");
         assert_eq!(waiting.held_up(vm, 2), Some(Instant::now()));
-        let started = PlannedStep {
-            step: Step::StartVmm { vm, restart: false },
-            reason: String::new(),
-        };
+        let started = Step::StartVmm { vm, restart: false };
         tokio::time::advance(PATIENCE).await;
         waiting.done(vm, &[started]);
         assert_eq!(waiting.held_up(vm, 2), Some(Instant::now()));

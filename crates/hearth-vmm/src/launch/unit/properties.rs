@@ -1,5 +1,7 @@
 //! What stands in a VMM's unit: identity, limits, and what it may touch. Pure.
 
+use std::time::Duration;
+
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_shim::Request;
 use hearth_systemd::property::{Property, Setting};
@@ -21,8 +23,9 @@ const SLICE: &str = "hearth.slice";
 const DAEMON: &str = "hearthd.service";
 /// First version of systemd with `ExitType=cgroup`.
 const EXIT_TYPE_SINCE: u32 = 250;
-/// How long a VMM may take to flush its disks after SIGTERM before it is killed.
-const STOP_DEADLINE_MICROS: u64 = 30_000_000;
+/// How long beyond all of the shim's own deadlines systemd waits before it kills what is
+/// left: the shim has a record to write.
+const STOP_MARGIN: Duration = Duration::from_secs(10);
 /// CPU time of the VMM's own threads, in microseconds per second: half a CPU moves 10 Gbit/s
 /// or 100,000 disk requests in QEMU's main loop, and a guest cannot buy more by a device.
 const CPU_ALLOWANCE_MICROS: u64 = 500_000;
@@ -84,10 +87,10 @@ fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) 
         Property::text("Type", "exec"),
         // When to start again is the planner's decision.
         Property::text("Restart", "no"),
-        // SIGTERM reaches the VMM, which flushes its disks and ends; the shim ignores it and
+        // SIGTERM reaches the shim alone, which lets the guest go down, then the VMM, and
         // writes the record. What is left after the deadline is killed, all of it.
-        Property::text("KillMode", "control-group"),
-        Property::number("TimeoutStopUSec", STOP_DEADLINE_MICROS),
+        Property::text("KillMode", "mixed"),
+        Property::number("TimeoutStopUSec", stop_deadline_micros(spec)),
         // The kernel kills the VMM, the largest process; systemd notes `oom-kill`.
         Property::text("OOMPolicy", "stop"),
         Property::new(
@@ -107,6 +110,20 @@ fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) 
         all.push(Property::text("ExitType", "cgroup"));
     }
     all
+}
+
+/// The longest that the shim may take to end its VM, and a margin.
+fn stop_deadline_micros(spec: &LaunchSpec) -> u64 {
+    let longest = [
+        spec.stop_timeout,
+        hearth_shim::AFTER_WORKLOAD,
+        hearth_shim::QUIT_WAIT,
+        STOP_MARGIN,
+    ];
+    let longest = longest
+        .into_iter()
+        .fold(Duration::ZERO, Duration::saturating_add);
+    u64::try_from(longest.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What the journal says of it: the shim's standard error is the console.

@@ -32,6 +32,7 @@ fn spec(dir: &str) -> LaunchSpec {
         cid: 3,
         driver: hearth_types::spec::DriverChoice::Auto,
         resources: Resources::default(),
+        stop_timeout: Duration::from_secs(10),
         user: Some(200_001),
         console: LogLimits {
             max_bytes: 1 << 20,
@@ -263,4 +264,22 @@ fn a_cage_is_made_with_more_rights_of_the_shim() {
         get(&all, "RestrictNamespaces"),
         Some(Setting::Number(0x0c02_0000))
     );
+}
+
+#[test]
+fn a_stop_reaches_the_shim_alone_and_waits_for_all_of_its_deadlines() {
+    let mut spec = spec("/var/lib/hearth/vms/x");
+    spec.stop_timeout = Duration::from_secs(100);
+    let all = service(VERSION, Utf8Path::new("/shim"), &spec, &request(&spec));
+    let value = |name: &str| {
+        let found = all.iter().find(|property| property.name == name);
+        found.map(|property| property.value.clone())
+    };
+    assert_eq!(value("KillMode"), Some(Setting::Text("mixed".to_owned())));
+    // 100 s for the workload, 5 for the guest, 15 for the VMM, 10 for the record.
+    assert_eq!(value("TimeoutStopUSec"), Some(Setting::Number(130_000_000)));
+    let Some(Setting::Texts(after)) = value("After") else {
+        unreachable!("no order");
+    };
+    assert!(after.contains(&"network.target".to_owned()), "{after:?}");
 }
