@@ -36,15 +36,28 @@ impl Host {
     /// When a step fails.
     pub fn install(&self) -> anyhow::Result<()> {
         if self.run("test -e /seed/hearth.deb")?.success() {
-            self.check("dpkg -i /seed/hearth.deb")?;
-        } else {
-            self.check(
-                "mkdir -p /usr/lib/hearth && cd /seed/bin && \
-                 cp hearthd hearth-shim hearth-guest /usr/lib/hearth/ && cp hearth /usr/bin/",
-            )?;
-            self.write("/etc/systemd/system/hearthd.service", UNIT)?;
-            self.check("systemctl daemon-reload && systemctl enable --now hearthd")?;
+            return self.install_package("/seed/hearth.deb");
         }
+        self.check(
+            "mkdir -p /usr/lib/hearth && cd /seed/bin && \
+             cp hearthd hearth-shim hearth-guest /usr/lib/hearth/ && cp hearth /usr/bin/",
+        )?;
+        self.write("/etc/systemd/system/hearthd.service", UNIT)?;
+        self.check("systemctl daemon-reload && systemctl enable --now hearthd")?;
+        self.furnish()
+    }
+
+    /// As [`Host::install`], from a package of the host's.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn install_package(&self, file: &str) -> anyhow::Result<()> {
+        self.check(&format!("dpkg -i {}", quoted(file)))?;
+        self.furnish()
+    }
+
+    /// What VMs are made of.
+    fn furnish(&self) -> anyhow::Result<()> {
         self.wait_daemon()?;
         self.check("hearth kernel import /usr/share/hearth-testbed/kernel.deb")?;
         self.check("hearth image import /usr/share/hearth-testbed/busybox.tar busybox:1")?;

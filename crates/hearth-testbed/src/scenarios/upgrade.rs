@@ -2,7 +2,8 @@
 //! VM running through all of them, and what is left when it has gone as well.
 //!
 //! The newer package holds the same programs under another version. That the daemon that
-//! runs is the new file's is seen by its process.
+//! runs is the new file's is seen by its process. With `HEARTH_TESTBED_OLDER_PACKAGE` the
+//! story begins with that one, a real older version, and its VM.
 
 use anyhow::{bail, ensure};
 
@@ -16,6 +17,9 @@ use crate::witness::Witness;
 /// Where the two packages are on the host.
 const OLD: &str = "/seed/hearth.deb";
 const NEW: &str = "/root/newer.deb";
+/// A package of an older version, if there is one, and where it is on the host.
+const OLDER_FROM: &str = "HEARTH_TESTBED_OLDER_PACKAGE";
+const OLDER: &str = "/root/older.deb";
 /// As `docs/operations.md` has it, without questions.
 const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -q -y";
 /// A line that the operator has added to the configuration.
@@ -32,12 +36,23 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     let untouched = host.audit()?;
     let named = host.check(NAMED)?;
 
-    host.install()?;
+    let first = match std::env::var_os(OLDER_FROM) {
+        Some(file) => {
+            let older = Package::read(file.as_ref())?;
+            host.put(&older.path, OLDER)?;
+            host.install_package(OLDER)?;
+            older
+        }
+        None => {
+            host.install()?;
+            old.clone()
+        }
+    };
     host.check(&format!("echo {OPERATORS} >>/etc/hearth/config"))?;
     host.check("systemctl restart hearthd")?;
     host.wait_daemon()?;
-    host.evidence.event(&format!("installed {}", old.version));
-    through_everything(host, &old, &new)?;
+    host.evidence.event(&format!("installed {}", first.version));
+    through_everything(host, &first, &old, &new)?;
     host.remove_all_vms()?;
     host.wait_settled()?;
     purged_to_the_ground(host)?;
@@ -55,7 +70,12 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn through_everything(host: &Host, old: &Package, new: &Package) -> anyhow::Result<()> {
+fn through_everything(
+    host: &Host,
+    first: &Package,
+    old: &Package,
+    new: &Package,
+) -> anyhow::Result<()> {
     let port = format!("{PUBLISHED_FIRST}:7");
     let keeper = host.start_vm(
         "keeper",
@@ -70,6 +90,11 @@ fn through_everything(host: &Host, old: &Package, new: &Package) -> anyhow::Resu
         witness: Witness::new(host, keeper)?,
         line,
     };
+    if first.path != old.path {
+        let what = format!("upgrade from {}", first.version);
+        let command = format!("{APT} install --allow-downgrades {OLD}");
+        story.changes(&what, &command, old)?;
+    }
     story.changes("upgrade", &format!("{APT} install {NEW}"), new)?;
     story.changes(
         "downgrade",
