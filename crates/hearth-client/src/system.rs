@@ -8,6 +8,7 @@ use hearth_types::api::{
 };
 use hearth_types::event::Event;
 use hearth_types::ids::EventSeq;
+use hearth_types::mode::{ModeView, SetMode};
 
 use crate::lines::sse;
 use crate::request::Call;
@@ -47,6 +48,23 @@ impl Client {
     /// See [`ClientError`].
     pub async fn version(&self) -> Result<Version, ClientError> {
         self.fetch(Call::get(&["v1", "version"])).await
+    }
+
+    /// The mode in force and where it comes from.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn mode(&self) -> Result<ModeView, ClientError> {
+        self.fetch(Call::get(&["v1", "mode"])).await
+    }
+
+    /// Sets the mode by hand.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_mode(&self, set: &SetMode) -> Result<ModeView, ClientError> {
+        let call = Call::new(hyper::Method::PUT, &["v1", "mode"]);
+        self.fetch(call.json(set)?).await
     }
 
     /// Whether the daemon works.

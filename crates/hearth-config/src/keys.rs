@@ -7,7 +7,9 @@ use camino::Utf8PathBuf;
 use hearth_types::units::{Bytes, Span};
 use ipnet::Ipv4Net;
 
-use crate::kinds::{self, AccelMode, DefaultDriver, Kind, LogFormat, OrphanMode, Secret};
+use crate::kinds::{
+    self, AccelMode, DefaultDriver, DiskReserve, Kind, LogFormat, OrphanMode, Secret,
+};
 use crate::resolve::Values;
 
 /// One key of the configuration, as data.
@@ -158,6 +160,22 @@ keys! {
     BREAKER_COOLDOWN breaker_cooldown: Span = "5m", POSITIVE_DURATION;
     /// The longest wait of an open breaker.
     BREAKER_COOLDOWN_MAX breaker_cooldown_max: Span = "1h", POSITIVE_DURATION;
+    /// Whether VMs are started again by their restart policy. Off: the plan says which would be.
+    AUTO_RESTART auto_restart: bool = "on", SWITCH;
+    /// Whether VMs are started again after a reboot of the host. Off: the plan says which would be.
+    AUTO_BOOTSTRAP auto_bootstrap: bool = "on", SWITCH;
+    /// Whether what belongs to no VM is removed, and a second VMM of one VM killed. Off: the plan
+    /// says what would be, whatever the `ORPHAN_` keys say.
+    AUTO_ORPHANS auto_orphans: bool = "on", SWITCH;
+    /// Whether what a running VM has lost (bridge, TAP, filters, names) is put back. Off: the
+    /// plan says what would be.
+    AUTO_DRIFT auto_drift: bool = "on", SWITCH;
+    /// Whether what nobody needs any more is taken away: the TAP of a VM that has ended, VMs
+    /// made with `--rm`, a VMM whose guest has ended, the network when no VM uses it.
+    AUTO_CLEANUP auto_cleanup: bool = "on", SWITCH;
+    /// With less than this free in the file system of `DATA_DIR`, the daemon goes into mode
+    /// `readonly` by itself, until half as much again is free. 0: never.
+    DISK_RESERVE disk_reserve: DiskReserve = "64MiB", RESERVE;
     /// The most bytes that an image may unpack to.
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.

@@ -82,6 +82,15 @@ pub enum OrphanMode {
     Report,
 }
 
+/// How much of a file system is kept free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskReserve {
+    /// So many bytes.
+    Bytes(Bytes),
+    /// So many percent of its size.
+    Percent(u8),
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -222,6 +231,20 @@ pub(crate) static ORPHANS: Kind<OrphanMode> =
         "report" => Some(OrphanMode::Report),
         _ => None,
     });
+pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
+    "on" => Some(true),
+    "off" => Some(false),
+    _ => None,
+});
+pub(crate) static RESERVE: Kind<DiskReserve> = kind(
+    "size or percentage",
+    "0, a whole number with a unit: KiB, MiB, GiB or TiB, or a percentage from 1% to 50%",
+    |text| match text.strip_suffix('%') {
+        Some(percent) => number(percent, 1, 50).map(DiskReserve::Percent),
+        None if text == "0" => Some(DiskReserve::Bytes(Bytes(0))),
+        None => size(text, 1024).map(DiskReserve::Bytes),
+    },
+);
 pub(crate) static LOG_FORMAT: Kind<LogFormat> = kind("choice", "text or json", |text| match text {
     "text" => Some(LogFormat::Text),
     "json" => Some(LogFormat::Json),

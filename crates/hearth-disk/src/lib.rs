@@ -77,6 +77,33 @@ pub enum Made {
     Empty,
 }
 
+/// How much room a file system has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+impl Room {
+    /// Of the file system that a folder is in.
+    ///
+    /// # Errors
+    /// [`DiskError::Io`].
+    pub fn of(folder: &Utf8Path) -> Result<Self, DiskError> {
+        let stat = rustix::fs::statvfs(folder.as_std_path()).map_err(|error| DiskError::Io {
+            operation: "measure the file system of",
+            path: folder.to_owned(),
+            source: error.into(),
+        })?;
+        Ok(Self {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            size: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+}
+
 /// A store of volumes. Operations are idempotent; a volume appears under its name only when
 /// it is whole.
 #[async_trait]
@@ -105,4 +132,9 @@ pub trait Volumes: Send + Sync {
 
     /// Removes a volume; one that is gone is a success.
     async fn remove(&self, path: &Utf8Path) -> Result<(), DiskError>;
+
+    /// How much room there is for what is kept in a folder.
+    async fn room(&self, folder: &Utf8Path) -> Result<Room, DiskError> {
+        Room::of(folder)
+    }
 }

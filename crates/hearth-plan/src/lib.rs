@@ -35,6 +35,11 @@
 //!
 //! `Phase::Unknown` is for views only; it is never stored.
 //!
+//! # The gate
+//!
+//! Each step carries who asked for it ([`mode::Origin`]). Decisions are the same in every mode;
+//! what the mode or a switch holds goes to [`Plan::held`] instead of [`Plan::steps`].
+//!
 //! # Unknown
 //!
 //! A kind of object that could not be surveyed is not acted on, and nothing that depends on it is
@@ -43,7 +48,9 @@
 #![forbid(unsafe_code)]
 
 pub mod breaker;
+mod gate;
 mod index;
+pub mod mode;
 pub mod model;
 mod orphans;
 mod shared;
@@ -56,10 +63,11 @@ use std::collections::HashSet;
 use hearth_types::ids::VmId;
 use hearth_types::survey::Survey;
 
+use gate::Gate;
 use index::Index;
 pub use model::{
-    BreakerPolicy, DesiredVm, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy, Step,
-    World,
+    BreakerPolicy, DesiredVm, Held, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy,
+    Step, World,
 };
 use transition::later;
 use vm::Pass;
@@ -69,15 +77,17 @@ use vm::Pass;
 pub fn plan(world: &World) -> Plan {
     let index = Index::new(world);
     let pass = Pass::new(world, &index);
-    let mut plan = Plan::default();
-    plan.due(later(world.now, world.policy.resync));
-    note_unknown(world, &mut plan);
+    let gate = Gate::new(world);
+    let mut plan = begin(world);
     shared::ensure(world, &index, &mut plan);
+    let shared = plan.steps.len();
     for vm in &world.vms {
-        pass.plan_vm(vm, &mut plan);
+        gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     }
-    orphans::plan(world, &index, &mut plan);
-    shared::remove(world, &mut plan);
+    gate.shared(&mut plan, shared);
+    gate.orphans(&mut plan, |plan| orphans::plan(world, &index, plan));
+    gate.removals(&mut plan, |plan| shared::remove(world, plan));
+    gate.conclude(&mut plan);
     plan
 }
 
@@ -87,14 +97,16 @@ pub fn plan(world: &World) -> Plan {
 pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
     let index = Index::new(world);
     let pass = Pass::new(world, &index);
+    let gate = Gate::new(world);
     let ids: HashSet<VmId> = ids.iter().copied().collect();
-    let mut plan = Plan::default();
-    plan.due(later(world.now, world.policy.resync));
-    note_unknown(world, &mut plan);
+    let mut plan = begin(world);
     shared::ensure(world, &index, &mut plan);
+    let shared = plan.steps.len();
     for vm in world.vms.iter().filter(|vm| ids.contains(&vm.id)) {
-        pass.plan_vm(vm, &mut plan);
+        gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     }
+    gate.shared(&mut plan, shared);
+    gate.conclude(&mut plan);
     plan
 }
 
@@ -102,10 +114,19 @@ pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
 #[must_use]
 pub fn plan_vm(world: &World, vm: &DesiredVm) -> Plan {
     let index = Index::new(world);
+    let pass = Pass::new(world, &index);
+    let gate = Gate::new(world);
+    let mut plan = begin(world);
+    gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
+    gate.conclude(&mut plan);
+    plan
+}
+
+/// A plan that says no more than when to look again and what cannot be seen.
+fn begin(world: &World) -> Plan {
     let mut plan = Plan::default();
     plan.due(later(world.now, world.policy.resync));
     note_unknown(world, &mut plan);
-    Pass::new(world, &index).plan_vm(vm, &mut plan);
     plan
 }
 

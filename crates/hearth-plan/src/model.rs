@@ -17,6 +17,8 @@ use hearth_types::spec::VmSpec;
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
 use hearth_types::units::Span;
 
+use crate::mode::{Automatic, Origin, Reserve, Stance, Switches};
+
 /// Everything that a decision may depend on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct World {
@@ -103,6 +105,12 @@ pub struct Policy {
     pub quit_wait: Duration,
     /// A pass is due at least this often.
     pub resync: Duration,
+    /// What may be done without the user's word.
+    pub auto: Switches,
+    /// The mode in force.
+    pub stance: Stance,
+    /// How much of the data folder's file system is kept free.
+    pub reserve: Reserve,
     /// The circuit breaker of each VM.
     pub breaker: BreakerPolicy,
 }
@@ -145,6 +153,9 @@ impl Default for Policy {
             power_button_wait: Duration::from_secs(5),
             quit_wait: Duration::from_secs(3),
             resync: Duration::from_secs(60),
+            auto: Switches::default(),
+            stance: Stance::default(),
+            reserve: Reserve::default(),
             breaker: BreakerPolicy::default(),
         }
     }
@@ -283,6 +294,17 @@ pub struct PlannedStep {
     pub step: Step,
     /// Why, in one sentence for people.
     pub reason: String,
+    /// Who asked for it.
+    pub origin: Origin,
+}
+
+/// A step that is due and not taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The step.
+    pub planned: PlannedStep,
+    /// What holds it: `mode readonly`, or a key of the configuration.
+    pub by: String,
 }
 
 /// Something that is not acted on, and why.
@@ -304,6 +326,8 @@ pub struct Plan {
     pub steps: Vec<PlannedStep>,
     /// What is left alone, and why.
     pub notes: Vec<Note>,
+    /// Steps that would be due and that the mode or a switch holds.
+    pub held: Vec<Held>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
 }
@@ -314,6 +338,7 @@ impl Plan {
         self.steps.push(PlannedStep {
             step,
             reason: reason.into(),
+            origin: Origin::Automatic(Automatic::Cleanup),
         });
     }
 

@@ -271,8 +271,10 @@ pub fn ended_in_earlier_boot(exit: Option<&ExitRecord>, stopping: bool, now: Tim
     };
     let end = classify(Some(record), stopping, now);
     match end.class {
-        EndClass::Killed => RunEnd {
+        EndClass::Killed | EndClass::HostRebooted => RunEnd {
             vmm: end.vmm,
+            guest: end.guest,
+            exit_code: end.exit_code,
             ..reboot_end(end.at)
         },
         _ => end,
@@ -313,7 +315,6 @@ pub fn rung_taken(status: &VmStatus, rung: StopRung) -> VmStatus {
         }),
         ..status.clone()
     }
-            guest: end.guest,
 }
 
 /// The rung to take at once when `rung` cannot work (no agent answers, no control channel).
@@ -356,6 +357,14 @@ pub fn classify(exit: Option<&ExitRecord>, stopping: bool, now: Timestamp) -> Ru
     };
     let workload = record.guest.as_ref().and_then(|guest| guest.exit);
     let (class, reason) = match &record.guest {
+        _ if record.evidence.host_down => {
+            let reason = "went down with the host".to_owned();
+            (EndClass::HostRebooted, reason)
+        }
+        Some(_) if record.evidence.terminated => {
+            let reason = "guest was shut down from outside: its unit was stopped".to_owned();
+            (EndClass::Killed, reason)
+        }
         Some(guest) => judge_guest(guest),
         None => judge_vmm(record.vmm, record.evidence),
     };
@@ -398,14 +407,6 @@ fn judge_guest(guest: &GuestReport) -> (EndClass, String) {
         Some(ProcessExit::Code(code)) => failed(format!("entrypoint exited with status {code}")),
         Some(ProcessExit::Signal(signal)) => {
             failed(format!("entrypoint was ended by signal {signal}"))
-        }
-        _ if record.evidence.host_down => {
-            let reason = "went down with the host".to_owned();
-            (EndClass::HostRebooted, reason)
-        }
-        Some(_) if record.evidence.terminated => {
-            let reason = "guest was shut down from outside: its unit was stopped".to_owned();
-            (EndClass::Killed, reason)
         }
         None if guest.reason == "shutdown" => clean("guest was shut down"),
         None => failed(format!("guest went down ({})", guest.reason)),

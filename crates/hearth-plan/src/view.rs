@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use hearth_types::api::{PlanStep, PlanView};
 use hearth_types::ids::VmId;
+use hearth_types::mode::HeldStep;
 use hearth_types::names::tap_name;
 use hearth_types::status::StopRung;
 
@@ -205,6 +206,18 @@ pub fn plan(plan: &Plan, world: &World) -> PlanView {
             .map(|note| match &note.vm {
                 Some((_, name)) => format!("{name}: {}", note.text),
                 None => note.text.clone(),
+            })
+            .collect(),
+        held: plan
+            .held
+            .iter()
+            .map(|held| HeldStep {
+                step: {
+                    let planned = &held.planned;
+                    let name = planned.step.vm().and_then(|vm| names.get(&vm).copied());
+                    step(planned, name)
+                },
+                by: held.by.clone(),
             })
             .collect(),
         next_pass: plan.next_pass,

@@ -159,6 +159,8 @@ pub struct SimHost {
     pub guests: BTreeMap<VmId, Guest>,
     /// The survey lists neighbours' marked objects, too: the planner must leave them out.
     pub leaky_survey: bool,
+    /// Free bytes of the data folder's file system; the real one's when absent.
+    pub free: Option<u64>,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -185,6 +187,7 @@ impl SimHost {
             attempts: BTreeMap::new(),
             guests: BTreeMap::new(),
             leaky_survey: false,
+            free: None,
             violations: Vec::new(),
         }
     }

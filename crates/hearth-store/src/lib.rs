@@ -23,6 +23,7 @@ mod leases;
 mod model;
 mod open;
 mod session;
+mod settings;
 mod store;
 mod vms;
 mod writer;

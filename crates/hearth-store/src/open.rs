@@ -15,7 +15,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use crate::{Result, StoreError};
 
 /// One script per schema version, the first for version 1.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+];
 
 /// The schema version that this build writes.
 #[expect(clippy::cast_possible_truncation, reason = "a handful of scripts")]

@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Result, StoreError, VmRow, events, journal, keys, vms,
+    Result, StoreError, VmRow, events, journal, keys, settings, vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -359,6 +359,32 @@ impl Store {
     /// The newest event's position as of the last commit; 0 if there is none.
     pub async fn last_event(&self) -> EventSeq {
         EventSeq(self.inner.committed.last_event())
+    }
+
+    /// A setting of the installation.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn setting(&self, key: &'static str) -> Result<Option<Value>> {
+        self.request(move |session| settings::read(session, key))
+            .await
+    }
+
+    /// Records a setting of the installation, or forgets it.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn set_setting(&self, key: &'static str, value: Option<Value>) -> Result<()> {
+        self.request(move |session| settings::write(session, key, value.as_ref()))
+            .await
+    }
+
+    /// Writes something that means nothing, to find out whether the database can be written.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn probe(&self) -> Result<()> {
+        self.request(|session| settings::probe(session)).await
     }
 
     /// What was answered to an earlier request with this key.

@@ -13,6 +13,7 @@ pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
 use crate::event::Event;
 use crate::ids::{InstallationId, VmId};
 use crate::image::{ImageRecord, KernelRecord};
+use crate::mode::Mode;
 use crate::spec::VmSpec;
 use crate::status::{Goal, Leases, Phase, RunEnd};
 
@@ -362,6 +363,9 @@ pub struct PlanView {
     /// What is not acted on, and why: kinds of objects that could not be surveyed,
     /// orphans within their grace age or only reported, VMs that wait.
     pub notes: Vec<String>,
+    /// Steps that would be due and are not taken: the mode or a key of the configuration holds them.
+    #[serde(default)]
+    pub held: Vec<crate::mode::HeldStep>,
     /// When the next pass is due even if nothing happens.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_pass: Option<Timestamp>,
@@ -383,6 +387,9 @@ pub struct Version {
     pub api: String,
     /// The database schema's version.
     pub schema: u32,
+    /// The mode in force.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 /// Whether the daemon works; no token is needed to ask.
@@ -390,6 +397,12 @@ pub struct Version {
 pub struct HealthView {
     /// `ok` or `starting`.
     pub status: String,
+    /// The mode in force.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Why, unless the mode is `normal`.
+    #[serde(default)]
+    pub mode_reason: Option<String>,
     /// When the last pass of the loop ended well.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub last_pass: Option<Timestamp>,
@@ -408,6 +421,9 @@ pub struct InfoView {
     pub uptime_secs: u64,
     /// Number of VMs by phase.
     pub vms: BTreeMap<String, u64>,
+    /// The mode in force.
+    #[serde(default)]
+    pub mode: Mode,
 }
 
 /// The result of one of doctor's checks.

@@ -11,6 +11,7 @@ pub mod ids;
 pub mod image;
 pub mod manifest;
 pub mod mark;
+pub mod mode;
 pub mod names;
 pub mod net;
 pub mod observe;

@@ -37,6 +37,8 @@ pub enum Code {
     Upstream,
     /// The daemon is shutting down or cannot act now (503).
     Unavailable,
+    /// The daemon is in mode `readonly` and changes nothing (503).
+    ReadOnly,
     /// A defect of Hearth or of the host (500).
     Internal,
 }
@@ -56,7 +58,7 @@ impl Code {
             Self::IdempotencyMismatch => 422,
             Self::Internal => 500,
             Self::Upstream => 502,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::ReadOnly => 503,
             Self::GuestUnreachable => 504,
             Self::Exhausted => 507,
         }
@@ -79,6 +81,7 @@ impl Code {
             Self::GuestUnreachable => "The guest does not answer",
             Self::Upstream => "Another server failed",
             Self::Unavailable => "Not available now",
+            Self::ReadOnly => "The daemon only looks and changes nothing",
             Self::Internal => "Internal error",
         }
     }

@@ -106,6 +106,7 @@ enum Command {
     Kernel(commands::kernel::KernelCommand),
     /// Shows what the daemon's next pass would do, and why
     Plan,
+    Mode(commands::mode::ModeArgs),
     /// Checks whether the host has what VMs need
     Doctor,
     /// Shows the daemon's configuration
@@ -191,6 +192,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Image(command) => commands::image::run(context, command).await,
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Plan => commands::system::plan(context).await,
+        Command::Mode(args) => commands::mode::run(context, args).await,
         Command::Doctor => commands::system::doctor(context).await,
         Command::Config(command) => commands::system::config(context, command).await,
         Command::Version => commands::system::version(context).await,

@@ -11,6 +11,7 @@ pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
+pub(crate) mod mode;
 pub(crate) mod ps;
 pub(crate) mod run;
 pub(crate) mod shell;

@@ -14,6 +14,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod meta;
 pub mod metrics;
+pub mod mode;
 pub mod plan;
 mod ports;
 pub mod serve;
@@ -115,6 +116,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(plan::doctor))
         .routes(routes!(plan::config))
         .routes(routes!(events::events))
+        .routes(routes!(mode::get, mode::put))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))
@@ -134,6 +136,10 @@ pub fn router(api: Api) -> Router {
     router
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
+        .layer(axum::middleware::from_fn_with_state(
+            api.clone(),
+            mode::refuse_changes,
+        ))
         .with_state(api)
 }
 

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use camino::Utf8Path;
-use hearth_config::{AccelMode, Config, DefaultDriver, Loaded, OrphanMode};
+use hearth_config::{AccelMode, Config, DefaultDriver, DiskReserve, Loaded, OrphanMode};
 use hearth_disk::FileVolumes;
 use hearth_host::boot::BootId;
 use hearth_host::lock::{LockError, LockFile};
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
+use hearth_plan::mode::{Reserve, Switches};
 use hearth_plan::{BreakerPolicy, OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
@@ -288,6 +289,17 @@ fn policy(config: &Config) -> Policy {
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
         stable_after: config.stable_after.as_duration(),
+        auto: Switches {
+            restart: config.auto_restart,
+            bootstrap: config.auto_bootstrap,
+            orphans: config.auto_orphans,
+            drift: config.auto_drift,
+            cleanup: config.auto_cleanup,
+        },
+        reserve: match config.disk_reserve {
+            DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
+            DiskReserve::Percent(percent) => Reserve::Percent(percent),
+        },
         breaker: BreakerPolicy {
             failures: config.breaker_failures,
             window: config.breaker_window.as_duration(),

@@ -44,6 +44,7 @@ pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
     checks.push(space(engine.paths.data()));
     checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));
+    checks.push(mode(engine));
     DoctorReport { checks }
 }
 
@@ -77,6 +78,16 @@ fn user() -> DoctorCheck {
         format!("the daemon runs as uid {}", uid.as_raw()),
         Some("run hearthd as root: it makes TAPs, bridges and loop devices"),
     )
+}
+
+fn mode(engine: &Engine) -> DoctorCheck {
+    let stance = engine.modes.stance();
+    let (status, detail) = match stance.reason {
+        None => (DoctorStatus::Ok, stance.mode.to_string()),
+        Some(reason) => (DoctorStatus::Warning, format!("{}: {reason}", stance.mode)),
+    };
+    let hint = "the daemon does less than it could: see hearth mode";
+    check("mode", status, detail, Some(hint))
 }
 
 async fn kernel(engine: &Engine) -> DoctorCheck {

@@ -52,6 +52,7 @@ use tokio::time::Instant;
 use crate::failpoint::Failpoints;
 use crate::host::{Clock, Processes};
 use crate::metrics::Metrics;
+use crate::mode::Modes;
 use paths::Paths;
 
 /// What the engine needs to know of the configuration.
@@ -109,9 +110,11 @@ pub struct Engine {
     pub paths: Paths,
     /// Connections to the guests' agents.
     pub agents: agents::Agents,
+    /// How much may be done.
+    pub modes: Modes,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
-    wake: Notify,
+    wake: Arc<Notify>,
     work: Mutex<Work>,
     farewells: Mutex<Farewells>,
     changed: watch_channel::Sender<u64>,
@@ -184,15 +187,21 @@ impl Engine {
         failpoints: Failpoints,
     ) -> Arc<Self> {
         let metrics = Metrics::default();
-        parts.store.on_commit(metrics.commits());
+        let (modes, wake) = (Modes::default(), Arc::new(Notify::new()));
+        let (count, database, waker) = (metrics.commits(), modes.database(), Arc::clone(&wake));
+        parts.store.on_commit(move |took, committed| {
+            count(took, committed);
+            database.told(committed, &waker);
+        });
         Arc::new(Self {
+            modes,
             metrics,
             failpoints,
             parts,
             settings,
             paths,
             agents: agents::Agents::default(),
-            wake: Notify::new(),
+            wake,
             farewells: Mutex::default(),
             work: Mutex::new(Work {
                 full: true,
@@ -300,6 +309,7 @@ impl Engine {
         // When everything is to be looked at again. A quick pass may bring it forward for its
         // own VMs, and never puts it off: it knows nothing of what the others wait for.
         let mut due = Instant::now();
+        self.recall_mode().await;
         while !*stop.borrow() {
             // A timer cannot say which VM it was for, and planning all of them is cheap.
             let full = std::mem::take(&mut self.work.lock().full) || Instant::now() >= due;
@@ -319,6 +329,7 @@ impl Engine {
     async fn turn(self: Arc<Self>, full: bool) -> Option<Timestamp> {
         let dirty = std::mem::take(&mut self.work.lock().dirty);
         let begun = Instant::now();
+        self.look_at_rules(full).await;
         let result = if full {
             self.clone().full_pass().await
         } else {

@@ -21,3 +21,4 @@ pub mod listen;
 pub mod logging;
 pub mod manager;
 pub mod metrics;
+pub mod mode;

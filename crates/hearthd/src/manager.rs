@@ -119,9 +119,14 @@ impl Manager {
 async fn status(engine: &Engine, turn: &Turn) -> String {
     let rows = engine.parts.store.vms().await;
     let running = rows.iter().filter(|row| row.status.vmm.is_some()).count();
-    let vms = format!("{running} of {} VMs run", rows.len());
+    let stance = engine.modes.stance();
+    let mode = match stance.reason {
+        Some(reason) => format!("mode {}: {reason}; ", stance.mode),
+        None => String::new(),
+    };
+    let vms = format!("{mode}{running} of {} VMs run", rows.len());
     match &turn.failure {
-        None => vms,
+        None => one_line(&vms),
         Some(failure) => one_line(&format!("{vms}; the last pass failed: {failure}")),
     }
 }

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use async_trait::async_trait;
 use camino::Utf8Path;
 
-use hearth_disk::{DiskError, Made, Volumes};
+use hearth_disk::{DiskError, Made, Room, Volumes};
 use hearth_types::Bytes;
 
 use super::Rooms;
@@ -77,6 +77,16 @@ impl Volumes for Rooms {
                 source,
             }),
             _ => Ok(()),
+        }
+    }
+
+    async fn room(&self, folder: &Utf8Path) -> Result<Room, DiskError> {
+        match self.lock().free {
+            Some(free) => Ok(Room {
+                free,
+                size: 1 << 40,
+            }),
+            None => Room::of(folder),
         }
     }
 }

@@ -99,13 +99,16 @@ fn a_newer_schema_is_refused_even_with_commits_in_its_log() {
         error,
         StoreError::NewerSchema {
             found: 7,
-            supported: 1
+            supported: hearth_store::SCHEMA_VERSION
         }
     ));
 
     // The same with the newer version only in the write-ahead log: its writer was killed.
     let newer = rusqlite::Connection::open(&dir.db).unwrap();
-    newer.execute_batch("PRAGMA user_version = 1").unwrap();
+    let own = hearth_store::SCHEMA_VERSION;
+    newer
+        .execute_batch(&format!("PRAGMA user_version = {own}"))
+        .unwrap();
     drop(newer);
     open(&dir);
     let newer = rusqlite::Connection::open(&dir.db).unwrap();
@@ -216,6 +219,7 @@ fn on_a_small_file_system() {
         };
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
         assert!(made > 3);
+        assert_eq!(store.setting("mode").await.unwrap(), None);
         assert_eq!(store.vms().await.len(), made);
         let rows = store.vms().await;
         drop(store);

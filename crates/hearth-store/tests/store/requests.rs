@@ -303,3 +303,25 @@ async fn answers_are_remembered_for_a_day() {
         .unwrap();
     assert_eq!(store.idempotent("k", "h").await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn settings_are_kept_replaced_and_forgotten() {
+    let dir = dir();
+    let store = open(&dir);
+    assert_eq!(store.setting("mode").await.unwrap(), None);
+    for value in [json!({"mode": "readonly"}), json!(2)] {
+        store
+            .set_setting("mode", Some(value.clone()))
+            .await
+            .unwrap();
+        assert_eq!(store.setting("mode").await.unwrap(), Some(value));
+    }
+    store.probe().await.unwrap();
+    store.probe().await.unwrap();
+    drop(store);
+    let store = open(&dir);
+    assert_eq!(store.setting("mode").await.unwrap(), Some(json!(2)));
+    assert_eq!(store.setting("probe").await.unwrap(), Some(json!(2)));
+    store.set_setting("mode", None).await.unwrap();
+    assert_eq!(store.setting("mode").await.unwrap(), None);
+}

@@ -58,6 +58,7 @@ pub(crate) async fn run(context: &Context, args: PsArgs) -> Outcome {
         table.row(row(vm, out, whole));
     }
     out.table(&table)?;
+    super::mode::note_unless_normal(context).await;
     Ok(exit_codes::OK)
 }
 

@@ -4,6 +4,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use hearth_types::api::{DoctorStatus, Version};
+use hearth_types::mode::Mode;
 
 use crate::ages::span;
 use crate::cli::Context;
@@ -25,7 +26,9 @@ pub(crate) async fn plan(context: &Context) -> Outcome {
         out.json(&plan)?;
         return Ok(exit_codes::OK);
     }
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && !plan.held.is_empty() {
+        out.line("Nothing is done: all that is due is held.")?;
+    } else if plan.steps.is_empty() {
         out.line("Nothing to do: the host is as it should be.")?;
     } else {
         let mut table = Table::new(&["#", "STEP", "VM", "OBJECT", "REASON"]);
@@ -45,6 +48,18 @@ pub(crate) async fn plan(context: &Context) -> Outcome {
             ]);
         }
         out.table(&table)?;
+    }
+    for held in &plan.held {
+        let step = &held.step;
+        let whose = step.name.as_ref().map(|name| format!(" of {name}"));
+        out.line(format!(
+            "held: {} ({}){}, by {}: {}",
+            step.step,
+            step.object,
+            whose.unwrap_or_default(),
+            held.by,
+            step.reason
+        ))?;
     }
     for note in &plan.notes {
         out.line(format!("note: {note}"))?;
@@ -134,8 +149,12 @@ pub(crate) async fn version(context: &Context) -> Outcome {
     } else {
         context.out.line(format!("hearth   {}", versions.client))?;
         if let Some(daemon) = &versions.daemon {
+            let mode = match daemon.mode {
+                Mode::Normal => String::new(),
+                mode => format!(", mode {mode}"),
+            };
             context.out.line(format!(
-                "hearthd  {} (API {}, schema {})",
+                "hearthd  {} (API {}, schema {}{mode})",
                 daemon.version, daemon.api, daemon.schema
             ))?;
         }

@@ -25,6 +25,8 @@ type Params = Query<std::collections::BTreeMap<String, String>>;
 pub(crate) struct Seen {
     pub(crate) lines: Vec<String>,
     pub(crate) uploads: Vec<Vec<u8>>,
+    /// The mode that was set.
+    mode: Option<Value>,
     /// Set while a VM called `slow` runs: its wait ends with a stop.
     slow: Option<Arc<tokio::sync::Notify>>,
 }
@@ -119,6 +121,7 @@ fn router(seen: Shared) -> Router {
         .route("/v1/doctor", get(async || axum::Json(objects::doctor())))
         .route("/v1/config", get(async || axum::Json(objects::config())))
         .route("/v1/events", get(events))
+        .route("/v1/mode", get(mode).put(set_mode))
         .route(
             "/v1/version",
             get(async || axum::Json(json!({"version": "0.1.0", "api": "1", "schema": 4}))),
@@ -411,6 +414,18 @@ async fn import_kernel() -> Response {
         json!({"type": "stage", "message": "Building the initramfs"}),
         json!({"type": "kernel", "kernel": objects::kernel(true)}),
     ])
+}
+
+async fn mode(State(seen): State<Shared>) -> Response {
+    let set = seen.lock().unwrap().mode.clone();
+    axum::Json(set.unwrap_or_else(|| objects::mode("normal", None))).into_response()
+}
+
+async fn set_mode(State(seen): State<Shared>, body: axum::Json<Value>) -> Response {
+    let word = body["mode"].as_str().unwrap();
+    let view = objects::mode(word, body["reason"].as_str());
+    seen.lock().unwrap().mode = Some(view.clone());
+    axum::Json(view).into_response()
 }
 
 async fn events(headers: HeaderMap, Query(query): Params) -> Response {

@@ -109,8 +109,27 @@ pub(crate) fn plan() -> Value {
              "reason": "one port is missing", "destructive": false}
         ],
         "notes": ["folders could not be surveyed: nothing is removed"],
+        "held": [{"by": "mode maintenance", "step": {"step": "start_vmm", "vm": WEB, "name": "web-1",
+            "object": "VMM", "reason": "restart policy always", "destructive": false}}],
         "next_pass": "2026-03-01T12:00:30Z"
     })
+}
+
+/// A mode set by hand; `readonly` meets a rule, too.
+pub(crate) fn mode(word: &str, reason: Option<&str>) -> Value {
+    let since = "2026-03-01T11:00:00Z";
+    let hand = (word != "normal").then(
+        || json!({"mode": word, "reason": reason, "since": since, "stored": word != "readonly"}),
+    );
+    let rules = if word == "maintenance" {
+        json!([{"rule": "disk_full", "mode": "readonly", "reason": "the file system has 3MiB free",
+            "since": "2026-03-01T10:00:00Z", "set_aside": true}])
+    } else {
+        json!([])
+    };
+    let by = if word == "normal" { "default" } else { "hand" };
+    json!({"mode": word, "since": hand.is_some().then_some(since), "by": by, "reason": reason,
+        "hand": hand, "rules": rules})
 }
 
 pub(crate) fn doctor() -> Value {

@@ -167,3 +167,25 @@ fn a_reader_that_goes_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }
+
+#[test]
+fn modes() {
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["mode"],
+            &["mode", "maintenance", "--reason", "new switch"],
+            &["mode"],
+            &["mode", "-o", "json"],
+            &["ps", "-a"],
+            &["ps", "-q"],
+            &["mode", "readonly"],
+            &["mode", "-q"],
+            &["mode", "normal"],
+            &["mode", "--reason", "none"],
+            &["mode", "sometimes"],
+        ],
+    );
+    insta::assert_snapshot!("modes", text);
+}

@@ -19,6 +19,7 @@ pub async fn version(State(api): State<Api>) -> Json<Version> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         api: "v1".to_owned(),
         schema: api.engine.parts.store.schema_version(),
+        mode: api.engine.modes.mode(),
     })
 }
 
@@ -26,6 +27,7 @@ pub async fn version(State(api): State<Api>) -> Json<Version> {
 #[utoipa::path(get, path = "/health", tag = "daemon", security(()), responses((status = 200, body = HealthView), (status = 503, body = HealthView)))]
 pub async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthView>) {
     let last_pass = api.engine.last_pass();
+    let stance = api.engine.modes.stance();
     let (code, status) = match last_pass {
         Some(_) => (StatusCode::OK, "ok"),
         None => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
@@ -34,6 +36,8 @@ pub async fn health(State(api): State<Api>) -> (StatusCode, Json<HealthView>) {
         code,
         Json(HealthView {
             status: status.to_owned(),
+            mode: stance.mode,
+            mode_reason: stance.reason,
             last_pass,
         }),
     )
@@ -53,5 +57,6 @@ pub async fn info(State(api): State<Api>) -> ApiResult<Json<InfoView>> {
         domain: api.engine.settings.network.domain.clone(),
         uptime_secs: api.started.elapsed().as_secs(),
         vms,
+        mode: api.engine.modes.mode(),
     }))
 }

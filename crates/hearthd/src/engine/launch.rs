@@ -141,12 +141,12 @@ impl Engine {
             cid: row.leases.cid,
             user: self.settings.unprivileged.then_some(row.leases.uid),
             resources: row.spec.resources.clone(),
+            stop_timeout: row.spec.stop_timeout.as_duration(),
             console: self.settings.console,
             dir,
         })
     }
 
-            stop_timeout: row.spec.stop_timeout.as_duration(),
     async fn write_initrd(
         &self,
         dir: &Utf8Path,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hearth_plan::model::OpenIntent;
-use hearth_plan::{Plan, PlannedStep, Step, World};
+use hearth_plan::{Plan, PlannedStep, Policy, Step, World};
 use hearth_store::VmRow;
 use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
@@ -44,7 +44,8 @@ impl Engine {
         self.tell_adopted(&world);
         self.work.lock().shared = Some(world.observed);
         let next = self.clone().act_on(plan, &rows).await;
-        if !open.is_empty() {
+        // Nobody can, while the mode says that the database cannot be written.
+        if !open.is_empty() && self.database_writable() {
             self.parts
                 .store
                 .close_intents(open, "settled by a survey", self.now())
@@ -106,7 +107,10 @@ impl Engine {
                     begun_at: row.begun_at,
                 })
                 .collect(),
-            policy: self.settings.policy.clone(),
+            policy: Policy {
+                stance: self.modes.stance(),
+                ..self.settings.policy.clone()
+            },
         };
         Ok((world, rows.into_iter().map(|row| (row.id, row)).collect()))
     }
@@ -222,7 +226,10 @@ impl Engine {
                     stored
                 } else {
                     let blocked = ready.wait_for(&planned.step, row.as_ref()).await.err();
-                    if !self.still_wanted(vm, row.as_ref(), &planned.step).await {
+                    // A stricter mode holds what has not begun.
+                    if !self.may(planned.origin)
+                        || !self.still_wanted(vm, row.as_ref(), &planned.step).await
+                    {
                         break;
                     }
                     match blocked {
@@ -259,7 +266,8 @@ impl Engine {
                 work.busy.remove(&vm);
                 if !failed {
                     work.retries.done(vm, &steps);
-                    work.waiting.done(vm, steps.iter().map(|planned| &planned.step));
+                    work.waiting
+                        .done(vm, steps.iter().map(|planned| &planned.step));
                 }
             }
             self.tell_changed();

@@ -133,6 +133,18 @@ impl Engine {
         intents: &Intents,
         index: usize,
     ) -> Result<(), Blocked> {
+        if !self.may(planned.origin) {
+            let reason = format!("the mode is {}", self.modes.mode());
+            let held = Err(Blocked {
+                reason,
+                slow: false,
+            });
+            return if is_orphan(&planned.step) {
+                Ok(())
+            } else {
+                held
+            };
+        }
         let Err(error) = self.take_begun(planned, None, intents, index).await else {
             return Ok(());
         };

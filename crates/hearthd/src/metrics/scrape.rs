@@ -5,6 +5,7 @@ use std::fmt;
 use hearth_plan::transition::elapsed;
 use hearth_store::VmRow;
 use hearth_types::api::Health;
+use hearth_types::mode::{Mode, ModeRule};
 use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase};
 use jiff::Timestamp;
@@ -52,6 +53,7 @@ impl Engine {
         let rows = self.parts.store.vms().await;
         let mut read = Registry::with_prefix("hearth");
         self.register_daemon(&mut read);
+        self.register_mode(&mut read);
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
         breakers::register(&mut read, &rows);
@@ -83,6 +85,23 @@ impl Engine {
         let help = "A pass is due at least this often";
         let interval = ConstGauge::new(self.settings.policy.resync.as_secs_f64());
         registry.register_with_unit("reconcile_interval", help, Unit::Seconds, interval);
+    }
+
+    fn register_mode(&self, registry: &mut Registry) {
+        let modes = Family::default();
+        for mode in Mode::ALL {
+            let in_force = usize::from(self.modes.mode() == mode);
+            set(&modes, "mode", mode.as_str(), in_force);
+        }
+        registry.register("mode", "1 for the mode in force", modes);
+        let rules = Family::default();
+        let view = self.modes.view();
+        for rule in ModeRule::ALL {
+            let there = view.rules.iter().any(|cause| cause.rule == rule);
+            set(&rules, "rule", rule.as_str(), usize::from(there));
+        }
+        let help = "1 where the cause of a rule for another mode is there, even if it is set aside";
+        registry.register("mode_rule", help, rules);
     }
 
     fn register_vms(&self, registry: &mut Registry, rows: &[VmRow]) {
@@ -172,6 +191,11 @@ impl Engine {
     }
 }
 
-pub(super) fn set(family: &Family<Label, Gauge>, label: &'static str, value: &'static str, count: usize) {
+pub(super) fn set(
+    family: &Family<Label, Gauge>,
+    label: &'static str,
+    value: &'static str,
+    count: usize,
+) {
     family.get_or_create(&[(label, value)]).set(whole(count));
 }

@@ -20,6 +20,7 @@ mod events;
 mod images;
 mod lifecycle;
 mod metrics;
+mod mode;
 mod refs;
 mod streams;
 mod vms;

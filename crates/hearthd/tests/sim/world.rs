@@ -158,10 +158,13 @@ impl World {
         std::fs::create_dir_all(data.join("vms")).unwrap();
         make_library(&data);
         let installation = Store::open(data.join("hearth.db")).unwrap().installation();
+        // Folders have times of the real clock.
+        let mut host = SimHost::new(installation, Timestamp::now());
+        // Whatever is free where the test runs.
+        host.free = Some(1 << 40);
         Self {
             dir,
-            // Folders have times of the real clock.
-            host: SimHost::new(installation, Timestamp::now()),
+            host,
             policy: Policy::default(),
             seen: 0,
         }
