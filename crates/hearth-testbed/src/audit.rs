@@ -32,7 +32,7 @@ const KINDS: [(&str, &str); 10] = [
     ("mount", "awk '{print $5, $9}' /proc/1/mountinfo"),
     (
         "namespace",
-        "lsns -n -o TYPE,PID,COMMAND | awk '$1 != \"mnt\" && $2 != 1 {print $1, $3}' | grep -v '(sd-' || true; ip netns list",
+        "lsns -l -n -o TYPE,PID,COMMAND | awk '$1 != \"mnt\" && $2 != 1 {print $1, $3}' | grep -v '(sd-' || true; ip netns list",
     ),
     (
         "socket",
