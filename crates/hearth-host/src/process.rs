@@ -222,6 +222,34 @@ pub fn prove(identity: &ProcessIdentity) -> Result<Proven, NotProven> {
     compared.map(|()| proven)
 }
 
+/// How a process is at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It is dead, or a zombie, or the pid is somebody else's now.
+    Gone,
+    /// A signal or a debugger has stopped it.
+    Suspended,
+    /// Its main thread waits in the kernel, for a disk say. A moment of it is normal.
+    Stuck,
+    /// None of these.
+    Runs,
+}
+
+/// Looks at a process, by pid and start time only: cheap enough to be asked often.
+///
+/// # Errors
+/// When it could not be looked at.
+pub fn condition(identity: &ProcessIdentity) -> Result<Condition, ProcessError> {
+    let stat = Proc::open()?.stat(identity.pid)?;
+    Ok(match stat {
+        Some(stat) if stat.start_time != identity.start_time => Condition::Gone,
+        None => Condition::Gone,
+        Some(stat) if stat.suspended => Condition::Suspended,
+        Some(stat) if stat.stuck => Condition::Stuck,
+        Some(_) => Condition::Runs,
+    })
+}
+
 fn compare(expected: &ProcessIdentity, found: &ProcessIdentity) -> Result<(), NotProven> {
     let mark = |mark: &OwnerMark| mark.to_string();
     let start = |time: u64| time.to_string();

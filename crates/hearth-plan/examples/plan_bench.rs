@@ -110,6 +110,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
         boot_id: BOOT.to_owned(),
         installation,
         vms,
+        ill: BTreeMap::new(),
         observed: Observed {
             processes: Survey::Known(processes),
             run_states,

@@ -66,7 +66,7 @@ use hearth_types::survey::Survey;
 use gate::Gate;
 use index::Index;
 pub use model::{
-    BreakerPolicy, DesiredVm, Held, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy,
+    BreakerPolicy, DesiredVm, Held, Ill, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy,
     Step, World,
 };
 use transition::later;

@@ -32,10 +32,24 @@ pub struct World {
     pub vms: Vec<DesiredVm>,
     /// What the survey found.
     pub observed: Observed,
+    /// VMs with a check of their health that has failed for too long and asks for a restart.
+    pub ill: BTreeMap<VmId, Ill>,
     /// Journal entries that were begun and not finished.
     pub intents: Vec<OpenIntent>,
     /// The operator's choices.
     pub policy: Policy,
+}
+
+/// A VM that should be started again, because a check of its health says so and its
+/// specification asks for that. Who cannot be checked is not ill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ill {
+    /// The VMM of the run that is ill: no other is stopped for it.
+    pub vmm: ProcessIdentity,
+    /// Since when.
+    pub since: Timestamp,
+    /// Which check, and why.
+    pub reason: String,
 }
 
 /// One VM of the database.

@@ -48,6 +48,7 @@ pub fn accepted(status: &VmStatus, generation: u64, alive: bool, boot_id: &str) 
         asked: !alive,
         observed_generation: generation,
         stop: None,
+        unresponsive: None,
         restarts: 0,
         failures: 0,
         next_start: None,
@@ -73,6 +74,7 @@ pub fn started(
         vmm: Some(identity),
         started_at: Some(now),
         stop: None,
+        unresponsive: None,
         restarts: status.restarts.saturating_add(u32::from(restart)),
         next_start: None,
         reason: None,
@@ -171,6 +173,7 @@ pub fn ended(
         vmm: None,
         asked: false,
         stop: None,
+        unresponsive: None,
         next_start: None,
         reason: end.failure.then(|| end.reason.clone()),
         ..status.clone()
@@ -198,7 +201,11 @@ pub fn ended(
     next.phase = match goal {
         Goal::Absent => Phase::Removing,
         // A stop on the way to a new start (`hearth restart`).
-        Goal::Running | Goal::Paused if status.stop.is_some() => Phase::Starting,
+        Goal::Running | Goal::Paused
+            if status.stop.is_some() && end.class != EndClass::Unresponsive =>
+        {
+            Phase::Starting
+        }
         _ if wanted && (reboots || restarts(spec.restart, end.failure, next.failures)) => {
             // The shim's clock may be ahead of a clock that was set back.
             let from = end.at.min(now);
@@ -217,6 +224,38 @@ pub fn ended(
     }
     next.last_end = Some(end);
     next
+}
+
+/// A stop begins because a check of the VM's health has failed for too long.
+#[must_use]
+pub fn put_down(
+    status: &VmStatus,
+    generation: u64,
+    now: Timestamp,
+    goal: Goal,
+    illness: &str,
+) -> VmStatus {
+    VmStatus {
+        unresponsive: Some(illness.to_owned()),
+        ..stop_begun(status, generation, now, goal)
+    }
+}
+
+/// The end of a run that was stopped for its illness is a failure, however clean it was; unless
+/// the user has said meanwhile that it should end.
+#[must_use]
+pub fn end_of_illness(status: &VmStatus, goal: Goal, end: RunEnd) -> RunEnd {
+    match &status.unresponsive {
+        Some(illness) if status.stop.is_some() && matches!(goal, Goal::Running | Goal::Paused) => {
+            RunEnd {
+                class: EndClass::Unresponsive,
+                failure: true,
+                reason: format!("it was unhealthy: {illness}"),
+                ..end
+            }
+        }
+        _ => end,
+    }
 }
 
 /// The recorded VMM is of an earlier boot: whatever it was, it is gone.
@@ -240,6 +279,7 @@ pub fn rebooted(
         ending_since: None,
         vmm: None,
         stop: None,
+        unresponsive: None,
         next_start: None,
         reason: (phase == Phase::Exited).then(|| end.reason.clone()),
         last_end: Some(end),

@@ -1,6 +1,7 @@
 //! The decisions for one VM. The order of the questions is drawn in the crate's header.
 
 mod down;
+mod ill;
 mod up;
 
 use std::borrow::Cow;
@@ -181,6 +182,7 @@ impl<'a> Vm<'a, '_> {
             self.kill_shims("its VMM has ended and it writes no record");
         }
         let end = transition::classify(record, self.stopping(), self.world.now);
+        let end = transition::end_of_illness(&self.status, self.goal, end);
         let next = transition::ended(
             &self.status,
             self.vm.id,

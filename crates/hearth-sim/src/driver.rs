@@ -118,6 +118,7 @@ impl Sim {
             installation: self.host.installation,
             // The order the daemon must keep: the host first, then the database.
             observed: self.host.survey(),
+            ill: self.host.ill(),
             vms: self.store.vms.values().cloned().collect(),
             intents: self.store.intents.clone(),
             policy: self.policy.clone(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use hearth_plan::Ill;
 use hearth_plan::transition::later;
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
@@ -94,6 +95,8 @@ pub struct SimProcess {
     pub guest: Guest,
     /// Its vCPUs are stopped.
     pub paused: bool,
+    /// A VMM's: its guest hangs, and no check of its health succeeds.
+    pub hangs: bool,
     /// When and how it ends by itself, if that is decided.
     pub ends: Option<(Timestamp, ProcessExit, Option<GuestReport>)>,
     /// A shim's: the record it writes when it ends.
@@ -157,6 +160,8 @@ pub struct SimHost {
     pub attempts: BTreeMap<&'static str, u32>,
     /// How the next VMMs' guests behave.
     pub guests: BTreeMap<VmId, Guest>,
+    /// How long agents and VMMs take to answer.
+    pub latency: Duration,
     /// The survey lists neighbours' marked objects, too: the planner must leave them out.
     pub leaky_survey: bool,
     /// Free bytes of the data folder's file system; the real one's when absent.
@@ -186,6 +191,7 @@ impl SimHost {
             slow: BTreeMap::new(),
             attempts: BTreeMap::new(),
             guests: BTreeMap::new(),
+            latency: Duration::ZERO,
             leaky_survey: false,
             free: None,
             violations: Vec::new(),
@@ -219,6 +225,7 @@ impl SimHost {
             started_at: self.now,
             guest: guest.unwrap_or_default(),
             paused: false,
+            hangs: false,
             ends: None,
             record: None,
         };
@@ -232,6 +239,36 @@ impl SimHost {
         self.processes
             .values()
             .filter(move |p| p.role == ProcessRole::Vmm && p.identity.mark == mark && !p.foreign)
+    }
+
+    /// The guest of this VM hangs from now on.
+    pub fn hang(&mut self, vm: VmId) {
+        let pids: Vec<_> = self.vmms(vm).map(|process| process.identity.pid).collect();
+        for pid in pids {
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.hangs = true;
+            }
+        }
+    }
+
+    /// VMs whose guests hang, as checks that ask for a restart would tell it.
+    #[must_use]
+    pub fn ill(&self) -> BTreeMap<VmId, Ill> {
+        let ours = self.processes.values().filter(|process| {
+            process.role == ProcessRole::Vmm
+                && !process.foreign
+                && process.identity.mark.installation == self.installation
+        });
+        let hanging = ours.filter(|process| process.hangs && !process.paused);
+        let ill = hanging.filter_map(|process| {
+            let ill = Ill {
+                vmm: process.identity.clone(),
+                since: process.started_at,
+                reason: "its guest hangs".to_owned(),
+            };
+            Some((process.identity.mark.vm()?, ill))
+        });
+        ill.collect()
     }
 
     /// Ends a process at once. A VMM's shim writes the record a moment later.

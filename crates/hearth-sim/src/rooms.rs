@@ -1,9 +1,11 @@
 //! The simulated host behind the traits of the rooms: VMM driver, network, volumes.
 //!
 //! All handles are clones of one [`Rooms`]. Time is tokio's, so a test that pauses tokio's
-//! clock runs in virtual time. The agents of simulated guests never answer (or are missing, if the
-//! guest says so), so a stop goes on with the power button; there is no console.
+//! clock runs in virtual time. The agents of simulated guests answer who asks whether they are there,
+//! unless the guest hangs, and do nothing else (or are missing, if the guest says so), so a stop
+//! goes on with the power button; there is no console.
 
+mod agent;
 mod net;
 mod vmm;
 mod volumes;
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use hearth_types::observe::ObservedProcess;
+use hearth_types::process::ProcessIdentity;
 
 use crate::host::SimHost;
 
@@ -65,6 +68,15 @@ impl Rooms {
             hearth_types::Survey::Known(processes) => Ok(processes),
             hearth_types::Survey::Unknown(why) => Err(why),
         }
+    }
+
+    /// Whether this very process lives.
+    #[must_use]
+    pub fn lives(&self, identity: &ProcessIdentity) -> bool {
+        let host = self.look();
+        host.processes
+            .get(&identity.pid)
+            .is_some_and(|process| process.identity == *identity)
     }
 
     /// Does something on the host, as fate or a test would, and lets everybody look again.

@@ -34,10 +34,10 @@ pub struct Vm {
     pub reason: Option<String>,
     /// What its checks say.
     pub health: Health,
-    /// What was leased to it.
     /// Its checks, where one VM is asked for; none in lists.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub checks: Vec<CheckView>,
+    /// What was leased to it.
     pub leases: Leases,
     /// The VMM's process id while it runs.
     pub pid: Option<i32>,

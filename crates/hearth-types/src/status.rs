@@ -119,6 +119,8 @@ pub enum EndClass {
     OutOfMemory,
     /// Somebody killed the VMM (SIGKILL, SIGTERM and such).
     Killed,
+    /// A check of its health failed for too long, and its specification asks for a restart then.
+    Unresponsive,
     /// The host went down under it.
     HostRebooted,
     /// Nobody saw how.
@@ -199,6 +201,10 @@ pub struct VmStatus {
     /// does not quit, or its shim has written no record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending_since: Option<Timestamp>,
+    /// With a stop under way: it is stopped for this illness, and started again by its restart
+    /// policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unresponsive: Option<String>,
     /// Why it is where it is, for people; `None` when all is well.
     pub reason: Option<String>,
     /// The boot in which the status was written.
@@ -225,6 +231,7 @@ impl Default for VmStatus {
             failures: 0,
             next_start: None,
             ending_since: None,
+            unresponsive: None,
             reason: None,
             boot_id: None,
             recovery: Recovery::default(),

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod auth;
 pub mod error;
 pub mod events;
+pub mod health;
 pub mod exec;
 pub mod images;
 pub mod kernels;
@@ -105,6 +106,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(exec::exec))
         .routes(routes!(archive::copy_out))
         .routes(routes!(stats::stats))
+        .routes(routes!(health::health))
         .routes(routes!(images::list))
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::pull))

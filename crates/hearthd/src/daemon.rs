@@ -26,6 +26,7 @@ use hearth_plan::{BreakerPolicy, OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
+use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::DriverChoice;
 use hearth_types::{InstallationId, OwnerMark};
 use hearth_vmm::drivers::Drivers;
@@ -66,6 +67,13 @@ impl Processes for HostProcesses {
         let survey =
             tokio::task::spawn_blocking(move || hearth_host::process::survey(installation));
         Ok(survey.await??)
+    }
+
+    fn condition(
+        &self,
+        identity: &ProcessIdentity,
+    ) -> anyhow::Result<hearth_host::process::Condition> {
+        Ok(hearth_host::process::condition(identity)?)
     }
 }
 

@@ -50,6 +50,7 @@ use tokio::sync::{Notify, watch as watch_channel};
 use tokio::time::Instant;
 
 use crate::failpoint::Failpoints;
+use crate::health::Wards;
 use crate::host::{Clock, Processes};
 use crate::metrics::Metrics;
 use crate::mode::Modes;
@@ -110,6 +111,8 @@ pub struct Engine {
     pub paths: Paths,
     /// Connections to the guests' agents.
     pub agents: agents::Agents,
+    /// How the VMs that run are.
+    pub health: Wards,
     /// How much may be done.
     pub modes: Modes,
     pub(crate) metrics: Metrics,
@@ -201,6 +204,7 @@ impl Engine {
             settings,
             paths,
             agents: agents::Agents::default(),
+            health: Wards::default(),
             wake,
             farewells: Mutex::default(),
             work: Mutex::new(Work {
@@ -238,6 +242,7 @@ impl Engine {
     /// Asks the loop to look at one VM.
     pub fn look_at(&self, vm: VmId) {
         self.work.lock().dirty.insert(vm);
+        self.health.poke(vm);
         self.wake.notify_one();
     }
 

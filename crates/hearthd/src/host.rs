@@ -1,8 +1,10 @@
 //! The seams between the daemon and the host that no other room has a trait for.
 
 use async_trait::async_trait;
+use hearth_host::process::Condition;
 use hearth_types::InstallationId;
 use hearth_types::observe::ObservedProcess;
+use hearth_types::process::ProcessIdentity;
 use jiff::Timestamp;
 
 /// Tells the time. Simulated in tests.
@@ -35,4 +37,10 @@ pub trait Processes: Send + Sync {
         &self,
         installation: InstallationId,
     ) -> Result<Vec<ObservedProcess>, anyhow::Error>;
+
+    /// How a process is at this moment.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    fn condition(&self, identity: &ProcessIdentity) -> Result<Condition, anyhow::Error>;
 }

@@ -16,6 +16,7 @@ pub mod daemon;
 pub mod doctor;
 pub mod engine;
 pub mod failpoint;
+pub mod health;
 pub mod host;
 pub mod listen;
 pub mod logging;

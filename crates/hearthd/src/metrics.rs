@@ -26,6 +26,8 @@ use std::time::Duration;
 
 use hearth_plan::{Step, World};
 use hearth_types::VmId;
+use hearth_types::api::Verdict;
+use hearth_types::spec::health::CheckKind;
 use hearth_types::status::EndClass;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -57,7 +59,7 @@ const ATTEMPTS: [&str; 3] = ["reconnected", "restarted", "failed"];
 /// Kinds of objects that a survey looks for.
 const SURVEYED: [&str; 6] = ["processes", "taps", "dirs", "bridge", "rules", "names"];
 /// Kinds of ends.
-const CLASSES: [EndClass; 10] = [
+const CLASSES: [EndClass; 11] = [
     EndClass::Clean,
     EndClass::WorkloadFailed,
     EndClass::GuestPoweredOff,
@@ -66,6 +68,7 @@ const CLASSES: [EndClass; 10] = [
     EndClass::VmmCrashed,
     EndClass::OutOfMemory,
     EndClass::Killed,
+    EndClass::Unresponsive,
     EndClass::HostRebooted,
     EndClass::Unknown,
 ];
@@ -108,8 +111,8 @@ pub struct Metrics {
     given_up: Counter,
     breaker_opened: Counter,
     restarts: Family<Label, Counter>,
-    health_checks: Counter,
-    health_failures: Counter,
+    health_checks: Family<Label, Counter>,
+    health_failures: Family<Label, Counter>,
     detect: Histogram,
     recover: Histogram,
     downtime: Histogram,
@@ -154,8 +157,8 @@ impl Default for Metrics {
             given_up: Counter::default(),
             breaker_opened: Counter::default(),
             restarts: Family::default(),
-            health_checks: Counter::default(),
-            health_failures: Counter::default(),
+            health_checks: Family::default(),
+            health_failures: Family::default(),
             detect: recovery_seconds(),
             recover: recovery_seconds(),
             downtime: recovery_seconds(),
@@ -188,6 +191,9 @@ impl Metrics {
         zero(&self.attempts, "outcome", &ATTEMPTS);
         zero(&self.restarts, "reason", &CLASSES.map(class_word));
         zero(&self.restarts, "reason", &[START_FAILED]);
+        let checks = CheckKind::ALL.map(CheckKind::as_str);
+        zero(&self.health_checks, "check", &checks);
+        zero(&self.health_failures, "check", &checks);
         zero(&self.orphans_removed, "kind", &ORPHANS);
         zero(&self.commits, "outcome", &["done", "failed"]);
         for kind in ORPHANS {
@@ -231,8 +237,8 @@ impl Metrics {
         registry.register("vm_breaker_opened", "Circuit breakers of VMs that opened, for the first time or after a trial", self.breaker_opened.clone());
         registry.register("process_restart", "VMMs started again without a word of the user, by how the run before had ended", self.restarts.clone());
         registry.register("vm_start_failures", "Starts that failed before a VMM ran, by the step that failed", self.start_failures.clone());
-        registry.register("vm_health_checks", "Running guests asked for a sign of life", self.health_checks.clone());
-        registry.register("vm_health_check_failures", "Of those, the ones that did not answer in time", self.health_failures.clone());
+        registry.register("vm_health_checks", "Checks of running VMs' health that were made and count, by kind", self.health_checks.clone());
+        registry.register("vm_health_check_failures", "Of those, the ones that failed", self.health_failures.clone());
         registry.register_with_unit("vm_time_to_detect", "From the end of a run, as its shim recorded it, to the daemon's record of it", Unit::Seconds, self.detect.clone());
         registry.register_with_unit("vm_time_to_recover", "From an unasked end of a run to the next VMM that runs", Unit::Seconds, self.recover.clone());
         registry.register_with_unit("vm_downtime", "From an unasked end of a run to the guest's next answer", Unit::Seconds, self.downtime.clone());
@@ -300,6 +306,15 @@ impl Metrics {
         self.breaker_opened.inc();
     }
 
+    /// A check of a VM's health was made and counts.
+    pub(crate) fn health_checked(&self, kind: CheckKind, verdict: Verdict) {
+        let label = [("check", kind.as_str())];
+        self.health_checks.get_or_create(&label).inc();
+        if verdict == Verdict::Fail {
+            self.health_failures.get_or_create(&label).inc();
+        }
+    }
+
     /// What the database is to call for each of its transactions.
     pub(crate) fn commits(&self) -> impl Fn(Duration, bool) + Send + Sync + 'static {
         let (commits, latency) = (self.commits.clone(), self.commit_latency.clone());
@@ -326,6 +341,7 @@ const fn class_word(class: EndClass) -> &'static str {
         EndClass::VmmCrashed => "vmm_crashed",
         EndClass::OutOfMemory => "out_of_memory",
         EndClass::Killed => "killed",
+        EndClass::Unresponsive => "unresponsive",
         EndClass::HostRebooted => "host_rebooted",
         EndClass::Unknown => "unknown",
     }

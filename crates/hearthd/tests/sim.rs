@@ -7,6 +7,7 @@ mod sim {
     mod converge;
     mod crash;
     mod failure;
+    mod health;
     mod metrics;
     mod mode;
     #[path = "../common/openmetrics.rs"]

@@ -24,6 +24,8 @@ pub(super) struct Stat {
     in_exec: bool,
     /// State T (a signal stopped it) or t (a debugger did).
     pub(super) suspended: bool,
+    /// State D: its main thread waits in the kernel and hears no signal.
+    pub(super) stuck: bool,
 }
 
 /// What is known of a process' environment.
@@ -224,6 +226,7 @@ fn parse_stat(text: &[u8]) -> Result<Option<Stat>, String> {
         start_time,
         in_exec,
         suspended: matches!(state, "T" | "t"),
+        stuck: state == "D",
     }))
 }
 
@@ -255,7 +258,9 @@ mod tests {
             assert!(!stat.suspended);
             assert_eq!(parse_stat(line(name, "Z").as_bytes()).unwrap(), None);
             let stopped = parse_stat(line(name, "T").as_bytes()).unwrap().unwrap();
-            assert!(stopped.suspended);
+            assert!(stopped.suspended && !stopped.stuck);
+            let stuck = parse_stat(line(name, "D").as_bytes()).unwrap().unwrap();
+            assert!(stuck.stuck && !stuck.suspended);
         }
         assert!(parse_stat(b"7 qemu").is_err());
         assert!(parse_stat(b"7 (qemu) S 1 2").is_err());

@@ -193,3 +193,29 @@ fn processes_are_known_from_their_first_moment() {
         prove(&identity).unwrap();
     }
 }
+
+#[tokio::test]
+async fn the_condition_of_a_process_is_seen() {
+    let mut sleeper = Sleeper::start(Some(mark()), "vmm");
+    let identity = identity_of(sleeper.pid()).unwrap().unwrap();
+    assert_eq!(condition(&identity).unwrap(), Condition::Runs);
+    let proven = prove(&identity).unwrap();
+    proven.signal(Signal::STOP).unwrap();
+    let stopped = async {
+        while condition(&identity).unwrap() != Condition::Suspended {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, stopped).await.unwrap();
+    let another = ProcessIdentity {
+        start_time: identity.start_time + 1,
+        ..identity.clone()
+    };
+    assert_eq!(condition(&another).unwrap(), Condition::Gone);
+    proven.signal(Signal::KILL).unwrap();
+    proven.wait_dead(LONG).await.unwrap();
+    // A zombie is gone.
+    assert_eq!(condition(&identity).unwrap(), Condition::Gone);
+    sleeper.0.wait().unwrap();
+    assert_eq!(condition(&identity).unwrap(), Condition::Gone);
+}

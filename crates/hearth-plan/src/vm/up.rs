@@ -24,6 +24,9 @@ impl Vm<'_, '_> {
             self.climb(live, "it is stopped in order to be started again");
             return;
         }
+        if self.put_down(live) {
+            return;
+        }
         if word_is_new(self.vm) || self.status.stop.is_some() {
             let next =
                 transition::accepted(&self.status, self.vm.generation, true, &self.world.boot_id);

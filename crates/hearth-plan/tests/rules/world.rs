@@ -134,6 +134,7 @@ pub(super) fn running() -> World {
             }),
         },
         vms: vec![vm],
+        ill: BTreeMap::new(),
         intents: Vec::new(),
         policy: Policy::default(),
     }

@@ -1,13 +1,10 @@
 //! The simulated VMM driver.
 
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
@@ -23,37 +20,6 @@ fn control(vm: VmId, command: &str, detail: impl ToString) -> VmmError {
         vm,
         command: command.to_owned(),
         detail: detail.to_string(),
-    }
-}
-
-/// The channel of a guest whose agent does not answer: what is written is taken, nothing comes.
-struct Silence;
-
-impl AsyncRead for Silence {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        _buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Poll::Pending
-    }
-}
-
-impl AsyncWrite for Silence {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -129,8 +95,15 @@ impl Vmm for Rooms {
         &self,
         vm: VmId,
         _dir: &Utf8Path,
-        _deadline: Duration,
+        deadline: Duration,
     ) -> Result<RunState, VmmError> {
+        let latency = self.look().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency.min(deadline)).await;
+        }
+        if latency >= deadline && !deadline.is_zero() {
+            return Err(control(vm, "query-status", "no answer in time"));
+        }
         let host = self.look();
         if host.unknown.contains(&Kind::RunStates) {
             return Err(control(vm, "query-status", "simulated failure"));
@@ -178,7 +151,7 @@ impl Vmm for Rooms {
         Ok(())
     }
 
-    async fn agent(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+    async fn agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
         let identity = self.identity(vm, "agent")?;
         let missing = self
             .look()
@@ -188,7 +161,7 @@ impl Vmm for Rooms {
         if missing {
             return Err(control(vm, "agent", "this simulated guest has none"));
         }
-        Ok(Box::new(Silence))
+        Ok(Box::new(super::agent::start(self, identity, dir)))
     }
 
     async fn console(&self, vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {

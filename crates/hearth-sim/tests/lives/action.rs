@@ -24,6 +24,7 @@ pub(crate) enum Action {
     Goal(u8, Goal, bool),
     Restart(u8),
     KillVmm(u8, bool),
+    GuestHangs(u8),
     GuestExits(u8, u8),
     TapVanishes(u8),
     TapDetached(u8),
@@ -119,6 +120,10 @@ pub(crate) fn run(sim: &mut Sim, action: &Action) {
         Action::Goal(slot, goal, force) => sim.store.set_goal(id(sim, *slot), *goal, *force),
         Action::Restart(slot) => sim.restart(id(sim, *slot)),
         Action::KillVmm(slot, with_shim) => kill_vmm(sim, *slot, *with_shim),
+        Action::GuestHangs(slot) => {
+            let vm = id(sim, *slot);
+            sim.host.hang(vm);
+        }
         Action::GuestExits(slot, code) => guest_exits(sim, *slot, *code),
         Action::TapVanishes(slot) => {
             sim.host.taps.remove(&tap_name(id(sim, *slot)));
@@ -354,6 +359,7 @@ fn action() -> impl Strategy<Value = Action> {
         6 => (slot.clone(), goal(), prop::bool::weighted(0.2)).prop_map(|(s, g, f)| Action::Goal(s, g, f)),
         2 => slot.clone().prop_map(Action::Restart),
         3 => (slot.clone(), any::<bool>()).prop_map(|(s, w)| Action::KillVmm(s, w)),
+        2 => slot.clone().prop_map(Action::GuestHangs),
         3 => (slot.clone(), prop_oneof![Just(0_u8), Just(3)]).prop_map(|(s, c)| Action::GuestExits(s, c)),
         1 => slot.clone().prop_map(Action::TapVanishes),
         1 => slot.clone().prop_map(Action::TapDetached),

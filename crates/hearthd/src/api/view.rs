@@ -20,7 +20,7 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
         .map(|record| (record.driver, record.accelerator))
         .unzip();
     Vm {
-        health: health(engine, &row),
+        health: engine.health_of(&row),
         checks: Vec::new(),
         phase: phase(&row),
         id: row.id,
@@ -40,6 +40,16 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
     }
 }
 
+/// The same with the checks of its health.
+pub(super) fn vm_with_checks(engine: &Engine, row: VmRow) -> Vm {
+    let mut vm = vm(engine, row);
+    if vm.health != Health::None {
+        let health = engine.health.view(vm.id);
+        vm.checks = health.map(|health| health.checks).unwrap_or_default();
+    }
+    vm
+}
+
 /// A word of the user that no pass has acted on yet shows at once.
 fn phase(row: &VmRow) -> Phase {
     match (row.goal, row.status.phase) {
@@ -53,14 +63,6 @@ fn phase(row: &VmRow) -> Phase {
             Phase::Starting
         }
         (_, phase) => phase,
-    }
-}
-
-fn health(engine: &Engine, row: &VmRow) -> Health {
-    if row.status.vmm.is_some() && row.status.phase == Phase::Running {
-        engine.agents.health(row.id)
-    } else {
-        Health::None
     }
 }
 

@@ -329,7 +329,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> ApiResult<Option<u64>> {
 /// A VM with its ETag.
 pub(super) fn answer(api: &Api, status: StatusCode, row: VmRow) -> Response {
     let etag = HeaderValue::from_str(&format!("\"{}\"", row.generation));
-    let mut response = (status, Json(view::vm(&api.engine, row))).into_response();
+    let mut response = (status, Json(view::vm_with_checks(&api.engine, row))).into_response();
     if let Ok(etag) = etag {
         response
             .headers_mut()

@@ -25,7 +25,7 @@ pub enum Condition {
     Removed,
     /// The VMM runs.
     Running,
-    /// The guest's agent answers.
+    /// Every check of its health succeeds.
     Healthy,
 }
 
@@ -139,7 +139,7 @@ fn holds(api: &Api, row: &VmRow, condition: Condition) -> bool {
         Condition::Removed => false,
         Condition::Running => phase == Phase::Running,
         Condition::Healthy => {
-            phase == Phase::Running && api.engine.agents.health(row.id) == Health::Healthy
+            phase == Phase::Running && api.engine.health_of(row) == Health::Healthy
         }
     }
 }

@@ -11,24 +11,11 @@ use anyhow::Context as _;
 use hearth_guest_proto::client::{AgentClient, ExpectedGuest};
 use hearth_guest_proto::message::ShutdownKind;
 use hearth_types::VmId;
-use hearth_types::api::Health;
 use hearth_types::status::Phase;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::Instrument as _;
 
 use super::Engine;
-
-/// How often a running guest is asked for a sign of life.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// How long it may take to answer.
-const PING_DEADLINE: Duration = Duration::from_secs(5);
-/// How long one attempt to connect may take: a guest that boots does not answer yet.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
-/// Pause between attempts while the guest boots.
-const BOOT_PAUSE: Duration = Duration::from_millis(500);
-/// The same while it boots for ever: it may have no agent at all.
-const LONG_BOOT_PAUSE: Duration = Duration::from_secs(5);
 
 /// The connections.
 #[derive(Default)]
@@ -47,7 +34,6 @@ impl std::fmt::Debug for Agents {
 /// One guest's connection. The lock serialises connecting: a VMM's channel takes one client.
 struct Slot {
     client: tokio::sync::Mutex<Option<AgentClient>>,
-    health: Mutex<Health>,
 }
 
 impl Agents {
@@ -55,7 +41,6 @@ impl Agents {
         let new = || {
             Arc::new(Slot {
                 client: tokio::sync::Mutex::new(None),
-                health: Mutex::new(Health::Starting),
             })
         };
         Arc::clone(self.slots.lock().entry(vm).or_insert_with(new))
@@ -64,15 +49,6 @@ impl Agents {
     /// Forgets a guest: its VMM is dead or it is being removed.
     pub fn drop_vm(&self, vm: VmId) {
         self.slots.lock().remove(&vm);
-    }
-
-    /// What the guest's agent said last.
-    #[must_use]
-    pub fn health(&self, vm: VmId) -> Health {
-        self.slots
-            .lock()
-            .get(&vm)
-            .map_or(Health::Starting, |slot| *slot.health.lock())
     }
 
     /// A working connection to the guest's agent, waiting for the guest's boot until the deadline.
@@ -113,9 +89,24 @@ impl Agents {
             .await
             .context("the guest's agent does not answer: it may still be booting")??;
         *client = Some(connected.clone());
-        *slot.health.lock() = Health::Healthy;
-        engine.tell_changed();
         Ok(connected)
+    }
+
+    /// Asks a guest for a sign of life that only this run of it can give.
+    ///
+    /// # Errors
+    /// When there is none in time.
+    pub(crate) async fn ping(
+        &self,
+        engine: &Engine,
+        vm: VmId,
+        deadline: Duration,
+    ) -> anyhow::Result<()> {
+        let until = Instant::now() + deadline;
+        let client = self.get(engine, vm, deadline).await?;
+        let left = until.saturating_duration_since(Instant::now());
+        client.ping(nonce()?, left).await?;
+        Ok(())
     }
 
     /// Asks a guest to shut down; does not wait for the end.
@@ -146,77 +137,4 @@ pub(super) fn nonce() -> anyhow::Result<u64> {
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context("the kernel gives no random numbers")?;
     Ok(u64::from_ne_bytes(bytes))
-}
-
-impl Engine {
-    /// Keeps asking one running guest for signs of life until its VMM is gone.
-    pub(super) fn attend(self: &Arc<Self>, vm: VmId) {
-        let engine = Arc::clone(self);
-        tokio::spawn(async move {
-            let span = engine.span_of(vm).await;
-            engine.keep_asking(vm).instrument(span).await;
-        });
-    }
-
-    async fn keep_asking(&self, vm: VmId) {
-        let slot = self.agents.slot(vm);
-        let begun = Instant::now();
-        loop {
-            let (health, failure) = self.ask(vm).await;
-            let current = self
-                .agents
-                .slots
-                .lock()
-                .get(&vm)
-                .is_some_and(|now| Arc::ptr_eq(now, &slot));
-            if !current {
-                return;
-            }
-            self.health_checked(vm, health, failure);
-            let before = std::mem::replace(&mut *slot.health.lock(), health);
-            if before != health {
-                tracing::info!(?before, ?health, "guest health changed");
-                self.tell_changed();
-            }
-            let pause = if health == Health::Starting {
-                // An eighth of what it has taken so far is added to it, at most.
-                (begun.elapsed() / 8).clamp(BOOT_PAUSE, LONG_BOOT_PAUSE)
-            } else {
-                PING_INTERVAL
-            };
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    /// Asks a guest for a sign of life; if it gives none although it should, says why.
-    async fn ask(&self, vm: VmId) -> (Health, Option<String>) {
-        // A paused guest cannot answer, and that is no illness.
-        let paused = self
-            .parts
-            .store
-            .vm(vm)
-            .await
-            .is_some_and(|row| row.status.phase == Phase::Paused);
-        if paused {
-            return (Health::None, None);
-        }
-        let booting = self.agents.health(vm) == Health::Starting;
-        let client = match self.agents.get(self, vm, CONNECT_DEADLINE).await {
-            Ok(client) => client,
-            Err(_) if booting => return (Health::Starting, None),
-            Err(error) => return self.silent(vm, &error).await,
-        };
-        let answer = async { Ok::<_, anyhow::Error>(client.ping(nonce()?, PING_DEADLINE).await?) };
-        match answer.await {
-            Ok(_) => (Health::Healthy, None),
-            Err(error) => self.silent(vm, &error).await,
-        }
-    }
-
-    /// A guest gave no sign of life. One that is being stopped may, and that is no failure.
-    async fn silent(&self, vm: VmId, error: &anyhow::Error) -> (Health, Option<String>) {
-        let row = self.parts.store.vm(vm).await;
-        let up = row.is_some_and(|row| row.status.vmm.is_some() && row.status.stop.is_none());
-        (Health::Unhealthy, up.then(|| format!("{error:#}")))
-    }
 }

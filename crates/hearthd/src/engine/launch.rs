@@ -16,6 +16,7 @@ use super::Engine;
 use super::agents::nonce;
 use super::guest_config::guest_config;
 use super::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK};
+use crate::health::{ConsoleMark, console_mark};
 
 /// What the current run of a VM was started with: lets a later daemon talk to its guest.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct LaunchRecord {
     pub driver: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
+    /// Where the console's log ended before the run; absent in records of an older Hearth.
+    #[serde(default)]
+    pub console: Option<ConsoleMark>,
 }
 
 impl Engine {
@@ -111,6 +115,7 @@ impl Engine {
             boot_nonce,
             driver: terms.driver.to_owned(),
             accelerator: terms.accelerator,
+            console: Some(console_mark(&dir)),
         };
         // Speaks of a VMM that does not outlive a power cut, so it need not either.
         place_file(

@@ -99,6 +99,7 @@ impl Engine {
             installation: self.parts.store.installation(),
             vms: Self::desired(&rows),
             observed,
+            ill: self.health.ill(),
             intents: intents
                 .into_iter()
                 .map(|row| OpenIntent {

@@ -27,7 +27,7 @@ impl Engine {
         if !self.work.lock().watched.insert(key) {
             return;
         }
-        self.attend(vm);
+        self.watch_over(vm, identity);
         let (engine, identity) = (Arc::clone(self), identity.clone());
         tokio::spawn(async move {
             let dead = engine.parts.vmm.wait_dead(&identity).await;
@@ -39,6 +39,7 @@ impl Engine {
                 Ok(_) => tracing::debug!(pid = identity.pid, "VMM died"),
             });
             engine.work.lock().watched.remove(&key);
+            engine.health.run_over(vm, &identity);
             engine.agents.drop_vm(vm);
             engine.look_at(vm);
         });

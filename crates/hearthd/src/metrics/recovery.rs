@@ -19,7 +19,6 @@ use hearth_plan::transition::elapsed;
 use hearth_plan::{PlannedStep, Step};
 use hearth_store::VmRow;
 use hearth_types::VmId;
-use hearth_types::api::Health;
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{EndClass, Goal, Phase, RunEnd};
@@ -266,17 +265,8 @@ impl Engine {
         });
     }
 
-    /// A running guest was asked for a sign of life; `failure` says why there was none.
-    pub(crate) fn health_checked(&self, vm: VmId, health: Health, failure: Option<String>) {
-        match (health, failure) {
-            (Health::Healthy, _) => self.metrics.guest_answers(vm, self.now()),
-            (Health::Unhealthy, Some(reason)) => {
-                self.metrics.health_failures.inc();
-                tracing::warn!(reason, "vm health check failed");
-            }
-            // Booting, paused or going down: nothing was asked of it that it could fail.
-            _ => return,
-        }
-        self.metrics.health_checks.inc();
+    /// A running guest has answered.
+    pub(crate) fn guest_answers(&self, vm: VmId) {
+        self.metrics.guest_answers(vm, self.now());
     }
 }

@@ -134,21 +134,23 @@ impl Engine {
         let help = "VMs that should run and have failed three or more times in a row, until a run is stable";
         registry.register("vms_flapping", help, ConstGauge::new(whole(flapping)));
         let health = Family::default();
-        for (word, state) in [
-            ("healthy", Health::Healthy),
-            ("unhealthy", Health::Unhealthy),
-            ("starting", Health::Starting),
-            ("none", Health::None),
+        for state in [
+            Health::Healthy,
+            Health::Degraded,
+            Health::Unhealthy,
+            Health::Starting,
+            Health::Unknown,
+            Health::None,
         ] {
             let alive = rows.iter().filter(|row| row.status.vmm.is_some());
             let count = alive
-                .filter(|row| self.agents.health(row.id) == state)
+                .filter(|row| self.health_of(row) == state)
                 .count();
-            set(&health, "health", word, count);
+            set(&health, "health", state.as_str(), count);
         }
         registry.register(
             "vms_health",
-            "VMs that run, by the last word of their guests' agents",
+            "VMs that run, by what the checks of their health say",
             health,
         );
     }

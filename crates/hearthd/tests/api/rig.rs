@@ -16,6 +16,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::FileVolumes;
+use hearth_host::process::Condition;
 use hearth_image::{ImageStore, Limits, NoProgress};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{FakeNetwork, NetworkConfig};
@@ -24,6 +25,7 @@ use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::{ConfigView, ImportKind, Vm};
 use hearth_types::ids::InstallationId;
 use hearth_types::observe::{ObservedProcess, ProcessRole};
+use hearth_types::process::ProcessIdentity;
 use hearth_types::{OwnerMark, VmId};
 use hearth_vmm::LogLimits;
 use hearthd::api::Api;
@@ -109,6 +111,14 @@ impl Processes for RigProcesses {
                 suspended: false,
             })
             .collect())
+    }
+
+    fn condition(&self, identity: &ProcessIdentity) -> anyhow::Result<Condition> {
+        Ok(if self.0.fake.alive().contains(identity) {
+            Condition::Runs
+        } else {
+            Condition::Gone
+        })
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::FutureExt as _;
+use hearth_host::process::Condition;
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::KernelStore;
 use hearth_net::NetworkConfig;
@@ -26,6 +27,7 @@ use hearth_types::ids::{ImageId, InstallationId, VmId};
 use hearth_types::image::{ImageConfig, ImageRecord, KernelRecord};
 use hearth_types::names::tap_name;
 use hearth_types::observe::{ObservedProcess, ProcessRole};
+use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::{NetworkMode, VmSpec};
 use hearth_types::status::{Goal, Phase};
 use hearth_vmm::LogLimits;
@@ -86,6 +88,14 @@ impl Processes for Sim {
 
     async fn survey(&self, _: InstallationId) -> anyhow::Result<Vec<ObservedProcess>> {
         self.0.processes().map_err(anyhow::Error::msg)
+    }
+
+    fn condition(&self, identity: &ProcessIdentity) -> anyhow::Result<Condition> {
+        Ok(if self.0.lives(identity) {
+            Condition::Runs
+        } else {
+            Condition::Gone
+        })
     }
 }
 
