@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod images;
 mod lines;
+mod recovery;
 mod request;
 mod socket;
 mod system;

@@ -153,7 +153,8 @@ pub(crate) const fn word_is_new(vm: &DesiredVm) -> bool {
     vm.status.observed_generation < vm.generation
 }
 
-/// What is wanted in effect: a VM with `auto_remove` that has ended is wanted no more.
+/// What is wanted in effect: a VM with `auto_remove` that has ended is wanted no more, unless
+/// it is held.
 pub(crate) fn effective_goal(vm: &DesiredVm) -> Goal {
     let ended = vm.status.vmm.is_none()
         && matches!(
@@ -161,7 +162,8 @@ pub(crate) fn effective_goal(vm: &DesiredVm) -> Goal {
             Phase::Exited | Phase::Failed | Phase::Removing
         );
     let start_asked = matches!(vm.goal, Goal::Running | Goal::Paused) && word_is_new(vm);
-    if vm.spec.auto_remove && ended && !start_asked {
+    let held = vm.status.recovery.hold.is_some();
+    if vm.spec.auto_remove && ended && !start_asked && !held {
         Goal::Absent
     } else {
         vm.goal

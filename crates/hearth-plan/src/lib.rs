@@ -48,11 +48,13 @@
 #![forbid(unsafe_code)]
 
 pub mod breaker;
+pub mod explain;
 mod gate;
 mod index;
 pub mod mode;
 pub mod model;
 mod orphans;
+pub mod recovery;
 mod shared;
 pub mod transition;
 pub mod view;

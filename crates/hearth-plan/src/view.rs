@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hearth_types::api::{PlanStep, PlanView};
+use hearth_types::api::{PlanStep, PlanView, VmPlan};
 use hearth_types::ids::VmId;
 use hearth_types::mode::HeldStep;
 use hearth_types::names::tap_name;
@@ -222,4 +222,24 @@ pub fn plan(plan: &Plan, world: &World) -> PlanView {
             .collect(),
         next_pass: plan.next_pass,
     }
+}
+
+/// What a plan has in it for one VM, with the reasons; `None` if the VM is not in the world.
+#[must_use]
+pub fn vm(whole: &Plan, world: &World, id: VmId) -> Option<VmPlan> {
+    let vm = world.vms.iter().find(|vm| vm.id == id)?;
+    let name = vm.spec.name.as_str();
+    let own = |planned: &&PlannedStep| planned.step.vm() == Some(id);
+    Some(VmPlan {
+        vm: id,
+        name: name.to_owned(),
+        steps: whole
+            .steps
+            .iter()
+            .filter(own)
+            .map(|planned| step(planned, Some(name)))
+            .collect(),
+        reasons: crate::explain::explain(world, whole, vm),
+        next_pass: whole.next_pass,
+    })
 }

@@ -1,6 +1,7 @@
 //! The decisions for one VM. The order of the questions is drawn in the crate's header.
 
 mod down;
+mod hold;
 mod ill;
 mod up;
 
@@ -83,6 +84,9 @@ impl<'a> Pass<'a> {
 
 impl<'a> Vm<'a, '_> {
     fn decide(mut self) {
+        if self.held() {
+            return self.look_only();
+        }
         let live = self.one_vmm();
         if let Some(live) = live {
             if self.status.vmm.as_ref() != Some(&live.identity) {
@@ -157,7 +161,9 @@ impl<'a> Vm<'a, '_> {
     fn record_end(&mut self) -> bool {
         let boot_id = self.world.boot_id.as_str();
         let Some(recorded) = self.status.vmm.clone() else {
-            self.take_up_boot();
+            if !self.held() {
+                self.take_up_boot();
+            }
             return true;
         };
         let Some(dirs) = self.dirs_known() else {
@@ -177,6 +183,12 @@ impl<'a> Vm<'a, '_> {
             if elapsed(since, self.world.now) < grace {
                 let why = "its VMM has ended; its exit record is about to be written";
                 self.wait(since, grace, why);
+                return false;
+            }
+            if self.held() {
+                let why = "its shim writes no exit record and is not ended because it is held";
+                self.plan.note(Some(self.vm), why);
+                self.plan.due(later(self.world.now, UNTOLD));
                 return false;
             }
             self.kill_shims("its VMM has ended and it writes no record");

@@ -4,6 +4,7 @@
 mod rules {
     mod breaker;
     mod ends;
+    mod hold;
     mod orphans;
     mod shared;
     mod start;

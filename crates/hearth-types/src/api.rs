@@ -1,6 +1,7 @@
 //! Bodies of the HTTP API: shared by the daemon and its clients.
 
 pub mod health;
+mod recovery;
 
 use std::collections::BTreeMap;
 
@@ -9,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
+pub use recovery::{HoldVm, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
 
 use crate::event::Event;
 use crate::ids::{InstallationId, VmId};
 use crate::image::{ImageRecord, KernelRecord};
 use crate::mode::Mode;
 use crate::spec::VmSpec;
-use crate::status::{Goal, Leases, Phase, RunEnd};
+use crate::status::{Breaker, Goal, Hold, Leases, Phase, RunEnd};
 
 /// One VM as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +60,12 @@ pub struct Vm {
     /// When the restart policy starts it next.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub next_start: Option<Timestamp>,
+    /// Its circuit breaker, unless it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
+    /// The operator's word that nothing is done to it automatically.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
 }
 
 /// A page of VMs.

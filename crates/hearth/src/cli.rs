@@ -88,6 +88,10 @@ enum Command {
     Pause(commands::lifecycle::PauseArgs),
     Resume(commands::lifecycle::ResumeArgs),
     Rm(commands::lifecycle::RmArgs),
+    Hold(commands::recovery::HoldArgs),
+    Release(commands::recovery::ReleaseArgs),
+    Recover(commands::recovery::RecoverArgs),
+    ResetBreaker(commands::recovery::ResetBreakerArgs),
     Ps(commands::ps::PsArgs),
     Inspect(commands::inspect::InspectArgs),
     Logs(commands::logs::LogsArgs),
@@ -104,8 +108,7 @@ enum Command {
     /// Imports, lists and removes kernels
     #[command(subcommand)]
     Kernel(commands::kernel::KernelCommand),
-    /// Shows what the daemon's next pass would do, and why
-    Plan,
+    Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     /// Checks whether the host has what VMs need
     Doctor,
@@ -179,6 +182,10 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Pause(args) => commands::lifecycle::pause(context, args).await,
         Command::Resume(args) => commands::lifecycle::resume(context, args).await,
         Command::Rm(args) => commands::lifecycle::remove(context, args).await,
+        Command::Hold(args) => commands::recovery::hold(context, args).await,
+        Command::Release(args) => commands::recovery::release(context, args).await,
+        Command::Recover(args) => commands::recovery::recover(context, args).await,
+        Command::ResetBreaker(args) => commands::recovery::reset_breaker(context, args).await,
         Command::Ps(args) => commands::ps::run(context, args).await,
         Command::Inspect(args) => commands::inspect::run(context, args).await,
         Command::Logs(args) => commands::logs::run(context, args).await,
@@ -191,7 +198,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Apply(args) => commands::apply::run(context, args).await,
         Command::Image(command) => commands::image::run(context, command).await,
         Command::Kernel(command) => commands::kernel::run(context, command).await,
-        Command::Plan => commands::system::plan(context).await,
+        Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::Mode(args) => commands::mode::run(context, args).await,
         Command::Doctor => commands::system::doctor(context).await,
         Command::Config(command) => commands::system::config(context, command).await,

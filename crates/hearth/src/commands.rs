@@ -13,6 +13,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mode;
 pub(crate) mod ps;
+pub(crate) mod recovery;
 pub(crate) mod run;
 pub(crate) mod shell;
 pub(crate) mod stats;

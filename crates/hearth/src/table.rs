@@ -30,6 +30,12 @@ impl Cell {
             .collect();
         Self { text, style }
     }
+
+    /// The same with more text at its end.
+    pub(crate) fn and(mut self, text: &str) -> Self {
+        self.text.push_str(text);
+        self
+    }
 }
 
 impl<T: fmt::Display> From<T> for Cell {

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod mode;
 pub mod plan;
 mod ports;
+pub mod recovery;
 pub mod serve;
 pub mod stats;
 pub mod stream;
@@ -100,6 +101,13 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(lifecycle::restart))
         .routes(routes!(lifecycle::pause))
         .routes(routes!(lifecycle::resume))
+        .routes(routes!(recovery::reset_breaker))
+        .routes(routes!(recovery::reset_breakers))
+        .routes(routes!(recovery::hold))
+        .routes(routes!(recovery::release))
+        .routes(routes!(recovery::recover))
+        .routes(routes!(recovery::recover_all))
+        .routes(routes!(recovery::plan))
         .routes(routes!(wait::wait))
         .routes(routes!(logs::logs))
         .routes(routes!(stream::console))

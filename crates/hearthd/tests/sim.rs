@@ -8,6 +8,7 @@ mod sim {
     mod crash;
     mod failure;
     mod health;
+    mod hold;
     mod metrics;
     mod mode;
     #[path = "../common/openmetrics.rs"]

@@ -130,7 +130,7 @@ impl Vm<'_, '_> {
     }
 
     /// Stores what its VMM says. The executor of Pause and Resume tells the world.
-    fn set_phase(&mut self, phase: Phase) {
+    pub(super) fn set_phase(&mut self, phase: Phase) {
         if self.status.phase == phase {
             return;
         }

@@ -89,7 +89,11 @@ fn row(vm: &Vm, out: &Output, whole: bool) -> Vec<Cell> {
         id(vm, whole).into(),
         (&vm.spec.name).into(),
         (&vm.spec.image).into(),
-        status(vm, out),
+        if vm.hold.is_some() {
+            status(vm, out).and(", held")
+        } else {
+            status(vm, out)
+        },
         ip.into(),
         ports(&vm.spec.ports).into(),
     ];
@@ -157,6 +161,10 @@ fn status(vm: &Vm, out: &Output) -> Cell {
                 None => Cell::styled(word, style),
             }
         }
+        Phase::Backoff if vm.breaker.is_some() => match vm.next_start {
+            Some(at) => Cell::styled(format!("Breaker open, trial in {}", span(out.now, at)), BAD),
+            None => Cell::styled("Breaker open", BAD),
+        },
         Phase::Backoff => match vm.next_start {
             Some(at) => Cell::styled(format!("Restarting in {}", span(out.now, at)), WARN),
             None => Cell::styled("Restarting", WARN),

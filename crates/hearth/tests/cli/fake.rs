@@ -95,6 +95,13 @@ fn router(seen: Shared) -> Router {
         .route("/v1/vms/{vm}", get(vm).delete(remove))
         .route("/v1/vms/{vm}/spec", put(replace))
         .route("/v1/vms/{vm}/{action}", post(act))
+        .route("/v1/vms/{vm}/recover", post(recover))
+        .route(
+            "/v1/vms/{vm}/plan",
+            get(async || axum::Json(objects::vm_plan())),
+        )
+        .route("/v1/recover", post(recover_all))
+        .route("/v1/reset-breakers", post(recover_all))
         .route("/v1/vms/{vm}/wait", get(wait))
         .route("/v1/vms/{vm}/logs", get(logs))
         .route("/v1/vms/{vm}/console", any(console))
@@ -190,7 +197,7 @@ async fn list(Query(query): Query<Vec<(String, String)>>) -> Response {
     };
     let after = query.iter().any(|(k, _)| k == "after");
     let vms = if after {
-        vec![objects::web()]
+        vec![objects::wary(), objects::web()]
     } else {
         vec![objects::broken(), objects::db()]
     };
@@ -414,6 +421,18 @@ async fn import_kernel() -> Response {
         json!({"type": "stage", "message": "Building the initramfs"}),
         json!({"type": "kernel", "kernel": objects::kernel(true)}),
     ])
+}
+
+async fn recover(Path(reference): Path<String>) -> Response {
+    match find(&reference) {
+        Ok(vm) => axum::Json(objects::recovered(&vm)).into_response(),
+        Err(problem) => *problem,
+    }
+}
+
+async fn recover_all() -> Response {
+    let items = [objects::broken(), objects::web()].map(|vm| objects::recovered(&vm));
+    axum::Json(json!({ "items": items })).into_response()
 }
 
 async fn mode(State(seen): State<Shared>) -> Response {

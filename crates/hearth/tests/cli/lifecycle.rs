@@ -85,3 +85,29 @@ fn names_are_encoded_in_paths() {
     run(&fake, &["start", "--no-wait", "../images/a?b"]);
     assert_eq!(fake.changes(), ["POST /v1/vms/..%2Fimages%2Fa%3Fb/start"]);
 }
+
+#[test]
+fn the_operators_words_on_recovery() {
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["hold", "-r", "disk swap", "web-1", "nobody"],
+            &["release", "web-1"],
+            &["reset-breaker", "broken"],
+            &["reset-breaker", "--all"],
+            &["reset-breaker"],
+            &["recover", "broken", "web-1"],
+            &["recover", "--all", "--force"],
+            &["recover", "-o", "json", "broken"],
+            &["recover", "-q", "broken", "web-1"],
+            &["plan", "--for", "broken"],
+            &["plan", "--for", "broken", "--explain"],
+            &["plan", "--explain"],
+        ],
+    );
+    insta::assert_snapshot!("recovery", text);
+    let mut asked = fake.changes();
+    asked.sort();
+    insta::assert_snapshot!("recovery-requests", asked.join("\n"));
+}

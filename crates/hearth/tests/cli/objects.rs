@@ -98,6 +98,42 @@ pub(crate) fn kernel(default: bool) -> Value {
     })
 }
 
+pub(crate) fn recovered(vm: &Vm) -> Value {
+    let done = vm.pid.is_none();
+    let detail = if done {
+        "started: it was waiting"
+    } else {
+        "it runs"
+    };
+    json!({"vm": vm.id, "name": vm.spec.name, "done": done, "detail": detail})
+}
+
+pub(crate) fn vm_plan() -> Value {
+    json!({
+        "vm": BROKEN, "name": "broken", "steps": [],
+        "reasons": [
+            {"topic": "goal", "text": "the user wants it to run"},
+            {"topic": "phase", "text": "backoff: breaker open until 2026-03-01T12:04:00Z"},
+            {"topic": "breaker", "text": "breaker open until 2026-03-01T12:04:00Z: 5 failures in 10m, last: no disk"},
+            {"topic": "mode", "text": "normal"}
+        ],
+        "next_pass": "2026-03-01T12:01:00Z"
+    })
+}
+
+/// A VM whose breaker is open and that is held.
+pub(crate) fn wary() -> Vm {
+    let mut vm = serde_json::to_value(broken()).unwrap();
+    vm["spec"]["name"] = json!("wary");
+    vm["next_start"] = json!("2026-03-01T12:04:00Z");
+    vm["breaker"] = json!({
+        "opened_at": "2026-03-01T11:59:00Z", "until": "2026-03-01T12:04:00Z", "opens": 1,
+        "reason": "5 failures in 10m, last: no disk"
+    });
+    vm["hold"] = json!({"since": "2026-03-01T11:59:30Z", "reason": "disk swap"});
+    self::vm(vm)
+}
+
 pub(crate) fn plan() -> Value {
     json!({
         "steps": [

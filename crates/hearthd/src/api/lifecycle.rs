@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::error::{ApiError, ApiResult, Body, InPath, Params, at_most};
-use super::{Api, view, vms};
+use super::{Api, recovery, view, vms};
 
 /// How long a request waits when it asks to wait and does not say how long.
 const WAIT: Duration = Duration::from_secs(120);
@@ -45,6 +45,7 @@ pub async fn start(
 ) -> ApiResult<Response> {
     at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = found(&api, &vm).await?;
+    recovery::refuse_held(&row)?;
     // A running VM is not told again: a new generation would clear its restart counts.
     if row.goal == Goal::Running && row.status.vmm.is_some() {
         return Ok(vms::answer(&api, StatusCode::OK, row));
@@ -88,6 +89,7 @@ pub async fn restart(
 ) -> ApiResult<Response> {
     at_most("timeout", params.timeout, MOST_SECONDS)?;
     let row = found(&api, &vm).await?;
+    recovery::refuse_held(&row)?;
     check(&stop)?;
     let expected = vms::if_match(&headers)?;
     let now = api.engine.now();
@@ -163,7 +165,7 @@ async fn set_goal(api: &Api, row: &VmRow, goal: Goal, headers: &HeaderMap) -> Ap
 }
 
 /// A VM that is not being removed.
-async fn found(api: &Api, vm: &str) -> ApiResult<VmRow> {
+pub(super) async fn found(api: &Api, vm: &str) -> ApiResult<VmRow> {
     let row = view::find(&api.engine, vm).await?;
     if row.goal == Goal::Absent {
         return Err(ApiError::new(
@@ -176,6 +178,7 @@ async fn found(api: &Api, vm: &str) -> ApiResult<VmRow> {
 
 async fn running(api: &Api, vm: &str) -> ApiResult<VmRow> {
     let row = found(api, vm).await?;
+    recovery::refuse_held(&row)?;
     if row.status.vmm.is_none() || row.goal == Goal::Stopped {
         return Err(
             ApiError::new(Code::Conflict, format!("{} is not running", row.spec.name))

@@ -36,6 +36,8 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
         last_end: row.status.last_end,
         restarts: row.status.restarts,
         next_start: row.status.next_start,
+        breaker: row.status.recovery.breaker,
+        hold: row.status.recovery.hold,
         spec: row.spec,
     }
 }

@@ -249,6 +249,7 @@ pub async fn replace_spec(
         return Err(Problem::fields(errors).into());
     }
     let row = view::find(&api.engine, &vm).await?;
+    super::recovery::refuse_held(&row)?;
     let expected = if_match(&headers)?;
     let (image, kernel) = resolve(&api, &spec).await?;
     let engine = &api.engine;

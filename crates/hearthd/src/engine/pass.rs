@@ -85,6 +85,17 @@ impl Engine {
         Ok(hearth_plan::view::plan(&plan, &world))
     }
 
+    /// What the next pass would do to one VM and why, without doing it; `None` if it is gone.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn dry_run_of(&self, vm: VmId) -> anyhow::Result<Option<hearth_types::api::VmPlan>> {
+        let observed = self.survey_all().await;
+        let (world, _) = self.world(observed).await?;
+        let plan = hearth_plan::plan(&world);
+        Ok(hearth_plan::view::vm(&plan, &world, vm))
+    }
+
     async fn world(&self, observed: Observed) -> anyhow::Result<(World, BTreeMap<VmId, VmRow>)> {
         let rows = self.parts.store.vms().await;
         let intents = self

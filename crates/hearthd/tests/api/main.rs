@@ -21,6 +21,7 @@ mod images;
 mod lifecycle;
 mod metrics;
 mod mode;
+mod recovery;
 mod refs;
 mod streams;
 mod vms;

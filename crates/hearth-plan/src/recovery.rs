@@ -1,0 +1,108 @@
+//! The operator's words on recovery as pure changes of a status: hold, release, recover.
+//!
+//! Each makes `recovery.word` grow, so that what was planned before it is not carried out
+//! after it.
+
+use jiff::Timestamp;
+
+use hearth_types::status::{Goal, Hold, Phase, Recovery, VmStatus};
+
+use crate::breaker;
+
+/// A status as the operator's word leaves it, and what that means for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The new status; `None` when there was nothing to do.
+    pub status: Option<VmStatus>,
+    /// What was done, or why nothing was.
+    pub detail: String,
+}
+
+impl Said {
+    fn nothing(detail: impl Into<String>) -> Self {
+        Self {
+            status: None,
+            detail: detail.into(),
+        }
+    }
+}
+
+fn spoken(recovery: &Recovery) -> Recovery {
+    Recovery {
+        word: recovery.word.saturating_add(1),
+        ..recovery.clone()
+    }
+}
+
+/// From now on the VM is observed, and nothing is done of the daemon's own accord.
+#[must_use]
+pub fn hold(status: &VmStatus, reason: Option<String>, now: Timestamp) -> VmStatus {
+    let since = status.recovery.hold.as_ref().map_or(now, |hold| hold.since);
+    VmStatus {
+        recovery: Recovery {
+            hold: Some(Hold { since, reason }),
+            ..spoken(&status.recovery)
+        },
+        ..status.clone()
+    }
+}
+
+/// The daemon may act again.
+#[must_use]
+pub fn release(status: &VmStatus) -> VmStatus {
+    VmStatus {
+        recovery: Recovery {
+            hold: None,
+            ..spoken(&status.recovery)
+        },
+        ..status.clone()
+    }
+}
+
+/// Starts now what waits. `force` sets an open breaker on trial and starts what has been
+/// given up; a hold and the user's stop are respected all the same.
+#[must_use]
+pub fn recover(status: &VmStatus, goal: Goal, force: bool, now: Timestamp) -> Said {
+    if !matches!(goal, Goal::Running | Goal::Paused) {
+        return Said::nothing("it should not run: its user stopped it");
+    }
+    if status.recovery.hold.is_some() {
+        return Said::nothing("it is held: release it first");
+    }
+    if status.vmm.is_some() {
+        return Said::nothing("it runs");
+    }
+    let open = status.recovery.breaker.as_ref();
+    let open = open.filter(|breaker| breaker.trial.is_none());
+    let failures = match (status.phase, open) {
+        (Phase::Exited, _) => return Said::nothing("it has ended well: start it"),
+        (Phase::Failed, _) if !force => {
+            return Said::nothing("its restart policy has given it up: force it, or start it");
+        }
+        (_, Some(open)) if !force => {
+            let why = breaker::reason(open);
+            return Said::nothing(format!("{why}: force it, or reset its breaker"));
+        }
+        (Phase::Failed, _) => 0,
+        _ => status.failures,
+    };
+    let detail = match (status.phase, open) {
+        (_, Some(_)) => "started on trial: its breaker was open",
+        (Phase::Failed, None) => "started: its restart policy had given it up",
+        (Phase::Backoff, None) => "started: it was waiting",
+        (_, None) => "its turn has come",
+    };
+    let next = VmStatus {
+        phase: Phase::Starting,
+        asked: true,
+        failures,
+        next_start: None,
+        reason: None,
+        recovery: breaker::on_trial(&spoken(&status.recovery), now),
+        ..status.clone()
+    };
+    Said {
+        status: Some(next),
+        detail: detail.to_owned(),
+    }
+}
