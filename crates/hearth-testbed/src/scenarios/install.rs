@@ -72,9 +72,9 @@ fn apt(host: &Host) -> anyhow::Result<()> {
         Ok(host.check(&line)?.parse()?)
     };
     let all = resolved("/seed/hearth.deb")?;
-    host.measure("packages with everything recommended", all, "");
+    host.measure("with everything recommended", all, "packages");
     let lean = "--no-install-recommends /seed/hearth.deb qemu-system-x86";
-    host.measure("packages for a server", resolved(lean)?, "");
+    host.measure("for a server", resolved(lean)?, "packages");
     host.promise("apt resolves the package on a bare Debian, with and without what is recommended");
 
     let begun = Instant::now();
