@@ -120,15 +120,32 @@ impl Story<'_> {
     fn changes(&mut self, what: &str, command: &str, to: &Package) -> anyhow::Result<()> {
         let before = daemon(self.host)?;
         self.line.send()?;
-        let seconds = self.witness.until_adopted(command)?;
+        let seconds = self.witness.until_adopted(&asked_meanwhile(command))?;
         self.adopted(what, seconds)?;
         self.is_installed(to)?;
+        self.all_were_answered(what)?;
         let after = daemon(self.host)?;
         ensure!(after != before, "{what}: daemon {before} runs on");
         self.host
             .check(&format!("grep -qx {OPERATORS} /etc/hearth/config"))?;
         self.host.promise(&format!(
             "{what}: the new package's daemon runs with the operator's configuration; same VMM, same guest, and its TCP connection keeps its data"
+        ));
+        Ok(())
+    }
+
+    /// Whoever asked meanwhile had to wait at most: the socket stays.
+    fn all_were_answered(&self, what: &str) -> anyhow::Result<()> {
+        let answers = self.host.check("grep -cx answered /run/asked")?;
+        let others = self.host.check("grep -vx answered /run/asked || true")?;
+        ensure!(others.is_empty(), "{what}: somebody was told: {others}");
+        self.host.measure(
+            &format!("{what}: asked meanwhile"),
+            answers.parse()?,
+            "times",
+        );
+        self.host.promise(&format!(
+            "{what}: every request that came meanwhile was answered"
         ));
         Ok(())
     }
@@ -236,6 +253,16 @@ impl Story<'_> {
         ));
         Ok(())
     }
+}
+
+/// A line of shell, and a client that asks the daemon again and again as long as it runs.
+fn asked_meanwhile(command: &str) -> String {
+    format!(
+        "rm -f /run/asked; touch /run/asking; \
+         while [ -e /run/asking ]; do hearth ps -q >/dev/null 2>>/run/asked; \
+         [ $? = 0 ] && echo answered >>/run/asked || echo failed >>/run/asked; done & \
+         {command}; status=$?; rm /run/asking; wait; [ $status = 0 ]"
+    )
 }
 
 /// The process id of the daemon that runs, which is the installed program.
