@@ -111,6 +111,7 @@ check_host() {
 	for pair in nft:nftables dnsmasq:dnsmasq conntrack:conntrack mke2fs:e2fsprogs qemu-system-x86_64:QEMU; do
 		command -v "${pair%%:*}" >/dev/null || say "warning: ${pair%%:*} is not installed (package ${pair#*:} or the like); hearth doctor says what does not work without it"
 	done
+	[ -S /run/dbus/system_bus_socket ] || say "warning: there is no system bus (package dbus or the like): systemd cannot be asked for the VMs' units"
 	[ -e /dev/kvm ] || say "warning: there is no /dev/kvm: VMs will be emulated, which is slow"
 }
 
