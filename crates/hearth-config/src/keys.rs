@@ -142,6 +142,8 @@ keys! {
     ORPHAN_TAPS orphan_taps: OrphanMode = "remove", ORPHANS;
     /// What happens to VM folders of ours that belong to no VM.
     ORPHAN_DIRS orphan_dirs: OrphanMode = "remove", ORPHANS;
+    /// What happens to systemd units of ours that belong to no VM and hold no process of one.
+    ORPHAN_UNITS orphan_units: OrphanMode = "remove", ORPHANS;
     /// The loop looks at the host at least this often.
     RESYNC_INTERVAL resync_interval: Span = "60s", POSITIVE_DURATION;
     /// First wait before a VM is restarted by its policy; it doubles with each failure in a row.

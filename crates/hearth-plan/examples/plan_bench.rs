@@ -114,6 +114,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
         observed: Observed {
             processes: Survey::Known(processes),
             run_states,
+            units: Survey::Known(Vec::new()),
             taps: Survey::Known(taps),
             dirs: Survey::Known(dirs),
             bridge: Survey::Known(Some(ObservedBridge { ready: true })),

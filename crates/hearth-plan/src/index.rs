@@ -127,6 +127,11 @@ impl<'a> Index<'a> {
                 }
             }
         }
+        for unit in world.observed.units.known().into_iter().flatten() {
+            if let Some(vm) = ours(&unit.mark) {
+                by_vm.entry(vm).or_default();
+            }
+        }
         for tap in world.observed.taps.known().into_iter().flatten() {
             if let Some(vm) = ours(&tap.mark) {
                 by_vm.entry(vm).or_default().taps.push(tap);

@@ -58,6 +58,7 @@ pub mod recovery;
 mod shared;
 pub mod transition;
 pub mod view;
+pub mod units;
 mod vm;
 
 use std::collections::HashSet;

@@ -11,7 +11,7 @@ use hearth_types::event::NewEvent;
 use hearth_types::ids::{InstallationId, IntentId, VmId};
 use hearth_types::names::VmName;
 use hearth_types::net::RuleSet;
-use hearth_types::observe::{Observed, ObservedTap};
+use hearth_types::observe::{Observed, ObservedTap, ObservedUnit};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::VmSpec;
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
@@ -109,6 +109,8 @@ pub struct Policy {
     pub orphan_dirs: OrphanAction,
     /// First wait before a restart; doubles with each failure in a row.
     pub backoff_first: Duration,
+    /// Orphaned units.
+    pub orphan_units: OrphanAction,
     /// The longest wait before a restart.
     pub backoff_max: Duration,
     /// A run that lasted this long clears the count of failures.
@@ -199,6 +201,7 @@ pub enum Step {
     /// Make the VM's TAP, or put it right.
     EnsureTap {
         /// For which VM.
+            orphan_units: OrphanAction::Remove,
         vm: VmId,
     },
     /// Start the VMM. The executor writes the outcome into the status.
@@ -336,6 +339,12 @@ pub struct Note {
 /// pass. Shared steps that make things come before all VM steps, those that remove come last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
+    /// Remove a unit of ours that belongs to no VM and has no living process of one: stop it,
+    /// and let systemd forget it.
+    RemoveOrphanUnit {
+        /// The unit as it was seen.
+        unit: ObservedUnit,
+    },
     /// The steps.
     pub steps: Vec<PlannedStep>,
     /// What is left alone, and why.

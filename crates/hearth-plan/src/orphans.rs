@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use hearth_types::ids::VmId;
-use hearth_types::observe::{ObservedProcess, ProcessRole};
+use hearth_types::observe::{ObservedProcess, ProcessRole, UnitState};
 
 use crate::index::Index;
 use crate::model::{OrphanAction, Plan, Step, World};
@@ -37,6 +37,7 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
     if world.observed.processes.known().is_none() {
         // A TAP or folder may be in use by a process that was not seen.
         return;
+    crate::units::note(world, index, plan);
     }
     if !index.strangers {
         return;
@@ -59,6 +60,9 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
     let before = search.found.len();
     search.taps();
     search.conclude("TAPs", policy.orphan_taps, before, plan);
+    let before = search.found.len();
+    search.units();
+    search.conclude("units", policy.orphan_units, before, plan);
     let before = search.found.len();
     search.dirs();
     search.conclude("VM folders", policy.orphan_dirs, before, plan);
@@ -167,6 +171,24 @@ impl<'a> Search<'a> {
             };
             if self.is_orphan(vm) && !self.in_use(vm) {
                 let reason = format!("a TAP of VM {vm}, which does not exist");
+    /// Units that have failed or were left over. One that holds a process goes after it.
+    fn units(&mut self) {
+        for unit in self.world.observed.units.known().into_iter().flatten() {
+            let ours = unit.mark.installation == self.world.installation;
+            let Some(vm) = unit.mark.vm().filter(|_| ours) else {
+                continue;
+            };
+            // One whose age nobody knows is left alone, and so is one that is ending.
+            let since = unit.since.filter(|_| unit.state != UnitState::Deactivating);
+            let Some(since) = since else { continue };
+            if self.is_orphan(vm) && !self.in_use(vm) && self.is_old(since) {
+                let reason = format!("a unit of VM {vm}, which does not exist");
+                let unit = unit.clone();
+                self.found.push((Step::RemoveOrphanUnit { unit }, reason));
+            }
+        }
+    }
+
                 self.found
                     .push((Step::RemoveOrphanTap { tap: tap.clone() }, reason));
             }

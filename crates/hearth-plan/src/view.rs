@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use hearth_types::api::{PlanStep, PlanView, VmPlan};
 use hearth_types::ids::VmId;
 use hearth_types::mode::HeldStep;
-use hearth_types::names::tap_name;
+use hearth_types::names::{tap_name, unit_name};
 use hearth_types::status::StopRung;
 
 use crate::model::{Plan, PlannedStep, Step, World};
 
 impl Step {
     /// Every [`Step::kind`].
-    pub const KINDS: [&str; 22] = [
+    pub const KINDS: [&str; 23] = [
         "ensure_bridge",
         "remove_bridge",
         "apply_rules",
@@ -34,6 +34,7 @@ impl Step {
         "forget",
         "kill_orphan",
         "remove_orphan_tap",
+        "remove_orphan_unit",
         "remove_orphan_dir",
     ];
 
@@ -62,6 +63,7 @@ impl Step {
             Self::Forget { .. } => "forget",
             Self::KillOrphan { .. } => "kill_orphan",
             Self::RemoveOrphanTap { .. } => "remove_orphan_tap",
+            Self::RemoveOrphanUnit { .. } => "remove_orphan_unit",
             Self::RemoveOrphanDir { .. } => "remove_orphan_dir",
         }
     }
@@ -86,6 +88,7 @@ impl Step {
             | Self::RemoveOrphanDir { vm } => Some(*vm),
             Self::KillOrphan { identity } => identity.mark.vm(),
             Self::RemoveOrphanTap { tap } => tap.mark.vm(),
+            Self::RemoveOrphanUnit { unit } => unit.mark.vm(),
             Self::EnsureBridge
             | Self::RemoveBridge
             | Self::ApplyRules(_)
@@ -109,6 +112,7 @@ impl Step {
                 | Self::Forget { .. }
                 | Self::KillOrphan { .. }
                 | Self::RemoveOrphanTap { .. }
+                | Self::RemoveOrphanUnit { .. }
                 | Self::RemoveOrphanDir { .. }
         )
     }
@@ -156,6 +160,10 @@ impl Step {
             Self::RemoveDir { .. } => "folder and disks".to_owned(),
             Self::Forget { .. } => "record and leases".to_owned(),
             Self::KillOrphan { identity } => format!("process {}", identity.pid),
+            Self::RemoveOrphanUnit { unit } => match unit.mark.vm() {
+                Some(vm) => unit_name(vm),
+                None => "unit".to_owned(),
+            },
             Self::RemoveOrphanDir { vm } => format!("folder {vm}"),
         }
     }

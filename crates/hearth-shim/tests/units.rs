@@ -301,3 +301,68 @@ async fn standin_without_a_shim_that_runs_is_an_error_that_says_why() {
     assert!(error.contains("203"), "{error}");
     gone(&spec).await;
 }
+
+/// The survey of the daemon, whichever driver a VM has.
+fn drivers() -> hearth_vmm::drivers::Drivers {
+    use std::sync::Arc;
+
+    use hearth_vmm::firecracker::{FirecrackerConfig, FirecrackerDriver};
+    use hearth_vmm::qemu::{QemuConfig, QemuDriver};
+    hearth_vmm::drivers::Drivers {
+        qemu: Arc::new(QemuDriver::new(QemuConfig::default())),
+        firecracker: Arc::new(FirecrackerDriver::new(FirecrackerConfig::default())),
+        default: hearth_types::spec::DriverChoice::Qemu,
+    }
+}
+
+#[tokio::test]
+async fn standin_units_are_listed_and_one_of_no_vm_is_removed() {
+    use std::collections::BTreeSet;
+
+    use hearth_types::observe::UnitState;
+    let Some(vms) = Vms::standin().in_units() else {
+        return;
+    };
+    let drivers = drivers();
+    let (alive, lost, foreign) = (vms.make(), vms.make(), vms.make());
+    let identity = vms.driver.launch(&alive).await.unwrap();
+    for (spec, owner) in [
+        (&lost, lost.mark.to_string()),
+        (&foreign, "somebody else".to_owned()),
+    ] {
+        let owner = format!("--setenv=HEARTH_OWNER={owner}");
+        let unit = unit_name(spec.vm);
+        command("systemd-run", &["--unit", &unit, &owner, "false"]).await;
+        until("the unit to fail", async || {
+            state(spec).await == Some(State::Failed)
+        })
+        .await;
+    }
+    // A VM of the database is known by its id, any other by its mark.
+    for known in [BTreeSet::from([alive.vm]), BTreeSet::new()] {
+        let found = drivers.units(vms.installation, &known).await.unwrap();
+        let mut seen: Vec<_> = found.iter().map(|unit| (unit.mark, unit.state)).collect();
+        seen.sort_unstable();
+        let mut expected = vec![
+            (alive.mark, UnitState::Active),
+            (lost.mark, UnitState::Failed),
+        ];
+        expected.sort_unstable();
+        assert_eq!(seen, expected);
+        let unit = found.iter().find(|unit| unit.mark == lost.mark).unwrap();
+        assert!(unit.since.unwrap() <= jiff::Timestamp::now());
+    }
+    let found = drivers.units(vms.installation, &BTreeSet::new()).await;
+    let mut unit = found.unwrap();
+    unit.retain(|unit| unit.mark == lost.mark);
+    drivers.remove_unit(&unit[0]).await.unwrap();
+    assert_eq!(state(&lost).await, None);
+    drivers.remove_unit(&unit[0]).await.unwrap();
+    // One that does not carry the mark is left alone.
+    unit[0].mark = foreign.mark;
+    drivers.remove_unit(&unit[0]).await.unwrap_err();
+    assert_eq!(state(&foreign).await, Some(State::Failed));
+    command("systemctl", &["reset-failed", &unit_name(foreign.vm)]).await;
+    vms.driver.kill(&identity).await.unwrap();
+    gone(&alive).await;
+}

@@ -90,6 +90,7 @@ fn foreign(world: &World, step: &Step) -> bool {
         | Step::Stop { identity, .. }
         | Step::KillOrphan { identity } => identity.mark,
         Step::RemoveTap { tap, .. } | Step::RemoveOrphanTap { tap } => tap.mark,
+        Step::RemoveOrphanUnit { unit } => unit.mark,
         _ => return false,
     };
     mark.installation != world.installation
@@ -126,6 +127,7 @@ fn blind(world: &World, step: &Step) -> bool {
         Step::Forget { .. } => {
             processes || dirs || (taps && step.vm().is_some_and(|vm| bridged(&vm)))
         }
+        Step::RemoveOrphanUnit { .. } => processes || observed.units.known().is_none(),
         Step::EnsureBridge | Step::RemoveBridge => observed.bridge.known().is_none(),
         Step::ApplyRules(_) | Step::RemoveRules => observed.rules.known().is_none(),
         Step::EnsureNames(_) | Step::RemoveNames => observed.names.known().is_none(),

@@ -271,6 +271,7 @@ impl Sim {
             | Step::Forget { .. } => {
                 self.record(step);
             }
+            Step::RemoveOrphanUnit { unit } => self.host.remove_unit(unit)?,
         }
         Ok(())
     }

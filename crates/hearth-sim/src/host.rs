@@ -16,7 +16,7 @@ use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{
     Observed, ObservedBridge, ObservedDir, ObservedNames, ObservedProcess, ObservedTap,
-    ProcessRole, RunState,
+    ObservedUnit, ProcessRole, RunState, UnitState,
 };
 use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
 use hearth_types::status::StopRung;
@@ -36,6 +36,8 @@ pub enum Kind {
     Processes,
     /// What VMMs say of themselves.
     RunStates,
+    /// Units.
+    Units,
     /// TAPs.
     Taps,
     /// VM folders.
@@ -103,6 +105,17 @@ pub struct SimProcess {
     record: Option<ExitRecord>,
 }
 
+/// A VM's unit, ours or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SimUnit {
+    /// The mark in its environment; a neighbour's may be none or another installation's.
+    pub mark: Option<OwnerMark>,
+    /// What it is doing.
+    pub state: UnitState,
+    /// Since when.
+    pub since: Timestamp,
+}
+
 /// A network interface, ours or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SimTap {
@@ -138,6 +151,10 @@ pub struct SimHost {
     ticks: u64,
     /// Living processes by pid.
     pub processes: BTreeMap<i32, SimProcess>,
+    /// systemd is the init: each VMM lives in a unit, which goes with its last process.
+    pub systemd: bool,
+    /// Units by the VM in their name.
+    pub units: BTreeMap<VmId, SimUnit>,
     /// Interfaces by name.
     pub taps: BTreeMap<String, SimTap>,
     /// VM folders.
@@ -180,6 +197,8 @@ impl SimHost {
             boot: 1,
             ticks: 1000,
             processes: BTreeMap::new(),
+            systemd: false,
+            units: BTreeMap::new(),
             taps: BTreeMap::new(),
             dirs: BTreeMap::new(),
             bridge: None,
@@ -276,6 +295,7 @@ impl SimHost {
         let Some(ended) = self.processes.remove(&pid) else {
             return;
         };
+        self.collect_unit(ended.identity.mark);
         if ended.foreign || ended.role != ProcessRole::Vmm {
             return;
         }
@@ -321,6 +341,7 @@ impl SimHost {
             match (process.role, process.record, process.identity.mark.vm()) {
                 (ProcessRole::Shim, record, Some(vm)) => {
                     self.processes.remove(&pid);
+                    self.collect_unit(process.identity.mark);
                     if let (Some(dir), Some(record)) = (self.dirs.get_mut(&vm), record) {
                         dir.exit = Some(record);
                         dir.changed_at = self.now;
@@ -337,6 +358,7 @@ impl SimHost {
         self.boot += 1;
         self.ticks = 1000;
         self.processes.clear();
+        self.units.clear();
         self.taps.clear();
         self.bridge = None;
         self.rules = None;
@@ -351,6 +373,7 @@ impl SimHost {
         Observed {
             processes: self.look(Kind::Processes, self.seen_processes()),
             run_states: self.run_states(),
+            units: self.look(Kind::Units, self.seen_units()),
             taps: self.look(Kind::Taps, self.seen_taps()),
             dirs: self.look(Kind::Dirs, self.seen_dirs()),
             bridge: self.look(
@@ -384,6 +407,35 @@ impl SimHost {
                 suspended: false,
             })
             .collect()
+    }
+
+    /// As systemd and the marks tell it. How long a state lasts is asked for all here.
+    fn seen_units(&self) -> Vec<ObservedUnit> {
+        let all = self.units.values();
+        all.filter_map(|unit| {
+            let mark = unit.mark.filter(|mark| self.listed(*mark))?;
+            Some(ObservedUnit {
+                mark,
+                state: unit.state,
+                since: Some(unit.since),
+            })
+        })
+        .collect()
+    }
+
+    /// systemd forgets the unit of a VM whose last process has gone, unless it has failed.
+    fn collect_unit(&mut self, mark: OwnerMark) {
+        let lives = self.processes.values().any(|p| p.identity.mark == mark);
+        let Some(vm) = mark.vm().filter(|_| !lives) else {
+            return;
+        };
+        let ended = self
+            .units
+            .get(&vm)
+            .is_some_and(|unit| unit.mark == Some(mark) && unit.state != UnitState::Failed);
+        if ended {
+            self.units.remove(&vm);
+        }
     }
 
     fn run_states(&self) -> BTreeMap<VmId, Survey<RunState>> {

@@ -21,5 +21,5 @@ pub mod rooms;
 mod store;
 
 pub use driver::{Crashed, EndState, Sim, VmEnd};
-pub use host::{Guest, HostError, Kind, Reaction, SimDir, SimHost, SimProcess, SimTap};
+pub use host::{Guest, HostError, Kind, Reaction, SimDir, SimHost, SimProcess, SimTap, SimUnit};
 pub use store::SimStore;

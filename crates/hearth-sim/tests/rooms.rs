@@ -40,7 +40,7 @@ fn launch_spec(vm: VmId, installation: InstallationId) -> LaunchSpec {
         cid: 3,
         driver: hearth_types::spec::DriverChoice::Auto,
         resources: hearth_types::resources::Resources::default(),
-        stop_timeout: std::time::Duration::from_secs(10),
+        stop_timeout: Duration::from_secs(10),
         user: None,
         console: LogLimits {
             max_bytes: 1,

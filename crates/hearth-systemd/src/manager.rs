@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use zbus::connection::Builder;
 use zbus::message::Message;
 use zbus::wire::{Fd, OwnedObjectPath, OwnedVariant, Variant};
@@ -17,6 +18,8 @@ const MANAGER: (&str, &str) = (
     "/org/freedesktop/systemd1",
     "org.freedesktop.systemd1.Manager",
 );
+/// The interface of services.
+const SERVICE: &str = "org.freedesktop.systemd1.Service";
 /// How long one call may take. systemd answers in a millisecond; a host that boots or
 /// reloads its units may need seconds.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -117,6 +120,8 @@ pub struct Listed {
     pub state: State,
     /// The state in systemd's finer words, such as `running`, `stop-sigterm`.
     pub sub: String,
+    /// Its object on the bus.
+    path: String,
 }
 
 /// How a service's last run ended, in systemd's words.
@@ -266,9 +271,37 @@ impl Manager {
                     name: row.0,
                     state,
                     sub: row.4,
+                    path: row.6.to_string(),
                 })
             })
             .collect()
+    }
+
+    /// The environment that was set for a service, as `NAME=value`; empty for one that
+    /// systemd does not know any more.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn environment(&self, unit: &Listed) -> Result<Vec<String>, SystemdError> {
+        let call = "tell its environment";
+        let environment = self.property(call, &unit.path, SERVICE, "Environment");
+        environment.await
+    }
+
+    /// When a unit's state became what it is; `None` if it never changed.
+    ///
+    /// # Errors
+    /// When systemd does not answer.
+    pub async fn since(&self, unit: &Listed) -> Result<Option<Timestamp>, SystemdError> {
+        const UNIT: &str = "org.freedesktop.systemd1.Unit";
+        let call = "tell since when";
+        let micros: u64 = self
+            .property(call, &unit.path, UNIT, "StateChangeTimestamp")
+            .await?;
+        let since = i64::try_from(micros)
+            .ok()
+            .and_then(|micros| Timestamp::from_microsecond(micros).ok());
+        Ok(since.filter(|_| micros > 0))
     }
 
     /// How a service ended; `None` when systemd does not know the unit any more.
@@ -276,7 +309,6 @@ impl Manager {
     /// # Errors
     /// When systemd does not answer.
     pub async fn outcome(&self, unit: &str) -> Result<Option<Outcome>, SystemdError> {
-        const SERVICE: &str = "org.freedesktop.systemd1.Service";
         let answer = match self.call("GetUnit", unit, &(unit,)).await {
             Ok(answer) => answer,
             Err(error) if is_named(&error, "NoSuchUnit") => return Ok(None),

@@ -67,6 +67,35 @@ pub struct ObservedProcess {
     pub suspended: bool,
 }
 
+/// What the service of a VM's VMM is doing, as systemd says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitState {
+    /// Its main process runs or starts.
+    Active,
+    /// It is being stopped.
+    Deactivating,
+    /// It has ended with a failure and is still known.
+    Failed,
+    /// It does not run.
+    Inactive,
+}
+
+/// A unit of ours: `hearth-vm-<id>.service`.
+///
+/// Its name says which VM it is for. That it is this installation's is proved for a VM of
+/// the database by the id, which no other installation makes, and for any other by the owner
+/// mark in the unit's environment, which systemd tells. It is proved so again before a unit is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedUnit {
+    /// Whose it is.
+    pub mark: OwnerMark,
+    /// What it is doing.
+    pub state: UnitState,
+    /// When that began; absent where nobody asked, which is for VMs of the database.
+    pub since: Option<Timestamp>,
+}
+
 /// A TAP of ours.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedTap {
@@ -116,6 +145,8 @@ pub struct Observed {
     pub processes: Survey<Vec<ObservedProcess>>,
     /// What each living VMM says of itself; a VM that is missing here was not asked.
     pub run_states: BTreeMap<VmId, Survey<RunState>>,
+    /// Our units; none where systemd is not the init.
+    pub units: Survey<Vec<ObservedUnit>>,
     /// Our TAPs.
     pub taps: Survey<Vec<ObservedTap>>,
     /// VM folders.

@@ -4,18 +4,21 @@
 //! process itself. So it is right for a VM that was started by another daemon, with another
 //! configuration.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use hearth_types::ids::VmId;
-use hearth_types::observe::RunState;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::observe::{ObservedUnit, RunState};
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::spec::{DriverChoice, VmSpec};
 
 use crate::firecracker::{self, place};
-use crate::{Disk, KernelFiles, LaunchSpec, Probe, Stream, Terms, Vmm, VmmError, launch, record};
+use crate::{
+    Disk, KernelFiles, LaunchSpec, Launcher, Probe, Stream, Terms, Vmm, VmmError, launch, record,
+};
 
 /// QEMU and Firecracker.
 pub struct Drivers {
@@ -127,6 +130,26 @@ impl Vmm for Drivers {
 
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
         launch::kill(identity).await
+    }
+
+    async fn units(
+        &self,
+        installation: InstallationId,
+        known: &BTreeSet<VmId>,
+    ) -> Result<Vec<ObservedUnit>, VmmError> {
+        // Both drivers launch in the same way.
+        if !Launcher::Detect.makes_units() {
+            return Ok(Vec::new());
+        }
+        let units = launch::survey_units(installation, known).await;
+        units.map_err(|error| VmmError::Missing {
+            what: "the list of units".to_owned(),
+            detail: hearth_types::survey::chain(&error),
+        })
+    }
+
+    async fn remove_unit(&self, unit: &ObservedUnit) -> Result<(), VmmError> {
+        launch::remove_unit(unit).await
     }
 
     async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {

@@ -25,6 +25,8 @@ use crate::{LaunchSpec, VmmError, record};
 mod direct;
 mod unit;
 
+pub(crate) use unit::{remove as remove_unit, survey as survey_units};
+
 /// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a killed VMM may take to be dead: freeing a large guest's memory takes seconds.

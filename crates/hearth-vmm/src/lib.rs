@@ -15,14 +15,15 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::OwnerMark;
-use hearth_types::ids::VmId;
+use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::net::MacAddr;
-use hearth_types::observe::RunState;
+use hearth_types::observe::{ObservedUnit, RunState};
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::resources::Resources;
 use hearth_types::spec::{DriverChoice, Machine, VmSpec};
@@ -305,6 +306,27 @@ pub trait Vmm: Send + Sync {
     /// Proves the identity again, kills the process and returns when it is dead.
     /// A process that is dead already is a success.
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;
+
+    /// The units of this installation's VMMs; none where VMMs get no units. `known` are the
+    /// VMs of the database.
+    ///
+    /// # Errors
+    /// When systemd does not answer: then nothing is known.
+    async fn units(
+        &self,
+        _installation: InstallationId,
+        _known: &BTreeSet<VmId>,
+    ) -> Result<Vec<ObservedUnit>, VmmError> {
+        Ok(Vec::new())
+    }
+
+    /// Removes a unit that holds no process of a VM, after its mark was proved again.
+    ///
+    /// # Errors
+    /// When it is another's, or systemd does not let go of it.
+    async fn remove_unit(&self, _unit: &ObservedUnit) -> Result<(), VmmError> {
+        Ok(())
+    }
 
     /// Returns when the process is dead (at once if it is dead already or somebody else).
     async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;

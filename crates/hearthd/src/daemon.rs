@@ -293,6 +293,7 @@ fn policy(config: &Config) -> Policy {
         orphan_cap: usize::try_from(config.orphan_cap).unwrap_or(usize::MAX),
         orphan_processes: action(config.orphan_processes),
         orphan_taps: action(config.orphan_taps),
+        orphan_units: action(config.orphan_units),
         orphan_dirs: action(config.orphan_dirs),
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),

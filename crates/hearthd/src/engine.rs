@@ -28,6 +28,7 @@ mod retry;
 mod shared;
 mod slow;
 pub mod survey;
+mod units;
 pub mod watch;
 
 use std::collections::BTreeSet;
@@ -160,6 +161,8 @@ struct Work {
     retries: retry::Retries,
     /// Starts that a slow host holds up.
     waiting: slow::Waiting,
+    /// Where systemd and `/proc` disagree.
+    disagreements: units::Disagreements,
     /// VMMs that are being watched for their death, by pid and start time.
     watched: BTreeSet<(i32, u64)>,
     /// The last survey of shared objects, kept until a full pass or a change by us.

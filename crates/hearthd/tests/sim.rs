@@ -17,6 +17,7 @@ mod sim {
     mod timers;
     mod told;
     mod unknown;
+    mod units;
     mod watchdog;
     mod world;
 }

@@ -528,6 +528,7 @@ fn a_guest_that_went_down_with_the_host_is_no_failure_and_comes_back() {
     // Seen after the reboot.
     let end = hearth_plan::transition::ended_in_earlier_boot(Some(&told(true)), false, at(0));
     assert_eq!((end.class, end.failure), (EndClass::HostRebooted, false));
+    assert_eq!(end.reason, "host rebooted");
 }
 
 #[test]

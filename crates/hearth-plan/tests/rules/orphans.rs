@@ -1,9 +1,9 @@
 //! What is ours and belongs to nobody.
 
 use hearth_plan::{OpenIntent, OrphanAction, World};
-use hearth_types::InstallationId;
 use hearth_types::ids::IntentId;
-use hearth_types::observe::ProcessRole;
+use hearth_types::observe::{ObservedUnit, ProcessRole, UnitState};
+use hearth_types::{InstallationId, Survey};
 
 use super::world::*;
 
@@ -105,4 +105,66 @@ fn without_processes_no_orphan_is_removed() {
     let mut world = with_orphans();
     world.observed.processes = unknown();
     assert_steps(&world, &[]);
+}
+
+fn unit(n: u8, state: UnitState, since: Option<i64>) -> ObservedUnit {
+    ObservedUnit {
+        mark: hearth_types::OwnerMark::of_vm(ours(), vm_id(n)),
+        state,
+        since: since.map(at),
+    }
+}
+
+#[test]
+fn units_of_no_vm_go_when_they_are_old_and_hold_no_process() {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(9), 70, ProcessRole::Shim, -5));
+    let mut foreign = unit(10, UnitState::Failed, Some(-99));
+    foreign.mark.installation = InstallationId::new();
+    world.observed.units = Survey::Known(vec![
+        unit(1, UnitState::Active, None),
+        unit(5, UnitState::Failed, Some(-31)),
+        unit(6, UnitState::Failed, Some(-29)),
+        unit(7, UnitState::Deactivating, Some(-99)),
+        unit(8, UnitState::Active, None),
+        unit(9, UnitState::Active, Some(-99)),
+        foreign,
+    ]);
+    let plan = assert_steps(&world, &["remove_orphan_unit"]);
+    assert_eq!(plan.steps[0].step.vm(), Some(vm_id(5)));
+    world.policy.orphan_units = OrphanAction::Report;
+    assert!(notes(&assert_steps(&world, &[])).contains("1 units"));
+    world.observed.units = Survey::Unknown("no bus".to_owned());
+    assert!(notes(&assert_steps(&world, &[])).contains("units could not be surveyed"));
+}
+
+#[test]
+fn units_and_processes_that_disagree_are_told() {
+    use hearth_plan::units::{Disagreement, disagreements};
+    let mut world = running();
+    let id = world.vms[0].id;
+    let mut say = |state| {
+        world.observed.units = Survey::Known(vec![ObservedUnit {
+            mark: hearth_types::OwnerMark::of_vm(ours(), id),
+            state,
+            since: None,
+        }]);
+        disagreements(&world)
+    };
+    assert_eq!(say(UnitState::Active), []);
+    assert_eq!(say(UnitState::Deactivating), []);
+    assert_eq!(say(UnitState::Failed), [(id, Disagreement::Over)]);
+    assert_eq!(say(UnitState::Inactive), [(id, Disagreement::Over)]);
+    world.observed.processes = Survey::Known(Vec::new());
+    world.observed.units = Survey::Known(vec![ObservedUnit {
+        mark: hearth_types::OwnerMark::of_vm(ours(), id),
+        state: UnitState::Active,
+        since: None,
+    }]);
+    assert_eq!(disagreements(&world), [(id, Disagreement::Empty)]);
+    // A shim that writes its record is a process of the unit's.
+    processes(&mut world).push(process(id, 9, ProcessRole::Shim, -99));
+    assert_eq!(disagreements(&world), []);
+    world.observed.processes = Survey::Unknown("busy".to_owned());
+    assert_eq!(disagreements(&world), []);
 }

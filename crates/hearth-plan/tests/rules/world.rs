@@ -121,6 +121,7 @@ pub(super) fn running() -> World {
                 process(id, 10, ProcessRole::Vmm, -3600),
             ]),
             run_states: [(id, Survey::Known(RunState::Running))].into(),
+            units: Survey::Known(Vec::new()),
             taps: Survey::Known(vec![tap(id)]),
             dirs: Survey::Known(vec![dir(id)]),
             bridge: Survey::Known(Some(ObservedBridge { ready: true })),

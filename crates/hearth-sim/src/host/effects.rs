@@ -6,11 +6,11 @@ use hearth_plan::transition::later;
 use hearth_types::OwnerMark;
 use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
-use hearth_types::observe::{ObservedTap, ProcessRole};
+use hearth_types::observe::{ObservedTap, ObservedUnit, ProcessRole, UnitState};
 use hearth_types::process::{GuestReport, ProcessExit, ProcessIdentity};
 use hearth_types::status::StopRung;
 
-use super::{Reaction, SimDir, SimHost, SimTap};
+use super::{Reaction, SimDir, SimHost, SimTap, SimUnit};
 
 /// Why an effect did not happen; the host is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,6 +84,15 @@ impl SimHost {
         if bridged && !tap.is_some_and(|tap| tap.attached && !tap.foreign) {
             return Err(HostError::Missing("the TAP"));
         }
+        if self.systemd {
+            // A unit that is left over gives way.
+            let unit = SimUnit {
+                mark: Some(mark),
+                state: UnitState::Active,
+                since: self.now,
+            };
+            self.units.insert(vm, unit);
+        }
         self.spawn(mark, ProcessRole::Shim, false);
         Ok(self.spawn(mark, ProcessRole::Vmm, false))
     }
@@ -139,6 +148,36 @@ impl SimHost {
                 Ok(())
             }
             Some(_) => Err(HostError::Foreign(seen.name.clone())),
+        }
+    }
+
+    /// Removes a unit that holds no process, if it is still ours.
+    ///
+    /// # Errors
+    /// When it is another's.
+    pub fn remove_unit(&mut self, seen: &ObservedUnit) -> Result<(), HostError> {
+        let Some(vm) = seen.mark.vm() else {
+            return Err(HostError::Missing("the unit's VM"));
+        };
+        if self
+            .processes
+            .values()
+            .any(|p| p.identity.mark == seen.mark)
+        {
+            self.violation(format!(
+                "the unit of VM {vm} was removed under a living process"
+            ));
+        }
+        match self.units.get(&vm) {
+            None => Ok(()),
+            Some(unit) if unit.mark == Some(seen.mark) => {
+                self.units.remove(&vm);
+                Ok(())
+            }
+            Some(_) => {
+                self.violation(format!("acted on a foreign unit of VM {vm}"));
+                Err(HostError::Foreign(format!("the unit of VM {vm}")))
+            }
         }
     }
 

@@ -1,13 +1,15 @@
 //! The simulated VMM driver.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 
-use hearth_types::ids::VmId;
-use hearth_types::observe::RunState;
+use hearth_types::Survey;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::observe::{ObservedUnit, RunState};
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::status::StopRung;
 use hearth_vmm::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError};
@@ -138,6 +140,31 @@ impl Vmm for Rooms {
         })
         .map_err(|error| VmmError::NotProven {
             identity: Box::new(identity.clone()),
+            detail: error.to_string(),
+        })
+    }
+
+    async fn units(
+        &self,
+        _installation: InstallationId,
+        _known: &BTreeSet<VmId>,
+    ) -> Result<Vec<ObservedUnit>, VmmError> {
+        match self.look().survey().units {
+            Survey::Known(units) => Ok(units),
+            Survey::Unknown(detail) => Err(VmmError::Missing {
+                what: "systemd".to_owned(),
+                detail,
+            }),
+        }
+    }
+
+    async fn remove_unit(&self, unit: &ObservedUnit) -> Result<(), VmmError> {
+        self.change(|host| {
+            host.fault("remove_orphan_unit")?;
+            host.remove_unit(unit)
+        })
+        .map_err(|error: HostError| VmmError::Missing {
+            what: "the unit".to_owned(),
             detail: error.to_string(),
         })
     }

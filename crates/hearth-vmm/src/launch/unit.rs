@@ -28,6 +28,9 @@ use super::{ANSWER_MAX, Needs};
 use crate::{LaunchSpec, VmmError, record};
 
 mod properties;
+mod survey;
+
+pub(crate) use survey::{remove, survey};
 
 /// How long a unit whose VMM is dead may take to go away: its shim writes the exit record.
 const GONE_DEADLINE: Duration = Duration::from_secs(15);

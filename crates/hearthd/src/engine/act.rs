@@ -13,7 +13,7 @@ use hearth_store::{StoreError, VmRow};
 use hearth_types::OwnerMark;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
-use hearth_types::names::tap_name;
+use hearth_types::names::{tap_name, unit_name};
 use hearth_types::observe::{ObservedBridge, ObservedNames};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::NetworkMode;
@@ -101,6 +101,11 @@ impl Engine {
             Step::RemoveOrphanTap { tap } => {
                 net.remove_tap(tap).await?;
                 self.orphan_removed("TAP", &tap.name).await;
+            }
+            Step::RemoveOrphanUnit { unit } => {
+                self.parts.vmm.remove_unit(unit).await?;
+                let name = unit.mark.vm().map(unit_name).unwrap_or_default();
+                self.orphan_removed("unit", &name).await;
             }
             Step::RemoveOrphanDir { vm } => {
                 self.remove_dir(*vm).await?;

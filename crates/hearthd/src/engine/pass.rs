@@ -43,6 +43,7 @@ impl Engine {
             .collect();
         self.tell_adopted(&world);
         self.work.lock().shared = Some(world.observed);
+        self.tell_disagreements(&world).await;
         let next = self.clone().act_on(plan, &rows).await;
         // Nobody can, while the mode says that the database cannot be written.
         if !open.is_empty() && self.database_writable() {
@@ -210,6 +211,7 @@ impl Engine {
         next
     }
 
+            ("units", unknown(&observed.units)),
     /// Lets a VM's owner task take its steps, unless one is at work already.
     fn hand_over(
         self: Arc<Self>,
@@ -325,7 +327,10 @@ fn without(mut plan: Plan, busy: &BTreeSet<VmId>, rows: &BTreeMap<VmId, VmRow>) 
 pub(super) const fn is_orphan(step: &Step) -> bool {
     matches!(
         step,
-        Step::KillOrphan { .. } | Step::RemoveOrphanTap { .. } | Step::RemoveOrphanDir { .. }
+        Step::KillOrphan { .. }
+            | Step::RemoveOrphanUnit { .. }
+            | Step::RemoveOrphanTap { .. }
+            | Step::RemoveOrphanDir { .. }
     )
 }
 

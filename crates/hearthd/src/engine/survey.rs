@@ -1,7 +1,7 @@
 //! Looking at the host.
 //!
 //! A full survey looks at everything. A quick one looks at processes, TAPs and the folders
-//! of the VMs in question, and takes what it knows of bridge, rules and names from the last
+//! of the VMs in question, and takes what it knows of units, bridge, rules and names from the last
 //! full survey and the changes made since by this daemon, which is their only owner.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,9 @@ use camino::Utf8Path;
 use futures::StreamExt as _;
 use hearth_types::Survey;
 use hearth_types::ids::VmId;
-use hearth_types::observe::{Observed, ObservedDir, ObservedProcess, ProcessRole, RunState};
+use hearth_types::observe::{
+    Observed, ObservedDir, ObservedProcess, ObservedUnit, ProcessRole, RunState,
+};
 use jiff::Timestamp;
 
 use super::Engine;
@@ -27,8 +29,9 @@ impl Engine {
     /// Looks at everything.
     pub(super) async fn survey_all(&self) -> Observed {
         let net = &self.parts.net;
-        let (processes, taps, bridge, rules, names) = tokio::join!(
+        let (processes, units, taps, bridge, rules, names) = tokio::join!(
             self.survey_processes(),
+            self.survey_units(),
             net.taps(),
             net.bridge(),
             net.rules(),
@@ -38,6 +41,7 @@ impl Engine {
         Observed {
             run_states,
             processes,
+            units,
             taps: Survey::from_result(taps),
             dirs: self.survey_dirs(None).await,
             bridge: Survey::from_result(bridge),
@@ -53,6 +57,7 @@ impl Engine {
         Observed {
             run_states,
             processes,
+            units: shared.units.clone(),
             taps: Survey::from_result(taps),
             dirs: self.survey_dirs(Some(vms)).await,
             bridge: shared.bridge.clone(),
@@ -71,6 +76,15 @@ impl Engine {
             Ok(processes) => Survey::Known(processes),
             Err(error) => Survey::Unknown(format!("{error:#}")),
         }
+    }
+
+    /// Asks systemd for the units of VMs. Only a full survey does: nothing that a VM waits
+    /// for depends on it.
+    async fn survey_units(&self) -> Survey<Vec<ObservedUnit>> {
+        let rows = self.parts.store.vms().await;
+        let known = rows.iter().map(|row| row.id).collect();
+        let installation = self.parts.store.installation();
+        Survey::from_result(self.parts.vmm.units(installation, &known).await)
     }
 
     /// Asks the VMMs of `only` (or all) whether they run.

@@ -1,0 +1,107 @@
+//! Which units of ours there are, and how one that nobody needs goes.
+
+use std::collections::BTreeSet;
+
+use hearth_systemd::{Listed, Manager, State, SystemdError};
+use hearth_types::OwnerMark;
+use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::mark::OWNER_ENV;
+use hearth_types::names::{unit_name, vm_of_unit};
+use hearth_types::observe::{ObservedUnit, UnitState};
+
+use super::{GONE_DEADLINE, GONE_RETRY};
+use crate::VmmError;
+
+/// The names of all units of VMs, of this installation and others.
+const ALL: &str = "hearth-vm-*.service";
+
+/// All units of this installation. `known` are the VMs of the database: their ids are proof
+/// enough. Any other unit is asked for its mark.
+pub(crate) async fn survey(
+    installation: InstallationId,
+    known: &BTreeSet<VmId>,
+) -> Result<Vec<ObservedUnit>, SystemdError> {
+    let manager = Manager::connect().await?;
+    let mut units = Vec::new();
+    for listed in manager.list(ALL).await? {
+        let Some(vm) = vm_of_unit(&listed.name) else {
+            continue;
+        };
+        if known.contains(&vm) {
+            units.push(ObservedUnit {
+                mark: OwnerMark::of_vm(installation, vm),
+                state: state(listed.state),
+                since: None,
+            });
+            continue;
+        }
+        let Some(mark) = mark_of(&manager, &listed).await? else {
+            continue;
+        };
+        if mark == OwnerMark::of_vm(installation, vm) {
+            units.push(ObservedUnit {
+                mark,
+                state: state(listed.state),
+                since: manager.since(&listed).await?,
+            });
+        }
+    }
+    Ok(units)
+}
+
+/// The owner mark in a unit's environment.
+async fn mark_of(manager: &Manager, listed: &Listed) -> Result<Option<OwnerMark>, SystemdError> {
+    let environment = manager.environment(listed).await?;
+    let owner = environment
+        .iter()
+        .find_map(|entry| entry.strip_prefix(OWNER_ENV)?.strip_prefix('='));
+    Ok(owner.and_then(|owner| owner.parse().ok()))
+}
+
+const fn state(state: State) -> UnitState {
+    match state {
+        State::Active => UnitState::Active,
+        State::Deactivating => UnitState::Deactivating,
+        State::Failed => UnitState::Failed,
+        State::Inactive => UnitState::Inactive,
+    }
+}
+
+/// Stops a unit and lets systemd forget it, if it is still the one of that mark. One that is
+/// gone is a success.
+pub(crate) async fn remove(unit: &ObservedUnit) -> Result<(), VmmError> {
+    let Some(vm) = unit.mark.vm() else {
+        return Ok(());
+    };
+    let failed = |detail: String| VmmError::Control {
+        vm,
+        command: "the removal of its unit".to_owned(),
+        detail,
+    };
+    let work = async {
+        let name = unit_name(vm);
+        let manager = Manager::connect().await?;
+        while let Some(listed) = manager.look(&name).await? {
+            if mark_of(&manager, &listed).await? != Some(unit.mark) {
+                return Ok(false);
+            }
+            match listed.state {
+                State::Failed | State::Inactive => manager.reset_failed(&name).await?,
+                State::Active => manager.stop(&name).await?,
+                State::Deactivating => {}
+            }
+            tokio::time::sleep(GONE_RETRY).await;
+        }
+        Ok::<_, SystemdError>(true)
+    };
+    match tokio::time::timeout(GONE_DEADLINE, work).await {
+        Ok(Ok(true)) => Ok(()),
+        Ok(Ok(false)) => Err(failed("it is not this installation's".to_owned())),
+        Ok(Err(error)) => Err(failed(hearth_types::survey::chain(&error))),
+        Err(_) => Err(failed(format!(
+            "it did not go within {} s; look at `systemctl status {}`",
+            GONE_DEADLINE.as_secs(),
+            unit_name(vm)
+        ))),
+    }
+}
