@@ -10,6 +10,8 @@
 //! Runs that failed and starts that did count alike. The breaker restrains automatic starts
 //! only, so it opens only where the restart policy asks for one.
 
+pub mod host;
+
 use std::time::Duration;
 
 use jiff::Timestamp;

@@ -62,6 +62,14 @@ pub fn explain(world: &World, plan: &Plan, vm: &DesiredVm) -> Vec<PlanReason> {
         }
         None => say("breaker", "closed".to_owned()),
     }
+    if let Some(open) = &plan.host_breaker {
+        let lets = if open.lets(vm.id) {
+            "this one is on trial"
+        } else {
+            "it waits for the trial of another"
+        };
+        say("host breaker", format!("{}: {lets}", open.reason()));
+    }
     let stance = &world.policy.stance;
     let why = stance
         .reason

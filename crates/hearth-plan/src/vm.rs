@@ -17,6 +17,7 @@ use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase, RunEnd, VmStatus};
 use hearth_types::survey::Survey;
 
+use crate::breaker::{self, host::HostBreaker};
 use crate::index::{Index, Seen, effective_goal, word_is_new};
 use crate::model::{DesiredVm, Plan, Step, World};
 use crate::shared::Named;
@@ -37,6 +38,7 @@ pub(crate) struct Pass<'a> {
     world: &'a World,
     index: &'a Index<'a>,
     named: Option<Named<'a>>,
+    host_breaker: Option<HostBreaker>,
 }
 
 /// One VM in one pass. `status` is the stored one plus what this pass has decided so far.
@@ -61,7 +63,13 @@ impl<'a> Pass<'a> {
             world,
             index,
             named: leaving.then(|| Named::of(world)).flatten(),
+            host_breaker: breaker::host::judge(world),
         }
+    }
+
+    /// The host's circuit breaker, unless it is closed.
+    pub(crate) fn host_breaker(&self) -> Option<HostBreaker> {
+        self.host_breaker.clone()
     }
 
     pub(crate) fn plan_vm(&self, vm: &'a DesiredVm, plan: &mut Plan) {

@@ -5,6 +5,7 @@ mod rules {
     mod breaker;
     mod ends;
     mod hold;
+    mod host;
     mod orphans;
     mod shared;
     mod start;

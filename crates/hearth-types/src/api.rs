@@ -432,6 +432,9 @@ pub struct InfoView {
     /// The mode in force.
     #[serde(default)]
     pub mode: Mode,
+    /// Why the host's circuit breaker is open; absent when it is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_breaker: Option<String>,
 }
 
 /// The result of one of doctor's checks.

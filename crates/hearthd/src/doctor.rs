@@ -45,6 +45,7 @@ pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
     checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));
     checks.push(mode(engine));
+    checks.push(breakers(engine).await);
     DoctorReport { checks }
 }
 
@@ -88,6 +89,28 @@ fn mode(engine: &Engine) -> DoctorCheck {
     };
     let hint = "the daemon does less than it could: see hearth mode";
     check("mode", status, detail, Some(hint))
+}
+
+/// What is not started for a while because it failed too often.
+async fn breakers(engine: &Engine) -> DoctorCheck {
+    if let Some(open) = engine.host_breaker() {
+        let rows = engine.parts.store.vms().await;
+        let failed = rows.iter().filter(|row| open.vms.contains(&row.id));
+        let names: Vec<_> = failed.map(|row| row.spec.name.as_str()).collect();
+        let detail = format!("{}: {}", open.reason(), names.join(", "));
+        let hint = "mend what they share; hearth reset-breaker --all then starts all at once";
+        return check("breakers", DoctorStatus::Failed, detail, Some(hint));
+    }
+    let rows = engine.parts.store.vms().await;
+    let open = |row: &&hearth_store::VmRow| row.status.recovery.breaker.is_some();
+    let open: Vec<_> = rows.iter().filter(open).collect();
+    let names: Vec<_> = open.iter().map(|row| row.spec.name.as_str()).collect();
+    if names.is_empty() {
+        return check("breakers", DoctorStatus::Ok, "all closed", None);
+    }
+    let detail = format!("open or on trial: {}", names.join(", "));
+    let hint = "hearth plan --for VM --explain says why";
+    check("breakers", DoctorStatus::Warning, detail, Some(hint))
 }
 
 async fn kernel(engine: &Engine) -> DoctorCheck {

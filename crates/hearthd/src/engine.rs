@@ -39,6 +39,7 @@ use hearth_image::ImageStore;
 use hearth_kernel::KernelStore;
 use hearth_net::{Network, NetworkConfig};
 use hearth_plan::Policy;
+use hearth_plan::breaker::host::HostBreaker;
 use hearth_store::{LeaseRanges, Store, VmRow};
 use hearth_types::event::NewEvent;
 use hearth_types::ids::VmId;
@@ -116,6 +117,7 @@ pub struct Engine {
     pub health: Wards,
     /// How much may be done.
     pub modes: Modes,
+    host_breaker: Mutex<Option<HostBreaker>>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     wake: Arc<Notify>,
@@ -201,6 +203,7 @@ impl Engine {
         });
         Arc::new(Self {
             modes,
+            host_breaker: Mutex::default(),
             metrics,
             failpoints,
             parts,

@@ -9,6 +9,7 @@ mod sim {
     mod failure;
     mod health;
     mod hold;
+    mod host_breaker;
     mod metrics;
     mod mode;
     #[path = "../common/openmetrics.rs"]

@@ -165,6 +165,7 @@ impl Vm<'_, '_> {
             }
             _ if !self.breaker_lets() => return,
             Phase::Backoff if !self.backoff_over() => return,
+            _ if !self.host_lets() => return,
             _ => {}
         }
         self.start(restart);
@@ -215,6 +216,24 @@ impl Vm<'_, '_> {
             ..self.status.clone().into_owned()
         };
         self.set(next, None, "its breaker is open");
+        false
+    }
+
+    /// Whether the host's breaker lets it start.
+    fn host_lets(&mut self) -> bool {
+        let Some(open) = &self.pass.host_breaker else {
+            return true;
+        };
+        if self.status.asked || open.lets(self.vm.id) {
+            return true;
+        }
+        let (until, reason) = (open.until, open.reason());
+        self.plan
+            .note(Some(self.vm), format!("is not started: {reason}"));
+        // Once the time is up, it is the trial's end that wakes the others.
+        if until > self.world.now {
+            self.plan.due(until);
+        }
         false
     }
 

@@ -59,6 +59,7 @@ pub(crate) async fn run(context: &Context, args: PsArgs) -> Outcome {
     }
     out.table(&table)?;
     super::mode::note_unless_normal(context).await;
+    super::recovery::note_host_breaker(context, &vms).await;
     Ok(exit_codes::OK)
 }
 

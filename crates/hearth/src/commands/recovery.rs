@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use hearth_types::api::{HoldVm, Recovered};
+use hearth_types::api::{HoldVm, Recovered, Vm};
+use hearth_types::status::Phase;
 
 use super::each;
 use crate::ages::span;
@@ -147,6 +148,19 @@ pub(crate) async fn plan(context: &Context, args: PlanArgs) -> Outcome {
         out.note(format!("The next pass is due in {}.", span(out.now, next)));
     }
     Ok(exit_codes::OK)
+}
+
+/// Says on stderr why VMs that wait are not started; asks only if there are any.
+pub(crate) async fn note_host_breaker(context: &Context, vms: &[Vm]) {
+    let waits = |vm: &Vm| matches!(vm.phase, Phase::Backoff | Phase::Starting);
+    if context.out.quiet || !vms.iter().any(waits) {
+        return;
+    }
+    if let Ok(info) = context.client.info().await
+        && let Some(reason) = info.host_breaker
+    {
+        context.out.warn(format!("{reason}; see hearth doctor"));
+    }
 }
 
 /// What was done to each VM.

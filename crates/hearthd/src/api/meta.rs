@@ -58,5 +58,6 @@ pub async fn info(State(api): State<Api>) -> ApiResult<Json<InfoView>> {
         uptime_secs: api.started.elapsed().as_secs(),
         vms,
         mode: api.engine.modes.mode(),
+        host_breaker: api.engine.host_breaker().map(|open| open.reason()),
     }))
 }

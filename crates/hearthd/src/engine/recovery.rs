@@ -6,6 +6,7 @@
 //! ```
 
 use hearth_plan::Step;
+use hearth_plan::breaker::host::HostBreaker;
 use hearth_plan::breaker::{self, Change};
 use hearth_store::VmRow;
 use hearth_types::event::{NewEvent, Severity};
@@ -66,6 +67,42 @@ impl Engine {
         let row = self.parts.store.change_status(vm, unspoken).await?;
         self.tell_breaker(before.as_ref(), &row).await;
         Ok(row.status.recovery.word == word)
+    }
+
+    /// The host's circuit breaker as of the last pass, unless it is closed.
+    #[must_use]
+    pub fn host_breaker(&self) -> Option<HostBreaker> {
+        self.host_breaker.lock().clone()
+    }
+
+    /// A pass found the host's breaker so: what changed is told.
+    pub(super) async fn host_breaker_is(&self, open: Option<&HostBreaker>) {
+        let before = std::mem::replace(&mut *self.host_breaker.lock(), open.cloned());
+        let cause = |breaker: &HostBreaker| breaker.cause;
+        if before.as_ref().map(cause) == open.map(cause) {
+            return;
+        }
+        let event = match (open, &before) {
+            (Some(open), _) => {
+                let message = format!(
+                    "[recovery] {}: no automatic starts but one on trial",
+                    open.reason()
+                );
+                let details = serde_json::json!({
+                    "cause": open.cause, "vms": open.vms, "since": open.opened_at,
+                });
+                NewEvent::info("host.breaker_opened", message)
+                    .severity(Severity::Error)
+                    .details(details)
+            }
+            (None, Some(before)) => {
+                let cause = before.cause.as_str();
+                let message = format!("[recovery] host breaker closed ({cause})");
+                NewEvent::info("host.breaker_closed", message)
+            }
+            (None, None) => return,
+        };
+        self.tell(event).await;
     }
 
     /// Tells what became of a VM's breaker between two of its rows.

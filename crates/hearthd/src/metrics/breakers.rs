@@ -1,6 +1,8 @@
 //! What restrains recovery, read when asked: VMs with a breaker that is not closed, VMs that are held.
 
+use hearth_plan::breaker::host::HostBreaker;
 use hearth_store::VmRow;
+use hearth_types::status::Cause;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
@@ -9,7 +11,7 @@ use super::scrape::set;
 use super::whole;
 
 /// Gauges over the rows of the database.
-pub(super) fn register(registry: &mut Registry, rows: &[VmRow]) {
+pub(super) fn register(registry: &mut Registry, rows: &[VmRow], host: Option<&HostBreaker>) {
     let breakers = Family::default();
     let open = |row: &&VmRow| {
         let breaker = row.status.recovery.breaker.as_ref();
@@ -31,6 +33,13 @@ pub(super) fn register(registry: &mut Registry, rows: &[VmRow]) {
         "VMs whose circuit breaker is open (no automatic start) or half open (one on trial)",
         breakers,
     );
+    let open = Family::default();
+    for cause in Cause::SHARED {
+        let is = host.is_some_and(|host| host.cause == cause);
+        set(&open, "cause", cause.as_str(), usize::from(is));
+    }
+    let help = "1 where the host's circuit breaker is open: VMs failed at once for this cause";
+    registry.register("host_breaker_open", help, open);
     let held = rows.iter().filter(|row| row.status.recovery.hold.is_some());
     let help = "VMs that their operator holds: observed, and nothing is done to them automatically";
     registry.register("vms_held", help, ConstGauge::new(whole(held.count())));

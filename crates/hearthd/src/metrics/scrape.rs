@@ -56,7 +56,7 @@ impl Engine {
         self.register_mode(&mut read);
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
-        breakers::register(&mut read, &rows);
+        breakers::register(&mut read, &rows, self.host_breaker().as_ref());
         let mut own = Registry::default();
         process::register(&mut own);
         let mut text = String::with_capacity(32 << 10);
