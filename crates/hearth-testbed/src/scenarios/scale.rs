@@ -82,15 +82,16 @@ fn adopt(host: &Host, count: usize) -> anyhow::Result<()> {
         "restart of the daemon to all known again",
         begun,
     );
-    let ready =
-        host.check("journalctl -u hearthd -o cat --no-pager | grep -o 'is ready.*' | tail -n 1")?;
-    let millis = ready
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix("millis="))
-        .context("the daemon does not say when it was ready")?;
+    // The journal keeps figures as fields of their own.
+    let millis = host.check(
+        "journalctl -u hearthd -o json --no-pager | jq -r 'select(.MESSAGE | tostring | endswith(\" is ready\")) | .HEARTH_MILLIS' | tail -n 1",
+    )?;
     host.measure(
         &format!("{count} VMs: daemon ready after"),
-        millis.parse::<f64>()? / 1000.0,
+        millis
+            .parse::<f64>()
+            .context("the daemon does not say when it was ready")?
+            / 1000.0,
         "s",
     );
     ensure!(
