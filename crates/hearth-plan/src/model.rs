@@ -17,7 +17,6 @@ use hearth_types::spec::VmSpec;
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
 use hearth_types::units::Span;
 
-use crate::breaker::host::HostBreaker;
 use crate::mode::{Automatic, Origin, Reserve, Stance, Switches};
 
 /// Everything that a decision may depend on.
@@ -104,14 +103,14 @@ pub struct Policy {
     pub orphan_cap: usize,
     /// Orphaned processes.
     pub orphan_processes: OrphanAction,
+    /// Orphaned units.
+    pub orphan_units: OrphanAction,
     /// Orphaned TAPs.
     pub orphan_taps: OrphanAction,
     /// Orphaned VM folders.
     pub orphan_dirs: OrphanAction,
     /// First wait before a restart; doubles with each failure in a row.
     pub backoff_first: Duration,
-    /// Orphaned units.
-    pub orphan_units: OrphanAction,
     /// The longest wait before a restart.
     pub backoff_max: Duration,
     /// A run that lasted this long clears the count of failures.
@@ -130,8 +129,6 @@ pub struct Policy {
     pub reserve: Reserve,
     /// The circuit breaker of each VM.
     pub breaker: BreakerPolicy,
-    /// The circuit breaker of the host.
-    pub host_breaker: HostBreakerPolicy,
 }
 
 /// When a VM's circuit breaker opens, and for how long.
@@ -158,42 +155,13 @@ impl Default for BreakerPolicy {
     }
 }
 
-/// When the host's circuit breaker opens, and for how long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostBreakerPolicy {
-    /// So many VMs that fail for one cause within the window open it; 0: it never opens.
-    pub vms: u32,
-    /// Half of the VMs that should run are enough, too, if they are so many.
-    pub least: u32,
-    /// The window.
-    pub window: Duration,
-    /// How long it stays open before the first trial; doubles with each trial that fails.
-    pub cooldown: Duration,
-    /// The longest wait for a trial.
-    pub cooldown_max: Duration,
-    /// A VM on trial that has run for so long closes it.
-    pub hold: Duration,
-}
-
-impl Default for HostBreakerPolicy {
-    fn default() -> Self {
-        Self {
-            vms: 5,
-            least: 3,
-            window: Duration::from_secs(60),
-            cooldown: Duration::from_secs(60),
-            cooldown_max: Duration::from_secs(900),
-            hold: Duration::from_secs(30),
-        }
-    }
-}
-
 impl Default for Policy {
     fn default() -> Self {
         Self {
             orphan_grace: Duration::from_secs(30),
             orphan_cap: 20,
             orphan_processes: OrphanAction::Remove,
+            orphan_units: OrphanAction::Remove,
             orphan_taps: OrphanAction::Remove,
             orphan_dirs: OrphanAction::Remove,
             backoff_first: Duration::from_secs(1),
@@ -206,7 +174,6 @@ impl Default for Policy {
             stance: Stance::default(),
             reserve: Reserve::default(),
             breaker: BreakerPolicy::default(),
-            host_breaker: HostBreakerPolicy::default(),
         }
     }
 }
@@ -235,7 +202,6 @@ pub enum Step {
     /// Make the VM's TAP, or put it right.
     EnsureTap {
         /// For which VM.
-            orphan_units: OrphanAction::Remove,
         vm: VmId,
     },
     /// Start the VMM. The executor writes the outcome into the status.
@@ -331,6 +297,12 @@ pub enum Step {
         /// The TAP as it was seen.
         tap: ObservedTap,
     },
+    /// Remove a unit of ours that belongs to no VM and has no living process of one: stop it,
+    /// and let systemd forget it.
+    RemoveOrphanUnit {
+        /// The unit as it was seen.
+        unit: ObservedUnit,
+    },
     /// Remove a VM folder of ours that belongs to no VM.
     RemoveOrphanDir {
         /// The id it is named after.
@@ -373,12 +345,6 @@ pub struct Note {
 /// pass. Shared steps that make things come before all VM steps, those that remove come last.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Plan {
-    /// Remove a unit of ours that belongs to no VM and has no living process of one: stop it,
-    /// and let systemd forget it.
-    RemoveOrphanUnit {
-        /// The unit as it was seen.
-        unit: ObservedUnit,
-    },
     /// The steps.
     pub steps: Vec<PlannedStep>,
     /// What is left alone, and why.
@@ -387,8 +353,6 @@ pub struct Plan {
     pub held: Vec<Held>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
-    /// The host's circuit breaker, unless it is closed.
-    pub host_breaker: Option<HostBreaker>,
 }
 
 impl Plan {

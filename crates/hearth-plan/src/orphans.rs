@@ -34,10 +34,10 @@ struct Search<'a> {
 
 /// Adds the removal of orphans to the plan.
 pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
+    crate::units::note(world, index, plan);
     if world.observed.processes.known().is_none() {
         // A TAP or folder may be in use by a process that was not seen.
         return;
-    crate::units::note(world, index, plan);
     }
     if !index.strangers {
         return;
@@ -58,11 +58,11 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
     search.processes();
     search.conclude("processes", policy.orphan_processes, 0, plan);
     let before = search.found.len();
-    search.taps();
-    search.conclude("TAPs", policy.orphan_taps, before, plan);
-    let before = search.found.len();
     search.units();
     search.conclude("units", policy.orphan_units, before, plan);
+    let before = search.found.len();
+    search.taps();
+    search.conclude("TAPs", policy.orphan_taps, before, plan);
     let before = search.found.len();
     search.dirs();
     search.conclude("VM folders", policy.orphan_dirs, before, plan);
@@ -163,14 +163,6 @@ impl<'a> Search<'a> {
         !seen.vmms.is_empty() || !seen.shims.is_empty()
     }
 
-    fn taps(&mut self) {
-        for tap in self.world.observed.taps.known().into_iter().flatten() {
-            let ours = tap.mark.installation == self.world.installation;
-            let Some(vm) = tap.mark.vm().filter(|_| ours) else {
-                continue;
-            };
-            if self.is_orphan(vm) && !self.in_use(vm) {
-                let reason = format!("a TAP of VM {vm}, which does not exist");
     /// Units that have failed or were left over. One that holds a process goes after it.
     fn units(&mut self) {
         for unit in self.world.observed.units.known().into_iter().flatten() {
@@ -189,6 +181,14 @@ impl<'a> Search<'a> {
         }
     }
 
+    fn taps(&mut self) {
+        for tap in self.world.observed.taps.known().into_iter().flatten() {
+            let ours = tap.mark.installation == self.world.installation;
+            let Some(vm) = tap.mark.vm().filter(|_| ours) else {
+                continue;
+            };
+            if self.is_orphan(vm) && !self.in_use(vm) {
+                let reason = format!("a TAP of VM {vm}, which does not exist");
                 self.found
                     .push((Step::RemoveOrphanTap { tap: tap.clone() }, reason));
             }

@@ -263,6 +263,7 @@ impl Sim {
             Step::FlushConntrack { ip, .. } => {
                 self.host.tracked.remove(ip);
             }
+            Step::RemoveOrphanUnit { unit } => self.host.remove_unit(unit)?,
             Step::RemoveDir { vm } | Step::RemoveOrphanDir { vm } => self.host.remove_dir(*vm),
             Step::KillOrphan { identity } => self.host.kill(identity)?,
             Step::Adopt { .. }
@@ -271,7 +272,6 @@ impl Sim {
             | Step::Forget { .. } => {
                 self.record(step);
             }
-            Step::RemoveOrphanUnit { unit } => self.host.remove_unit(unit)?,
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
 use hearth_plan::mode::{Reserve, Switches};
-use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy};
+use hearth_plan::{BreakerPolicy, OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
@@ -292,8 +292,8 @@ fn policy(config: &Config) -> Policy {
         orphan_grace: config.orphan_grace.as_duration(),
         orphan_cap: usize::try_from(config.orphan_cap).unwrap_or(usize::MAX),
         orphan_processes: action(config.orphan_processes),
-        orphan_taps: action(config.orphan_taps),
         orphan_units: action(config.orphan_units),
+        orphan_taps: action(config.orphan_taps),
         orphan_dirs: action(config.orphan_dirs),
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
@@ -308,15 +308,6 @@ fn policy(config: &Config) -> Policy {
         reserve: match config.disk_reserve {
             DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
             DiskReserve::Percent(percent) => Reserve::Percent(percent),
-        },
-        host_breaker: HostBreakerPolicy {
-            vms: config.host_breaker_vms,
-            cooldown: config.host_breaker_cooldown.as_duration(),
-            cooldown_max: config
-                .host_breaker_cooldown
-                .as_duration()
-                .saturating_mul(15),
-            ..HostBreakerPolicy::default()
         },
         breaker: BreakerPolicy {
             failures: config.breaker_failures,

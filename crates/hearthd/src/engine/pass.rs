@@ -30,7 +30,6 @@ impl Engine {
         self.metrics.surveyed(&world);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
         self.metrics.planned(true, plan.steps.len());
-        self.host_breaker_is(plan.host_breaker.as_ref()).await;
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -43,8 +42,8 @@ impl Engine {
             .map(|intent| intent.id)
             .collect();
         self.tell_adopted(&world);
-        self.work.lock().shared = Some(world.observed);
         self.tell_disagreements(&world).await;
+        self.work.lock().shared = Some(world.observed);
         let next = self.clone().act_on(plan, &rows).await;
         // Nobody can, while the mode says that the database cannot be written.
         if !open.is_empty() && self.database_writable() {
@@ -73,7 +72,6 @@ impl Engine {
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
         self.metrics.planned(false, plan.steps.len());
-        self.host_breaker_is(plan.host_breaker.as_ref()).await;
         Ok(self.clone().act_on(plan, &rows).await)
     }
 
@@ -164,6 +162,7 @@ impl Engine {
     fn report_unknown(&self, observed: &Observed) {
         for (kind, reason) in [
             ("processes", unknown(&observed.processes)),
+            ("units", unknown(&observed.units)),
             ("taps", unknown(&observed.taps)),
             ("dirs", unknown(&observed.dirs)),
             ("bridge", unknown(&observed.bridge)),
@@ -213,7 +212,6 @@ impl Engine {
         next
     }
 
-            ("units", unknown(&observed.units)),
     /// Lets a VM's owner task take its steps, unless one is at work already.
     fn hand_over(
         self: Arc<Self>,
