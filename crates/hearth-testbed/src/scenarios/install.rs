@@ -120,7 +120,7 @@ fn second_vm(host: &Host) -> anyhow::Result<()> {
     )?;
     echo.wait_healthy()?;
     Line::open(host.published(0)?)?.echo()?;
-    host.vm("web").exec("nslookup echo")?;
+    host.vm("web").exec("nslookup echo.hearth.internal")?;
     host.promise(
         "a published port is reached from another machine, and guests find each other by name",
     );
@@ -137,8 +137,10 @@ fn what_an_operator_sees(host: &Host) -> anyhow::Result<()> {
     let status = host.check("systemctl status --no-pager hearthd")?;
     ensure!(status.contains("active (running)"), "{status}");
     host.check("hearth logs --daemon -n 20 | grep -q .")?;
+    // The guests' name server says truly that this host has none to ask.
     let complaints = host.check(
-        "journalctl -q -b --no-pager -p warning -o short -u hearthd -u hearthd.socket -u 'hearth-vm-*'",
+        "journalctl -q -b --no-pager -p warning -o short -u hearthd -u hearthd.socket -u 'hearth-vm-*' | \
+         grep -v 'no servers found in /etc/resolv.conf' || true",
     )?;
     ensure!(complaints.is_empty(), "the journal has: {complaints}");
     let failed = host.check("systemctl list-units --failed --plain --no-legend")?;
