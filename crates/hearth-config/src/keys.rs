@@ -162,6 +162,13 @@ keys! {
     BREAKER_COOLDOWN breaker_cooldown: Span = "5m", POSITIVE_DURATION;
     /// The longest wait of an open breaker.
     BREAKER_COOLDOWN_MAX breaker_cooldown_max: Span = "1h", POSITIVE_DURATION;
+    /// So many VMs that fail for one cause within a minute (half of those that should run, but
+    /// three at least, are enough) open the host's circuit breaker: nothing is started by itself
+    /// but one VM on trial. 0: never.
+    HOST_BREAKER_VMS host_breaker_vms: u32 = "5", COUNT;
+    /// How long the host's open breaker waits before one VM is started on trial. The wait doubles
+    /// with each trial that fails, up to fifteen times as long.
+    HOST_BREAKER_COOLDOWN host_breaker_cooldown: Span = "60s", POSITIVE_DURATION;
     /// Whether VMs are started again by their restart policy. Off: the plan says which would be.
     AUTO_RESTART auto_restart: bool = "on", SWITCH;
     /// Whether VMs are started again after a reboot of the host. Off: the plan says which would be.

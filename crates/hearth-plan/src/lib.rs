@@ -69,8 +69,8 @@ use hearth_types::survey::Survey;
 use gate::Gate;
 use index::Index;
 pub use model::{
-    BreakerPolicy, DesiredVm, Held, Ill, Note, OpenIntent, OrphanAction, Plan, PlannedStep, Policy,
-    Step, World,
+    BreakerPolicy, DesiredVm, Held, HostBreakerPolicy, Ill, Note, OpenIntent, OrphanAction, Plan,
+    PlannedStep, Policy, Step, World,
 };
 use transition::later;
 use vm::Pass;
@@ -82,6 +82,8 @@ pub fn plan(world: &World) -> Plan {
     let pass = Pass::new(world, &index);
     let gate = Gate::new(world);
     let mut plan = begin(world);
+    plan.host_breaker = pass.host_breaker();
+    note_host_breaker(&mut plan);
     shared::ensure(world, &index, &mut plan);
     let shared = plan.steps.len();
     for vm in &world.vms {
@@ -103,6 +105,8 @@ pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
     let gate = Gate::new(world);
     let ids: HashSet<VmId> = ids.iter().copied().collect();
     let mut plan = begin(world);
+    plan.host_breaker = pass.host_breaker();
+    note_host_breaker(&mut plan);
     shared::ensure(world, &index, &mut plan);
     let shared = plan.steps.len();
     for vm in world.vms.iter().filter(|vm| ids.contains(&vm.id)) {
@@ -123,6 +127,13 @@ pub fn plan_vm(world: &World, vm: &DesiredVm) -> Plan {
     gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     gate.conclude(&mut plan);
     plan
+}
+
+fn note_host_breaker(plan: &mut Plan) {
+    if let Some(open) = &plan.host_breaker {
+        let text = format!("{}: no automatic starts but one on trial", open.reason());
+        plan.note(None, text);
+    }
 }
 
 /// A plan that says no more than when to look again and what cannot be seen.

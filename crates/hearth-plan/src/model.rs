@@ -17,6 +17,7 @@ use hearth_types::spec::VmSpec;
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
 use hearth_types::units::Span;
 
+use crate::breaker::host::HostBreaker;
 use crate::mode::{Automatic, Origin, Reserve, Stance, Switches};
 
 /// Everything that a decision may depend on.
@@ -129,6 +130,8 @@ pub struct Policy {
     pub reserve: Reserve,
     /// The circuit breaker of each VM.
     pub breaker: BreakerPolicy,
+    /// The circuit breaker of the host.
+    pub host_breaker: HostBreakerPolicy,
 }
 
 /// When a VM's circuit breaker opens, and for how long.
@@ -155,6 +158,36 @@ impl Default for BreakerPolicy {
     }
 }
 
+/// When the host's circuit breaker opens, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostBreakerPolicy {
+    /// So many VMs that fail for one cause within the window open it; 0: it never opens.
+    pub vms: u32,
+    /// Half of the VMs that should run are enough, too, if they are so many.
+    pub least: u32,
+    /// The window.
+    pub window: Duration,
+    /// How long it stays open before the first trial; doubles with each trial that fails.
+    pub cooldown: Duration,
+    /// The longest wait for a trial.
+    pub cooldown_max: Duration,
+    /// A VM on trial that has run for so long closes it.
+    pub hold: Duration,
+}
+
+impl Default for HostBreakerPolicy {
+    fn default() -> Self {
+        Self {
+            vms: 5,
+            least: 3,
+            window: Duration::from_secs(60),
+            cooldown: Duration::from_secs(60),
+            cooldown_max: Duration::from_secs(900),
+            hold: Duration::from_secs(30),
+        }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
@@ -174,6 +207,7 @@ impl Default for Policy {
             stance: Stance::default(),
             reserve: Reserve::default(),
             breaker: BreakerPolicy::default(),
+            host_breaker: HostBreakerPolicy::default(),
         }
     }
 }
@@ -353,6 +387,8 @@ pub struct Plan {
     pub held: Vec<Held>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
+    /// The host's circuit breaker, unless it is closed.
+    pub host_breaker: Option<HostBreaker>,
 }
 
 impl Plan {

@@ -22,7 +22,7 @@ use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
 use hearth_plan::mode::{Reserve, Switches};
-use hearth_plan::{BreakerPolicy, OrphanAction, Policy};
+use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
@@ -308,6 +308,15 @@ fn policy(config: &Config) -> Policy {
         reserve: match config.disk_reserve {
             DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
             DiskReserve::Percent(percent) => Reserve::Percent(percent),
+        },
+        host_breaker: HostBreakerPolicy {
+            vms: config.host_breaker_vms,
+            cooldown: config.host_breaker_cooldown.as_duration(),
+            cooldown_max: config
+                .host_breaker_cooldown
+                .as_duration()
+                .saturating_mul(15),
+            ..HostBreakerPolicy::default()
         },
         breaker: BreakerPolicy {
             failures: config.breaker_failures,

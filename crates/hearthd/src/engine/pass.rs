@@ -30,6 +30,7 @@ impl Engine {
         self.metrics.surveyed(&world);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
         self.metrics.planned(true, plan.steps.len());
+        self.host_breaker_is(plan.host_breaker.as_ref()).await;
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -72,6 +73,7 @@ impl Engine {
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
         self.metrics.planned(false, plan.steps.len());
+        self.host_breaker_is(plan.host_breaker.as_ref()).await;
         Ok(self.clone().act_on(plan, &rows).await)
     }
 
