@@ -25,8 +25,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the host images, unless those of this recipe are there.
-    Build,
+    /// Make the host image, unless this recipe's is there.
+    Build {
+        /// The bare host's image, too; otherwise its scenarios make it.
+        #[arg(long)]
+        all: bool,
+    },
     /// List the scenarios, what each shows and about how long it takes.
     List,
     /// Run scenarios; the exit code is 1 when one fails.
@@ -74,9 +78,14 @@ fn main() -> ExitCode {
 
 fn act() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::Build => {
-            for kind in Kind::ALL {
-                let image = image::obtain(kind, &say)?;
+        Command::Build { all } => {
+            let kinds = if all {
+                &Kind::ALL[..]
+            } else {
+                &[Kind::Equipped]
+            };
+            for kind in kinds {
+                let image = image::obtain(*kind, &say)?;
                 print(&format!("{}\n", image.root().display()))?;
             }
         }
