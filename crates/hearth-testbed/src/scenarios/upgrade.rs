@@ -186,20 +186,23 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// An upgrade starts no daemon that the operator has stopped.
+    /// An upgrade starts and enables no daemon that the operator has stopped and disabled.
     fn stopped_stays_stopped(&mut self, new: &Package) -> anyhow::Result<()> {
         self.host
-            .check("systemctl stop hearthd.socket hearthd.service")?;
+            .check("systemctl disable --now hearthd.socket hearthd.service")?;
         self.line.send()?;
         self.host.check(&format!("{APT} install {NEW}"))?;
         self.is_installed(new)?;
         no_daemon(self.host)?;
+        enabled(self.host, "disabled")?;
         self.witness.lives()?;
         self.line.receive()?;
-        self.host
-            .promise("an upgrade starts no daemon that was stopped");
+        self.host.promise(
+            "an upgrade starts no daemon that was stopped, and enables none that was disabled",
+        );
         self.line.send()?;
-        let seconds = self.witness.until_adopted("systemctl start hearthd")?;
+        let start = "systemctl enable --now hearthd.socket hearthd.service";
+        let seconds = self.witness.until_adopted(start)?;
         self.adopted("start after an upgrade", seconds)
     }
 
@@ -253,6 +256,7 @@ impl Story<'_> {
         let seconds = self.witness.until_adopted(command)?;
         self.adopted(&format!("installation after {after}"), seconds)?;
         self.is_installed(package)?;
+        enabled(self.host, "enabled")?;
         self.host.promise(&format!(
             "an installation after {after} starts the daemon, which adopts the VM that ran on"
         ));
@@ -278,6 +282,15 @@ fn daemon(host: &Host) -> anyhow::Result<String> {
         bail!("the daemon {pid} runs {program}");
     }
     Ok(pid)
+}
+
+/// What systemd says of the units' place in the boot.
+fn enabled(host: &Host, state: &str) -> anyhow::Result<()> {
+    for unit in ["hearthd.service", "hearthd.socket"] {
+        let is = host.run(&format!("systemctl is-enabled {unit}"))?;
+        ensure!(is.text() == state, "{unit} is {}, not {state}", is.text());
+    }
+    Ok(())
 }
 
 fn no_daemon(host: &Host) -> anyhow::Result<()> {
