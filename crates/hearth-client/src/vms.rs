@@ -7,7 +7,7 @@ use futures::Stream;
 use hyper::Method;
 use hyper::header::{CONTENT_TYPE, HeaderName, IF_MATCH};
 
-use hearth_types::api::{CreateVm, StopVm, Vm, VmPage, VmStats, WaitResult};
+use hearth_types::api::{CreateVm, StopVm, Vm, VmHealth, VmPage, VmStats, WaitResult};
 use hearth_types::spec::VmSpec;
 
 use crate::request::Call;
@@ -85,7 +85,7 @@ pub enum WaitCondition {
     Removed,
     /// Its VMM runs.
     Running,
-    /// Its agent answers.
+    /// Every check of its health succeeds.
     Healthy,
 }
 
@@ -329,6 +329,15 @@ impl Client {
             .header(CONTENT_TYPE, "application/x-tar")
             .stream(tar);
         self.send(call).await.map(drop)
+    }
+
+    /// What the checks of a VM's health say.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn vm_health(&self, reference: &str) -> Result<VmHealth, ClientError> {
+        self.fetch(Call::get(&["v1", "vms", reference, "health"]))
+            .await
     }
 
     /// Figures of one VM.

@@ -219,6 +219,11 @@ impl<'a> Sorting<'a> {
             Step::Adopt { .. } => Origin::Recorded,
             Step::SetGoal { .. } => Origin::Automatic(Automatic::Bootstrap),
             Step::SetStatus { status, .. } if records(before, status) => Origin::Recorded,
+            // A VM that is put down for its illness is on the way to its next start.
+            Step::SetStatus { status, .. } if status.unresponsive.is_some() => {
+                by_itself(Automatic::Restart)
+            }
+            Step::Stop { .. } if before.unresponsive.is_some() => by_itself(Automatic::Restart),
             Step::SetStatus { status, .. } if status.boot_id != before.boot_id => {
                 by_itself(Automatic::Bootstrap)
             }

@@ -14,7 +14,7 @@ use hearth_types::mode::Mode;
 /// What the daemon does by itself, each kind with a switch of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Automatic {
-    /// Starts by the restart policy.
+    /// Starts by the restart policy, and the stops of VMs that are unhealthy before them.
     Restart,
     /// Starts after a reboot of the host.
     Bootstrap,

@@ -6,6 +6,7 @@ mod rules {
     mod ends;
     mod hold;
     mod host;
+    mod ill;
     mod orphans;
     mod shared;
     mod start;

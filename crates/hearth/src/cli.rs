@@ -100,6 +100,7 @@ enum Command {
     Cp(commands::cp::CpArgs),
     Wait(commands::wait::WaitArgs),
     Stats(commands::stats::StatsArgs),
+    Health(commands::health::HealthArgs),
     Events(commands::events::EventsArgs),
     Apply(commands::apply::ApplyArgs),
     /// Pulls, imports, lists and removes images
@@ -194,6 +195,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Cp(args) => commands::cp::run(context, args).await,
         Command::Wait(args) => commands::wait::run(context, args).await,
         Command::Stats(args) => commands::stats::run(context, args).await,
+        Command::Health(args) => commands::health::run(context, args).await,
         Command::Events(args) => commands::events::run(context, args).await,
         Command::Apply(args) => commands::apply::run(context, args).await,
         Command::Image(command) => commands::image::run(context, command).await,

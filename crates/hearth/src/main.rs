@@ -12,6 +12,7 @@ mod docker_auth;
 mod exit_codes;
 mod failure;
 mod friendly_names;
+mod health_args;
 mod output;
 mod progress;
 mod resource_args;

@@ -15,6 +15,7 @@ use hearth_types::{Label, VmName};
 
 use crate::exit_codes;
 use crate::failure::Failure;
+use crate::health_args::HealthArgs;
 use crate::resource_args::ResourceArgs;
 use crate::values;
 
@@ -115,7 +116,10 @@ pub(crate) struct SpecArgs {
     )]
     command: Vec<String>,
 
-    // Last: its heading holds for what follows.
+    // Last: their headings hold for what follows.
+    #[command(flatten)]
+    health: HealthArgs,
+
     #[command(flatten)]
     resources: ResourceArgs,
 }
@@ -148,6 +152,7 @@ impl SpecArgs {
             driver: self.driver,
             machine: self.machine,
             resources: self.resources.to_resources(),
+            health: self.health.to_health(),
             auto_remove: self.rm,
             ..VmSpec::new(name, self.image.clone())
         };

@@ -50,8 +50,8 @@ use tracing::Instrument as _;
 use crate::engine::Engine;
 use book::{Book, Change};
 
-pub(crate) use console::mark as console_mark;
 pub use console::Mark as ConsoleMark;
+pub(crate) use console::mark as console_mark;
 
 /// Checks that are made at once.
 const AT_ONCE: usize = 64;

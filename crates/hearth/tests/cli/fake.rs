@@ -108,6 +108,7 @@ fn router(seen: Shared) -> Router {
         .route("/v1/vms/{vm}/exec", any(exec))
         .route("/v1/vms/{vm}/archive", get(download).put(upload))
         .route("/v1/vms/{vm}/stats", get(stats))
+        .route("/v1/vms/{vm}/health", get(health))
         .route(
             "/v1/images",
             get(async || axum::Json(json!({"items": [objects::image_view()]}))),
@@ -318,6 +319,15 @@ async fn logs(Path(reference): Path<String>, Query(query): Params) -> Response {
     )))];
     chunks.push(Ok(Bytes::from_static(b"bytes \xff as they are\n")));
     Body::from_stream(futures::stream::iter(chunks)).into_response()
+}
+
+async fn health(Path(name): Path<String>) -> Response {
+    let health = match find(&name) {
+        Ok(vm) if vm.pid.is_some() => objects::health(),
+        Ok(_) => json!({"health": "none", "since": null, "reason": null, "checks": []}),
+        Err(problem) => return *problem,
+    };
+    axum::Json(health).into_response()
 }
 
 async fn stats(Path(_): Path<String>) -> Response {

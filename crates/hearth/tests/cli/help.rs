@@ -25,6 +25,7 @@ const COMMANDS: &[&str] = &[
     "cp",
     "wait",
     "stats",
+    "health",
     "events",
     "apply",
     "image",

@@ -195,6 +195,28 @@ pub(crate) fn events() -> Vec<Value> {
     ]
 }
 
+pub(crate) fn health() -> Value {
+    let check = |name: &str, kind: &str, state: &str, failures: u32, message: &str| {
+        json!({
+            "name": name, "kind": kind, "state": state, "since": "2026-03-01T11:00:00Z",
+            "failures": failures, "successes": 0, "failure_threshold": 3, "success_threshold": 2,
+            "interval_millis": 30_000, "timeout_millis": 5_000,
+            "on_failure": if kind == "http" { "restart" } else { "none" },
+            "history": [{"at": "2026-03-01T11:59:50Z", "verdict": if failures == 0 { "pass" } else { "fail" },
+                "millis": 12, "message": message}]
+        })
+    };
+    json!({
+        "health": "unhealthy", "since": "2026-03-01T11:58:00Z",
+        "reason": "check http: it answers with 503, good is 200-399",
+        "checks": [
+            check("process", "process", "healthy", 0, "it runs"),
+            check("agent", "agent", "degraded", 1, "no answer within 5000 ms"),
+            check("http", "http", "unhealthy", 7, "it answers with 503, good is 200-399")
+        ]
+    })
+}
+
 pub(crate) fn stats() -> Value {
     json!({"cpu_millis": 61_250, "vmm_rss": 157_286_400, "guest": {
         "uptime_secs": 7200, "mem_total": 536_870_912, "mem_available": 402_653_184,

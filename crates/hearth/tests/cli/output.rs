@@ -80,6 +80,22 @@ fn the_daemon_and_its_host() {
 }
 
 #[test]
+fn health() {
+    formats("health", &["health", "web-1"]);
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["health", "web-1", "db"],
+            &["health", "db"],
+            &["health", "-q", "web-1", "db"],
+            &["health", "nobody"],
+        ],
+    );
+    insta::assert_snapshot!("health-choice", text);
+}
+
+#[test]
 fn stats() {
     formats("stats", &["stats", "--no-stream"]);
 }

@@ -68,7 +68,11 @@ pub(super) async fn make(
     patient: bool,
     memory: &mut Memory,
 ) -> Outcome {
-    let deadline = if patient { BOOT_DEADLINE } else { check.timeout };
+    let deadline = if patient {
+        BOOT_DEADLINE
+    } else {
+        check.timeout
+    };
     let probe = async {
         match &check.probe {
             Probe::Process => process::check(engine, ward),

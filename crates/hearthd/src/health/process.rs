@@ -1,8 +1,8 @@
 //! The VMM's process, as the kernel sees it.
 
 use hearth_host::process::Condition;
-use hearth_types::names::unit_name;
 use hearth_types::VmId;
+use hearth_types::names::unit_name;
 
 use super::Ward;
 use super::probe::Outcome;
