@@ -169,6 +169,17 @@ keys! {
     /// How long the host's open breaker waits before one VM is started on trial. The wait doubles
     /// with each trial that fails, up to fifteen times as long.
     HOST_BREAKER_COOLDOWN host_breaker_cooldown: Span = "60s", POSITIVE_DURATION;
+    /// So many automatic starts may be under way at once; the others wait, by priority and age.
+    /// 0: as many as the host has CPUs, but four at least. What the user starts never waits.
+    START_CONCURRENCY start_concurrency: u32 = "0", COUNT;
+    /// After as many as may be under way at once, so many automatic starts a second follow.
+    /// 0: no limit.
+    START_RATE start_rate: u32 = "2", COUNT;
+    /// With so much CPU pressure on the host (percent, `some avg10` of PSI), automatic starts are
+    /// made one by one. 0: never.
+    START_CPU_PRESSURE start_cpu_pressure: u32 = "80", PERCENT;
+    /// The same for memory pressure.
+    START_MEMORY_PRESSURE start_memory_pressure: u32 = "20", PERCENT;
     /// Whether VMs are started again by their restart policy. Off: the plan says which would be.
     AUTO_RESTART auto_restart: bool = "on", SWITCH;
     /// Whether VMs are started again after a reboot of the host. Off: the plan says which would be.

@@ -10,6 +10,7 @@
 //! | [`lock`] | one process at a time owns a folder |
 //! | [`loopdev`], [`mount`] | a file as a block device; mounts that no namespace contains |
 //! | [`memory`] | how much freed memory this process keeps |
+//! | [`pressure`] | how much of the time tasks wait for CPU or memory |
 //! | [`command`] | other programs, with a deadline and their words on failure |
 //! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
 
@@ -20,6 +21,7 @@ pub mod lock;
 pub mod loopdev;
 pub mod memory;
 pub mod mount;
+pub mod pressure;
 pub mod process;
 pub mod unixsock;
 pub mod usage;

@@ -128,6 +128,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
             }),
         },
         intents: Vec::new(),
+        load: hearth_plan::Load::default(),
         policy: Policy::default(),
     })
 }

@@ -56,6 +56,7 @@ pub mod model;
 mod orphans;
 pub mod recovery;
 mod shared;
+mod storm;
 pub mod transition;
 pub mod units;
 pub mod view;
@@ -69,8 +70,8 @@ use hearth_types::survey::Survey;
 use gate::Gate;
 use index::Index;
 pub use model::{
-    BreakerPolicy, DesiredVm, Held, HostBreakerPolicy, Ill, Note, OpenIntent, OrphanAction, Plan,
-    PlannedStep, Policy, Step, World,
+    BreakerPolicy, DesiredVm, Held, HostBreakerPolicy, Ill, Load, Note, OpenIntent, OrphanAction,
+    Plan, PlannedStep, Policy, Step, StormPolicy, World,
 };
 use transition::later;
 use vm::Pass;
@@ -89,6 +90,7 @@ pub fn plan(world: &World) -> Plan {
     for vm in &world.vms {
         gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     }
+    storm::thin(world, &mut plan);
     gate.shared(&mut plan, shared);
     gate.orphans(&mut plan, |plan| orphans::plan(world, &index, plan));
     gate.removals(&mut plan, |plan| shared::remove(world, plan));
@@ -112,6 +114,7 @@ pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
     for vm in world.vms.iter().filter(|vm| ids.contains(&vm.id)) {
         gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     }
+    storm::thin(world, &mut plan);
     gate.shared(&mut plan, shared);
     gate.conclude(&mut plan);
     plan

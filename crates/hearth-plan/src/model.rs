@@ -1,6 +1,6 @@
 //! The planner's input ([`World`]) and output ([`Plan`]) as data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub struct World {
     pub ill: BTreeMap<VmId, Ill>,
     /// Journal entries that were begun and not finished.
     pub intents: Vec<OpenIntent>,
+    /// What the host is busy with.
+    pub load: Load,
     /// The operator's choices.
     pub policy: Policy,
 }
@@ -51,6 +53,17 @@ pub struct Ill {
     pub since: Timestamp,
     /// Which check, and why.
     pub reason: String,
+}
+
+/// What the host is busy with, as far as starts of VMs are concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Load {
+    /// VMs whose start is being carried out at this moment.
+    pub starting: BTreeSet<VmId>,
+    /// Percent of the last ten seconds in which some task waited for a CPU; `None`: unknown.
+    pub cpu_pressure: Option<u32>,
+    /// Percent of the last ten seconds in which some task waited for memory; `None`: unknown.
+    pub memory_pressure: Option<u32>,
 }
 
 /// One VM of the database.
@@ -132,6 +145,8 @@ pub struct Policy {
     pub breaker: BreakerPolicy,
     /// The circuit breaker of the host.
     pub host_breaker: HostBreakerPolicy,
+    /// How fast automatic starts follow each other.
+    pub storm: StormPolicy,
 }
 
 /// When a VM's circuit breaker opens, and for how long.
@@ -154,6 +169,30 @@ impl Default for BreakerPolicy {
             window: Duration::from_secs(600),
             cooldown: Duration::from_secs(300),
             cooldown_max: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// How fast automatic starts follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StormPolicy {
+    /// So many starts are under way at once at the most; 0: no limit, and no bucket either.
+    pub at_once: u32,
+    /// So many tokens a second flow into the bucket; 0: no bucket.
+    pub per_second: u32,
+    /// With so much CPU pressure, in percent, starts are made one by one; 0: never.
+    pub cpu_pressure: u32,
+    /// The same for memory.
+    pub memory_pressure: u32,
+}
+
+impl Default for StormPolicy {
+    fn default() -> Self {
+        Self {
+            at_once: 4,
+            per_second: 2,
+            cpu_pressure: 80,
+            memory_pressure: 20,
         }
     }
 }
@@ -208,6 +247,7 @@ impl Default for Policy {
             reserve: Reserve::default(),
             breaker: BreakerPolicy::default(),
             host_breaker: HostBreakerPolicy::default(),
+            storm: StormPolicy::default(),
         }
     }
 }

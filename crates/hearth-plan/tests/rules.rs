@@ -11,6 +11,7 @@ mod rules {
     mod shared;
     mod start;
     mod stop;
+    mod storm;
     mod unknown;
     mod view;
     mod world;

@@ -121,6 +121,7 @@ impl Sim {
             ill: self.host.ill(),
             vms: self.store.vms.values().cloned().collect(),
             intents: self.store.intents.clone(),
+            load: hearth_plan::Load::default(),
             policy: self.policy.clone(),
         }
     }

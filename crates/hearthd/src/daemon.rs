@@ -22,7 +22,7 @@ use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
 use hearth_plan::mode::{Reserve, Switches};
-use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy};
+use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy, StormPolicy};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
@@ -67,6 +67,11 @@ impl Processes for HostProcesses {
         let survey =
             tokio::task::spawn_blocking(move || hearth_host::process::survey(installation));
         Ok(survey.await??)
+    }
+
+    fn pressure(&self, resource: hearth_host::pressure::Resource) -> Option<u32> {
+        // A kernel without it says so each time; starts are not slowed down then.
+        hearth_host::pressure::some_avg10(resource).ok()
     }
 
     fn condition(
@@ -309,6 +314,15 @@ fn policy(config: &Config) -> Policy {
             DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
             DiskReserve::Percent(percent) => Reserve::Percent(percent),
         },
+        storm: StormPolicy {
+            at_once: match config.start_concurrency {
+                0 => cpus().max(4),
+                count => count,
+            },
+            per_second: config.start_rate,
+            cpu_pressure: config.start_cpu_pressure,
+            memory_pressure: config.start_memory_pressure,
+        },
         host_breaker: HostBreakerPolicy {
             vms: config.host_breaker_vms,
             cooldown: config.host_breaker_cooldown.as_duration(),
@@ -326,6 +340,11 @@ fn policy(config: &Config) -> Policy {
         },
         ..Policy::default()
     }
+}
+
+fn cpus() -> u32 {
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 /// `KERNEL_PATH`: the first kernel, imported once.

@@ -159,6 +159,8 @@ struct Work {
     full: bool,
     /// VMs whose owner task works.
     busy: BTreeSet<VmId>,
+    /// Those of them that are being started.
+    starting: BTreeSet<VmId>,
     /// Steps that failed and wait.
     retries: retry::Retries,
     /// Starts that a slow host holds up.

@@ -1,6 +1,7 @@
 //! The seams between the daemon and the host that no other room has a trait for.
 
 use async_trait::async_trait;
+use hearth_host::pressure::Resource;
 use hearth_host::process::Condition;
 use hearth_types::InstallationId;
 use hearth_types::observe::ObservedProcess;
@@ -37,6 +38,11 @@ pub trait Processes: Send + Sync {
         &self,
         installation: InstallationId,
     ) -> Result<Vec<ObservedProcess>, anyhow::Error>;
+
+    /// Percent of the last ten seconds in which some task waited for this; `None`: unknown.
+    fn pressure(&self, _resource: Resource) -> Option<u32> {
+        None
+    }
 
     /// How a process is at this moment.
     ///

@@ -15,6 +15,7 @@ mod sim {
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;
     mod slow;
+    mod storm;
     mod timers;
     mod told;
     mod unknown;

@@ -137,6 +137,7 @@ pub(super) fn running() -> World {
         vms: vec![vm],
         ill: BTreeMap::new(),
         intents: Vec::new(),
+        load: hearth_plan::Load::default(),
         policy: Policy::default(),
     }
 }

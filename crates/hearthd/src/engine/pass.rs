@@ -122,6 +122,7 @@ impl Engine {
                     begun_at: row.begun_at,
                 })
                 .collect(),
+            load: self.load(),
             policy: Policy {
                 stance: self.modes.stance(),
                 ..self.settings.policy.clone()
@@ -229,6 +230,9 @@ impl Engine {
             if steps.is_empty() || !work.busy.insert(vm) {
                 return;
             }
+            if steps.iter().any(|planned| starts(&planned.step)) {
+                work.starting.insert(vm);
+            }
         }
         let name = row.as_ref().map(|row| row.spec.name.clone());
         let span = crate::logging::vm_span(vm, name.as_ref().map(|name| name.as_str()));
@@ -280,6 +284,7 @@ impl Engine {
             {
                 let mut work = self.work.lock();
                 work.busy.remove(&vm);
+                work.starting.remove(&vm);
                 if !failed {
                     work.retries.done(vm, &steps);
                     work.waiting
@@ -324,6 +329,10 @@ fn without(mut plan: Plan, busy: &BTreeSet<VmId>, rows: &BTreeMap<VmId, VmRow>) 
         vm.is_none_or(|vm| !busy.contains(&vm))
     });
     plan
+}
+
+const fn starts(step: &Step) -> bool {
+    matches!(step, Step::StartVmm { .. })
 }
 
 pub(super) const fn is_orphan(step: &Step) -> bool {

@@ -5,9 +5,10 @@
 //!                                             status and steps for this VM are left out
 //! ```
 
-use hearth_plan::Step;
+use hearth_host::pressure::Resource;
 use hearth_plan::breaker::host::HostBreaker;
 use hearth_plan::breaker::{self, Change};
+use hearth_plan::{Load, Step};
 use hearth_store::VmRow;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
@@ -67,6 +68,16 @@ impl Engine {
         let row = self.parts.store.change_status(vm, unspoken).await?;
         self.tell_breaker(before.as_ref(), &row).await;
         Ok(row.status.recovery.word == word)
+    }
+
+    /// What the host is busy with, as far as starts are concerned.
+    pub(super) fn load(&self) -> Load {
+        let processes = &self.parts.processes;
+        Load {
+            starting: self.work.lock().starting.clone(),
+            cpu_pressure: processes.pressure(Resource::Cpu),
+            memory_pressure: processes.pressure(Resource::Memory),
+        }
     }
 
     /// The host's circuit breaker as of the last pass, unless it is closed.
