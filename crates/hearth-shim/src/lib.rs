@@ -37,7 +37,6 @@ mod cage;
 mod evidence;
 pub mod identity;
 mod journal;
-mod latest;
 mod log;
 mod outside;
 mod pump;
@@ -48,6 +47,7 @@ mod setup;
 mod signals;
 mod stop;
 mod tap;
+mod totals;
 mod visitors;
 
 pub use run::run;
@@ -72,7 +72,7 @@ pub const UNIT_FLAG: &str = "--unit";
 /// The file within the VM's folder by which a driver says that a launch which needed more
 /// than an exec is complete.
 pub const LAUNCHED: &str = "launched";
-/// The last line of the VMM's figures within the VM's folder, if it gives any.
+/// The sums of the VMM's figures within the VM's folder, if it gives any.
 pub const METRICS: &str = "metrics.json";
 /// The folder of a cage that the VMM may write to.
 pub const CAGE_RUN: &str = "run";
@@ -184,7 +184,7 @@ pub struct Cage {
     pub devices: Vec<String>,
     /// A named pipe in [`CAGE_RUN`]; what comes out of it goes to the VMM's log.
     pub log: Option<String>,
-    /// A named pipe in [`CAGE_RUN`]; its last line is kept in [`METRICS`].
+    /// A named pipe in [`CAGE_RUN`]; its lines are added up in [`METRICS`].
     pub metrics: Option<String>,
     /// A listening socket in [`CAGE_RUN`] to which guests' exit reports come.
     pub report: Option<String>,

@@ -15,11 +15,11 @@ use crate::cage::Outlets;
 use crate::evidence::Tail;
 use crate::identity::Instance;
 use crate::journal::Journal;
-use crate::latest::Latest;
 use crate::log::Log;
 use crate::outside::Outside;
 use crate::report::Reports;
 use crate::stop::{Stopper, Told};
+use crate::totals::Totals;
 use crate::visitors::{VISITORS_MAX, Visitors};
 use crate::{LAUNCHED, Stop};
 
@@ -41,7 +41,7 @@ pub(crate) struct Pump {
     tail: Tail,
     vmm_log: Log,
     journal: Journal,
-    metrics: Latest,
+    metrics: Totals,
     reports: Reports,
     visitors: Option<Visitors>,
     /// Who has to complete the launch; none when it is complete.
@@ -122,7 +122,7 @@ impl Pump {
             tail: Tail::default(),
             vmm_log,
             journal,
-            metrics: Latest::new(crate::METRICS),
+            metrics: Totals::new(crate::METRICS),
             reports: Reports::default(),
             visitors: channels.outlets.report.map(Visitors::new).transpose()?,
             caller: channels.caller.map(|caller| watch(&caller)).transpose()?,

@@ -48,6 +48,7 @@ promises! {
     runs_after_launch => standin_runs_after_launch, qemu_runs_after_launch;
     one_vmm_per_vm => standin_one_vmm_per_vm, qemu_one_vmm_per_vm;
     pause_and_resume_are_idempotent => standin_pause_and_resume, qemu_pause_and_resume;
+    devices_are_counted => standin_devices_are_counted, qemu_devices_are_counted;
     quit_ends_and_leaves_a_record => standin_quit, qemu_quit;
     kill_needs_proof => standin_kill_needs_proof, qemu_kill_needs_proof;
     death_is_noticed => standin_death_is_noticed, qemu_death_is_noticed;

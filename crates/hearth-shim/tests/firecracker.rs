@@ -248,6 +248,7 @@ promises! {
     runs_after_launch => contract::runs_after_launch;
     one_vmm_per_vm => contract::one_vmm_per_vm;
     pause_and_resume => contract::pause_and_resume_are_idempotent;
+    devices => contract::devices_are_counted;
     quit => contract::quit_ends_and_leaves_a_record;
     kill_needs_proof => contract::kill_needs_proof;
     death_is_noticed => contract::death_is_noticed;
@@ -363,7 +364,7 @@ async fn figures(vms: &Vms) {
     let work = async {
         loop {
             // The shim takes them from a pipe.
-            let figures = vms.driver.figures(spec.vm, &spec.dir).await.unwrap();
+            let figures = vms.driver.device_stats(spec.vm, &spec.dir).await.unwrap();
             if let Some(figures) = figures {
                 return figures;
             }
@@ -371,8 +372,8 @@ async fn figures(vms: &Vms) {
         }
     };
     let figures = tokio::time::timeout(STEP, work).await.unwrap();
-    assert!(figures.at_ms > 1_600_000_000_000, "{figures:?}");
-    assert_eq!(figures.seccomp_faults, 0);
+    assert!(figures.net_rx_bytes.is_some(), "{figures:?}");
+    assert_eq!(figures.seccomp_faults, Some(0));
     vms.driver.kill(&identity).await.unwrap();
 }
 

@@ -1,5 +1,6 @@
 //! Bodies of the HTTP API: shared by the daemon and its clients.
 
+mod devices;
 pub mod health;
 mod recovery;
 
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use devices::DeviceStats;
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
 pub use recovery::{HoldVm, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
 
@@ -173,6 +175,9 @@ pub struct VmStats {
     pub cpu_millis: u64,
     /// Resident memory of the VMM, in bytes.
     pub vmm_rss: u64,
+    /// What the VMM says of its devices, if it answers.
+    #[serde(default)]
+    pub devices: Option<DeviceStats>,
     /// Figures from the agent, if it answers.
     pub guest: Option<GuestMetrics>,
 }

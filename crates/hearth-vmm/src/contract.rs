@@ -91,6 +91,7 @@ pub async fn all(fixture: &dyn Fixture) {
     runs_after_launch(fixture).await;
     one_vmm_per_vm(fixture).await;
     pause_and_resume_are_idempotent(fixture).await;
+    devices_are_counted(fixture).await;
     quit_ends_and_leaves_a_record(fixture).await;
     kill_needs_proof(fixture).await;
     death_is_noticed(fixture).await;
@@ -153,6 +154,27 @@ pub async fn pause_and_resume_are_idempotent(fixture: &dyn Fixture) {
             .unwrap();
         assert_eq!(state(fixture, &spec).await, RunState::Running);
     }
+    end(fixture, &identity).await;
+}
+
+/// A running VMM says what its devices did since it started: the sums never fall.
+pub async fn devices_are_counted(fixture: &dyn Fixture) {
+    let vmm = fixture.vmm();
+    let spec = fixture.spec().await;
+    let identity = launch(fixture, &spec).await;
+    let read = async || {
+        let stats = within("figures", vmm.device_stats(spec.vm, &spec.dir)).await;
+        stats.unwrap()
+    };
+    // A VMM may answer before it has written its first figures.
+    until("first figures", async || read().await.is_some()).await;
+    let (first, second) = (read().await.unwrap(), read().await.unwrap());
+    assert!(
+        second.disk_read_bytes >= first.disk_read_bytes,
+        "{second:?}"
+    );
+    assert!(second.disk_write_bytes >= first.disk_write_bytes);
+    assert!(second.net_rx_bytes >= first.net_rx_bytes);
     end(fixture, &identity).await;
 }
 

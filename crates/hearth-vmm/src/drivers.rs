@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::observe::{ObservedUnit, RunState};
 use hearth_types::process::{ExitRecord, ProcessIdentity};
@@ -110,6 +111,14 @@ impl Vmm for Drivers {
         deadline: Duration,
     ) -> Result<RunState, VmmError> {
         self.of(dir).run_state(vm, dir, deadline).await
+    }
+
+    async fn device_stats(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        self.of(dir).device_stats(vm, dir).await
     }
 
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
@@ -36,6 +37,8 @@ pub enum Call {
     Launch,
     /// [`Vmm::run_state`].
     RunState,
+    /// [`Vmm::device_stats`].
+    DeviceStats,
     /// [`Vmm::pause`].
     Pause,
     /// [`Vmm::resume`].
@@ -309,6 +312,15 @@ impl Vmm for FakeVmm {
         } else {
             RunState::Running
         })
+    }
+
+    async fn device_stats(
+        &self,
+        vm: VmId,
+        _dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        self.control(vm, Call::DeviceStats, |_| ()).await?;
+        Ok(Some(DeviceStats::default()))
     }
 
     async fn pause(&self, vm: VmId, _dir: &Utf8Path) -> Result<(), VmmError> {

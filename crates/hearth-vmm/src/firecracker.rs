@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
@@ -46,7 +47,7 @@ use crate::{
 mod api;
 mod config;
 mod kvm;
-pub mod metrics;
+mod metrics;
 pub(crate) mod place;
 mod start;
 pub mod version;
@@ -121,25 +122,6 @@ impl FirecrackerDriver {
             probes: kvm::Probes::default(),
             gates: Gates::default(),
         }
-    }
-
-    /// Has the VMM in this folder write its figures, and returns them.
-    ///
-    /// # Errors
-    /// When it does not answer, or what it wrote cannot be read.
-    pub async fn figures(
-        &self,
-        vm: VmId,
-        dir: &Utf8Path,
-    ) -> Result<Option<metrics::DeviceFigures>, VmmError> {
-        let flush = Request::put("/actions", json!({"action_type": "FlushMetrics"}));
-        self.command(vm, dir, "FlushMetrics", &flush, COMMAND_DEADLINE)
-            .await?;
-        metrics::last(dir).map_err(|source| VmmError::Io {
-            operation: "read",
-            path: dir.join(hearth_shim::METRICS),
-            source,
-        })
     }
 
     fn binary(&self) -> Result<Utf8PathBuf, VmmError> {
@@ -336,6 +318,21 @@ impl Vmm for FirecrackerDriver {
 
     /// Refused where the guest could not be reached after it: the version that counts is the
     /// running one's.
+    async fn device_stats(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        let flush = Request::put("/actions", json!({"action_type": "FlushMetrics"}));
+        self.command(vm, dir, "FlushMetrics", &flush, COMMAND_DEADLINE)
+            .await?;
+        metrics::sums(dir).map_err(|source| VmmError::Io {
+            operation: "read",
+            path: dir.join(hearth_shim::METRICS),
+            source,
+        })
+    }
+
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
         let about = Request::get("/");
         let about = self

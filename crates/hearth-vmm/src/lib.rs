@@ -21,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::OwnerMark;
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::net::MacAddr;
 use hearth_types::observe::{ObservedUnit, RunState};
@@ -290,6 +291,15 @@ pub trait Vmm: Send + Sync {
         dir: &Utf8Path,
         deadline: Duration,
     ) -> Result<RunState, VmmError>;
+
+    /// What the VM's devices have done since the VMM started; `None` when it does not count.
+    async fn device_stats(
+        &self,
+        _vm: VmId,
+        _dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        Ok(None)
+    }
 
     /// Stops the vCPUs. Idempotent.
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;

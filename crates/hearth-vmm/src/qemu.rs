@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
@@ -32,6 +33,7 @@ mod greet;
 mod needs;
 mod probe;
 mod qmp;
+mod stats;
 
 pub(crate) use probe::empty_initramfs;
 
@@ -217,6 +219,16 @@ impl Vmm for QemuDriver {
             let error = QmpError::Protocol(format!("unknown status in {answer}"));
             control(vm, COMMAND, &error)
         })
+    }
+
+    async fn device_stats(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        const COMMAND: &str = "query-blockstats";
+        let answer = Self::command(vm, dir, COMMAND, COMMAND_DEADLINE).await?;
+        Ok(Some(stats::of_disks(&answer)))
     }
 
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {

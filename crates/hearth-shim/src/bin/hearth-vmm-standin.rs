@@ -192,6 +192,7 @@ impl Standin {
                     !self.paused
                 )
             }
+            "query-blockstats" => r#""return": []"#.to_owned(),
             "stop" | "cont" => {
                 self.paused = name == Some("stop");
                 r#""return": {}"#.to_owned()

@@ -1,38 +1,14 @@
 //! Firecracker's figures in ours.
 //!
 //! It writes one line of JSON a minute, and when asked, with what has happened since the
-//! line before; the shim keeps the last one.
+//! line before; the shim keeps the sums.
 
 use camino::Utf8Path;
+use hearth_types::api::DeviceStats;
 use serde::Deserialize;
 
 /// Longest line that is read, in bytes.
 const LINE_MAX: u64 = 512 << 10;
-
-/// What a VMM's devices did in the time before one line of figures.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DeviceFigures {
-    /// When the line was written, in milliseconds after the Unix epoch.
-    pub at_ms: u64,
-    /// Bytes that the guest read from its disks.
-    pub disk_read_bytes: u64,
-    /// Bytes that the guest wrote to them.
-    pub disk_write_bytes: u64,
-    /// Flushes that the guest asked for.
-    pub disk_flushes: u64,
-    /// Requests to disks that failed.
-    pub disk_failures: u64,
-    /// Requests to disks that a rate limiter held back.
-    pub disk_throttled: u64,
-    /// Bytes that went to the guest.
-    pub net_rx_bytes: u64,
-    /// Bytes that came from the guest.
-    pub net_tx_bytes: u64,
-    /// Failures of the network device, both ways.
-    pub net_failures: u64,
-    /// System calls that the filter refused: a bug or an attack.
-    pub seccomp_faults: u64,
-}
 
 // Fields that are missing are 0, and unknown ones are passed over: they differ by version.
 #[derive(Debug, Default, Deserialize)]
@@ -71,35 +47,37 @@ struct Seccomp {
     num_faults: u64,
 }
 
-/// Understands one line; `None` when it is none of Firecracker's.
-#[must_use]
-pub fn parse(line: &[u8]) -> Option<DeviceFigures> {
-    let line: Line = serde_json::from_slice(line).ok()?;
-    let Block {
-        execute_fails,
-        event_fails,
-        invalid_reqs_count,
-        ..
-    } = line.block;
-    Some(DeviceFigures {
-        at_ms: Some(line.utc_timestamp_ms).filter(|at| *at > 0)?,
-        disk_read_bytes: line.block.read_bytes,
-        disk_write_bytes: line.block.write_bytes,
-        disk_flushes: line.block.flush_count,
-        disk_failures: execute_fails + event_fails + invalid_reqs_count,
-        disk_throttled: line.block.rate_limiter_throttled_events,
-        net_rx_bytes: line.net.rx_bytes_count,
-        net_tx_bytes: line.net.tx_bytes_count,
-        net_failures: line.net.rx_fails + line.net.tx_fails,
-        seccomp_faults: line.seccomp.num_faults,
+/// Understands figures; `None` when they are none of Firecracker's.
+fn parse(text: &[u8]) -> Option<DeviceStats> {
+    let Line {
+        utc_timestamp_ms,
+        block,
+        net,
+        seccomp,
+    } = serde_json::from_slice(text).ok()?;
+    // Every line of its has the time, whatever else it has.
+    if utc_timestamp_ms == 0 {
+        return None;
+    }
+    let refused = block.event_fails.saturating_add(block.invalid_reqs_count);
+    Some(DeviceStats {
+        disk_read_bytes: block.read_bytes,
+        disk_write_bytes: block.write_bytes,
+        disk_flushes: block.flush_count,
+        disk_failures: block.execute_fails.saturating_add(refused),
+        disk_throttled: Some(block.rate_limiter_throttled_events),
+        net_rx_bytes: Some(net.rx_bytes_count),
+        net_tx_bytes: Some(net.tx_bytes_count),
+        net_failures: Some(net.rx_fails.saturating_add(net.tx_fails)),
+        seccomp_faults: Some(seccomp.num_faults),
     })
 }
 
-/// The last figures of the VMM in this folder, if it has given any.
+/// The sums of what the VMM in this folder has said, if it has said anything.
 ///
 /// # Errors
 /// When the file that the shim keeps cannot be read.
-pub fn last(dir: &Utf8Path) -> std::io::Result<Option<DeviceFigures>> {
+pub(super) fn sums(dir: &Utf8Path) -> std::io::Result<Option<DeviceStats>> {
     use std::io::Read as _;
     let file = match std::fs::File::open(dir.join(hearth_shim::METRICS)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -115,12 +93,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_understood_with_more_and_with_less() {
+    fn figures_are_understood_with_more_and_with_less() {
         let line = br#"{"utc_timestamp_ms":7,"block":{"read_bytes":1,"execute_fails":2,
             "event_fails":3,"new_in_a_later_version":{"a":1}},"net":{"tx_bytes_count":5},"x":[]}"#;
         let figures = parse(line).unwrap();
-        assert_eq!((figures.at_ms, figures.disk_read_bytes), (7, 1));
-        assert_eq!((figures.disk_failures, figures.net_tx_bytes), (5, 5));
+        assert_eq!((figures.disk_read_bytes, figures.disk_failures), (1, 5));
+        assert_eq!(figures.net_tx_bytes, Some(5));
         assert_eq!(parse(b"{}"), None);
         assert_eq!(parse(b"not json"), None);
     }

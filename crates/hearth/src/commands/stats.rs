@@ -140,6 +140,7 @@ fn show(context: &Context, sample: &[Named], once: bool) -> Result<(), Failure> 
         "GUEST MEM USED / TOTAL",
         "DISK USED / TOTAL",
         "NET I/O",
+        "BLOCK I/O",
         "PROCS",
         "LOAD",
     ]);
@@ -164,6 +165,14 @@ fn show(context: &Context, sample: &[Named], once: bool) -> Result<(), Failure> 
             .into(),
             human(stats.vmm_rss).into(),
         ];
+        let blocks = match &stats.devices {
+            Some(devices) => format!(
+                "{} / {}",
+                human(devices.disk_read_bytes),
+                human(devices.disk_write_bytes)
+            ),
+            None => "-".to_owned(),
+        };
         match &stats.guest {
             Some(guest) => {
                 let memory = guest.mem_total.saturating_sub(guest.mem_available);
@@ -172,11 +181,12 @@ fn show(context: &Context, sample: &[Named], once: bool) -> Result<(), Failure> 
                     format!("{} / {}", human(memory), human(guest.mem_total)).into(),
                     format!("{} / {}", human(disk), human(guest.disk_total)).into(),
                     format!("{} / {}", human(guest.net_rx), human(guest.net_tx)).into(),
+                    blocks.into(),
                     guest.processes.into(),
                     format!("{}.{:02}", guest.load1_centi / 100, guest.load1_centi % 100).into(),
                 ]);
             }
-            None => cells.extend(["-", "-", "-", "-", "-"].map(Into::into)),
+            None => cells.extend(["-", "-", "-", &blocks, "-", "-"].map(Into::into)),
         }
         table.row(cells);
     }

@@ -151,6 +151,45 @@ pub(crate) fn plan() -> Value {
     })
 }
 
+pub(crate) fn orphans() -> Value {
+    let fate = |what, at: Option<&str>, why| json!({"what": what, "at": at, "why": why});
+    let orphan = |id, kind, state, object, since: Option<&str>, fate: Value| {
+        json!({"id": id, "kind": kind, "state": state, "object": object,
+            "vm": "01950000-0000-7000-8000-0000000000ee", "name": null, "image": null, "since": since,
+            "bytes": null, "reason": "no VM has it", "fate": fate, "adoptable": false})
+    };
+    let mut vmm = orphan(
+        "vmm-4711-99",
+        "vmm",
+        "unwanted",
+        "pid 4711 (/usr/bin/qemu)",
+        Some("2026-02-27T12:00:00Z"),
+        fate("reported", None, "its record may be lost"),
+    );
+    vmm["name"] = json!("shop");
+    vmm["image"] = json!("debian:12");
+    vmm["adoptable"] = json!(true);
+    let mut folder = orphan(
+        "folder-01950000-0000-7000-8000-0000000000ee",
+        "folder",
+        "unwanted",
+        "/var/lib/hearth/vms/01950000-0000-7000-8000-0000000000ee",
+        Some("2026-03-01T11:59:40Z"),
+        fate("removed", Some("2026-03-01T12:00:10Z"), "grace age"),
+    );
+    folder["bytes"] = json!(240_123_904);
+    json!({"items": [
+        vmm,
+        orphan("tap-ht0000000000ee", "tap", "unwanted", "ht0000000000ee", None,
+            fate("kept", None, "a process of its VM lives and may use it")),
+        folder,
+        orphan("missing-rules-all-VMs", "rules", "missing", "network rules", None,
+            fate("held", None, "AUTO_DRIFT")),
+        orphan("folder-mine", "folder", "unproven", "/var/lib/hearth/vms/mine", None,
+            fate("never", None, "nothing proves that it is ours")),
+    ], "unknown": ["name server: permission denied"]})
+}
+
 /// A mode set by hand; `readonly` meets a rule, too.
 pub(crate) fn mode(word: &str, reason: Option<&str>) -> Value {
     let since = "2026-03-01T11:00:00Z";
@@ -218,7 +257,9 @@ pub(crate) fn health() -> Value {
 }
 
 pub(crate) fn stats() -> Value {
-    json!({"cpu_millis": 61_250, "vmm_rss": 157_286_400, "guest": {
+    json!({"cpu_millis": 61_250, "vmm_rss": 157_286_400, "devices": {
+        "disk_read_bytes": 33_554_432, "disk_write_bytes": 4096, "disk_flushes": 3,
+        "disk_failures": 0}, "guest": {
         "uptime_secs": 7200, "mem_total": 536_870_912, "mem_available": 402_653_184,
         "load1_centi": 25, "processes": 12, "disk_total": 1_073_741_824, "disk_free": 536_870_912,
         "net_rx": 1_048_576, "net_tx": 2048

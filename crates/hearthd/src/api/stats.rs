@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use hearth_types::api::{GuestMetrics, VmStats};
 use hearth_types::problem::{Code, Problem};
+use hearth_types::survey::chain;
 
 use super::error::{ApiError, ApiResult, InPath};
 use super::{Api, view};
@@ -47,9 +48,19 @@ pub async fn stats(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiRes
         let value = serde_json::to_value(metrics).ok()?;
         serde_json::from_value::<GuestMetrics>(value).ok()
     };
+    let devices = async {
+        let dir = api.engine.paths.vm(row.id);
+        let asked = api.engine.parts.vmm.device_stats(row.id, &dir);
+        let answer = tokio::time::timeout(GUEST_DEADLINE, asked).await.ok()?;
+        answer
+            .map_err(|error| tracing::debug!(error = %chain(&error), "no figures of the devices"))
+            .ok()?
+    };
+    let (guest, devices) = tokio::join!(guest, devices);
     Ok(Json(VmStats {
         cpu_millis: usage.cpu_millis,
         vmm_rss: usage.rss_bytes,
-        guest: guest.await,
+        devices,
+        guest,
     }))
 }

@@ -36,6 +36,10 @@ async fn vm_runs_answers_stops_and_leaves_nothing() {
     let stats = vm.stats().await;
     assert!(stats.vmm_rss > 0 && stats.cpu_millis > 0, "{stats:?}");
     assert!(stats.guest.unwrap().mem_total > 0);
+    // Its root file system was read, and what was copied into it was written.
+    let devices = stats.devices.unwrap();
+    assert!(devices.disk_read_bytes > 0, "{devices:?}");
+    assert_eq!(devices.disk_failures, 0);
 
     stops_cleanly(&host, &vm).await;
     vm.act(Action::Start).await.unwrap();

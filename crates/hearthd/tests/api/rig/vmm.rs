@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
+use hearth_types::api::DeviceStats;
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
@@ -39,6 +40,14 @@ impl Vmm for RigVmm {
         deadline: Duration,
     ) -> Result<RunState, VmmError> {
         self.fake.run_state(vm, dir, deadline).await
+    }
+
+    async fn device_stats(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+    ) -> Result<Option<DeviceStats>, VmmError> {
+        self.fake.device_stats(vm, dir).await
     }
 
     async fn pause(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
