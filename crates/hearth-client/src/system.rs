@@ -4,11 +4,12 @@ use futures::Stream;
 use hyper::header::ACCEPT;
 
 use hearth_types::api::{
-    ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version,
+    ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version, Vm,
 };
 use hearth_types::event::Event;
 use hearth_types::ids::EventSeq;
 use hearth_types::mode::{ModeView, SetMode};
+use hearth_types::orphan::{AdoptOrphan, OrphanList, OrphansRemoved, RemoveOrphans};
 
 use crate::lines::sse;
 use crate::request::Call;
@@ -65,6 +66,35 @@ impl Client {
     pub async fn set_mode(&self, set: &SetMode) -> Result<ModeView, ClientError> {
         let call = Call::new(hyper::Method::PUT, &["v1", "mode"]);
         self.fetch(call.json(set)?).await
+    }
+
+    /// What is ours and not wanted, wanted and missing, or only looks like ours.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn orphans(&self) -> Result<OrphanList, ClientError> {
+        self.fetch(Call::get(&["v1", "orphans"])).await
+    }
+
+    /// Removes orphans by hand.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; what failed for one of them is in the answer.
+    pub async fn remove_orphans(
+        &self,
+        asked: &RemoveOrphans,
+    ) -> Result<OrphansRemoved, ClientError> {
+        let call = Call::post(&["v1", "orphans", "remove"]);
+        self.fetch(call.json(asked)?).await
+    }
+
+    /// Makes a record again for a VM whose record is lost.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn adopt_orphan(&self, id: &str, asked: &AdoptOrphan) -> Result<Vm, ClientError> {
+        let call = Call::post(&["v1", "orphans", id, "adopt"]);
+        self.fetch(call.json(asked)?).await
     }
 
     /// Whether the daemon works.

@@ -136,14 +136,19 @@ keys! {
     ORPHAN_GRACE orphan_grace: Span = "30s", DURATION;
     /// If more orphans than this are found at once, none is removed: something is wrong then.
     ORPHAN_CAP orphan_cap: u32 = "20", COUNT;
-    /// What happens to processes of ours that belong to no VM.
+    /// What happens to VMMs of ours that run and have no record. `proven`: those are removed
+    /// whose VM the journal knows, so that it was made and removed with this database; the others
+    /// are reported, because their records may be lost: see `hearth orphans`.
+    ORPHAN_VMMS orphan_vmms: OrphanMode = "proven", PROVEN_ORPHANS;
+    /// What happens to other processes of ours that belong to no VM.
     ORPHAN_PROCESSES orphan_processes: OrphanMode = "remove", ORPHANS;
     /// What happens to systemd units of ours that belong to no VM and hold no process of one.
     ORPHAN_UNITS orphan_units: OrphanMode = "remove", ORPHANS;
     /// What happens to TAPs of ours that belong to no VM.
     ORPHAN_TAPS orphan_taps: OrphanMode = "remove", ORPHANS;
-    /// What happens to VM folders of ours that belong to no VM.
-    ORPHAN_DIRS orphan_dirs: OrphanMode = "remove", ORPHANS;
+    /// What happens to VM folders, with the disks in them, that belong to no VM. `proven` as
+    /// with `ORPHAN_VMMS`.
+    ORPHAN_DIRS orphan_dirs: OrphanMode = "proven", PROVEN_ORPHANS;
     /// The loop looks at the host at least this often.
     RESYNC_INTERVAL resync_interval: Span = "60s", POSITIVE_DURATION;
     /// First wait before a VM is restarted by its policy; it doubles with each failure in a row.

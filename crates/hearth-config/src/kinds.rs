@@ -78,6 +78,8 @@ pub enum AccelMode {
 pub enum OrphanMode {
     /// They are removed.
     Remove,
+    /// Those that the journal knows are removed, the others are reported.
+    Proven,
     /// They are only reported.
     Report,
 }
@@ -232,6 +234,11 @@ pub(crate) static ORPHANS: Kind<OrphanMode> =
         "remove" => Some(OrphanMode::Remove),
         "report" => Some(OrphanMode::Report),
         _ => None,
+    });
+pub(crate) static PROVEN_ORPHANS: Kind<OrphanMode> =
+    kind("choice", "remove, proven or report", |text| match text {
+        "proven" => Some(OrphanMode::Proven),
+        text => (ORPHANS.parse)(text),
     });
 pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
     "on" => Some(true),

@@ -53,6 +53,7 @@ mod gate;
 mod index;
 pub mod mode;
 pub mod model;
+pub mod orphanage;
 mod orphans;
 pub mod recovery;
 mod shared;

@@ -39,6 +39,8 @@ pub struct World {
     pub intents: Vec<OpenIntent>,
     /// What the host is busy with.
     pub load: Load,
+    /// VMs without a record that the journal names all the same.
+    pub journaled: BTreeSet<VmId>,
     /// The operator's choices.
     pub policy: Policy,
 }
@@ -104,6 +106,9 @@ pub struct OpenIntent {
 pub enum OrphanAction {
     /// Remove them.
     Remove,
+    /// Remove those whose VM the journal names: this database made it and was told to remove
+    /// it. Report the others: they may be all that is left of a record that was lost.
+    Proven,
     /// Only say that they are there.
     Report,
 }
@@ -115,8 +120,10 @@ pub struct Policy {
     pub orphan_grace: Duration,
     /// If a pass finds more orphans to remove than this, it removes none and says so.
     pub orphan_cap: usize,
-    /// Orphaned processes.
+    /// Orphaned processes other than VMMs.
     pub orphan_processes: OrphanAction,
+    /// VMMs that run and have no record.
+    pub orphan_vmms: OrphanAction,
     /// Orphaned units.
     pub orphan_units: OrphanAction,
     /// Orphaned TAPs.
@@ -233,9 +240,10 @@ impl Default for Policy {
             orphan_grace: Duration::from_secs(30),
             orphan_cap: 20,
             orphan_processes: OrphanAction::Remove,
+            orphan_vmms: OrphanAction::Proven,
             orphan_units: OrphanAction::Remove,
             orphan_taps: OrphanAction::Remove,
-            orphan_dirs: OrphanAction::Remove,
+            orphan_dirs: OrphanAction::Proven,
             backoff_first: Duration::from_secs(1),
             backoff_max: Duration::from_secs(300),
             stable_after: Duration::from_secs(600),

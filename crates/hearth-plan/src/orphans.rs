@@ -1,7 +1,8 @@
 //! What is ours and belongs to nobody.
 //!
 //! An orphan is removed only if it carries our mark, no VM of the database and no open intent names it, and it
-//! is older than the grace age. Where there are suddenly many, the likelier explanation is that the
+//! is older than the grace age. What runs or holds data goes only if the journal knows its VM
+//! (`docs/adr`, "A lost record is no order to remove"). Where there are suddenly many, the likelier explanation is that the
 //! database is the wrong one: then none is removed.
 
 use std::collections::HashSet;
@@ -30,6 +31,8 @@ struct Search<'a> {
     young: (usize, Option<Timestamp>),
     /// Orphans that an open intent names.
     kept: usize,
+    /// VMMs and VM folders of which nothing says that they may go.
+    unproven: (usize, usize),
 }
 
 /// Adds the removal of orphans to the plan.
@@ -53,19 +56,19 @@ pub(crate) fn plan(world: &World, index: &Index<'_>, plan: &mut Plan) {
         found: Vec::new(),
         young: (0, None),
         kept: 0,
+        unproven: (0, 0),
     };
     let policy = &world.policy;
     search.processes();
-    search.conclude("processes", policy.orphan_processes, 0, plan);
+    search.conclude_processes(plan);
     let before = search.found.len();
     search.units();
     search.conclude("units", policy.orphan_units, before, plan);
     let before = search.found.len();
     search.taps();
     search.conclude("TAPs", policy.orphan_taps, before, plan);
-    let before = search.found.len();
     search.dirs();
-    search.conclude("VM folders", policy.orphan_dirs, before, plan);
+    search.tell_unproven(plan);
     if let (count, Some(at)) = search.young {
         plan.note(
             None,
@@ -139,6 +142,11 @@ impl<'a> Search<'a> {
                     })
                 }
             };
+            let vmm = process.role == ProcessRole::Vmm;
+            if self.is_orphan(vm) && vmm && !self.may_go(vm, self.world.policy.orphan_vmms) {
+                self.unproven.0 += 1;
+                continue;
+            }
             if self.is_orphan(vm) && self.is_old(since) {
                 let identity = process.identity.clone();
                 let reason = format!(
@@ -197,12 +205,68 @@ impl<'a> Search<'a> {
 
     fn dirs(&mut self) {
         for dir in self.world.observed.dirs.known().into_iter().flatten() {
-            if self.is_orphan(dir.vm) && !self.in_use(dir.vm) && self.is_old(dir.changed_at) {
+            if !self.is_orphan(dir.vm) || self.in_use(dir.vm) {
+                continue;
+            }
+            if !self.may_go(dir.vm, self.world.policy.orphan_dirs) {
+                self.unproven.1 += 1;
+                continue;
+            }
+            if self.is_old(dir.changed_at) {
                 let reason = format!("the folder of VM {}, which does not exist", dir.vm);
                 self.found
                     .push((Step::RemoveOrphanDir { vm: dir.vm }, reason));
             }
         }
+    }
+
+    /// Whether what runs, or holds data, may go. Its mark says only that some daemon with this
+    /// installation's id made it. The journal says that this database knew its VM, and without a
+    /// record that means that the user had it removed: what is left is left over from a crash.
+    fn may_go(&self, vm: VmId, action: OrphanAction) -> bool {
+        match action {
+            OrphanAction::Remove => true,
+            OrphanAction::Proven => self.world.journaled.contains(&vm),
+            OrphanAction::Report => false,
+        }
+    }
+
+    fn tell_unproven(&self, plan: &mut Plan) {
+        let (vmms, dirs) = self.unproven;
+        for (count, what, policy) in [
+            (vmms, "VMM(s) that run", self.world.policy.orphan_vmms),
+            (dirs, "VM folder(s)", self.world.policy.orphan_dirs),
+        ] {
+            let why = match policy {
+                OrphanAction::Proven => {
+                    "the journal does not know their VMs, so their records may be lost"
+                }
+                OrphanAction::Remove | OrphanAction::Report => "as configured",
+            };
+            if count > 0 {
+                plan.note(None, format!(
+                    "{count} {what} belong to no VM and are only reported ({why}): see hearth orphans"
+                ));
+            }
+        }
+    }
+
+    /// VMMs have a policy of their own, which was asked already.
+    fn conclude_processes(&mut self, plan: &mut Plan) {
+        let vmms = |step: &Step| {
+            let processes = self.world.observed.processes.known();
+            let mut all = processes.into_iter().flatten();
+            matches!(step, Step::KillOrphan { identity }
+                if all.any(|p| p.identity == *identity && p.role == ProcessRole::Vmm))
+        };
+        let (found, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.found)
+            .into_iter()
+            .partition(|(step, _)| vmms(step));
+        let from = found.len();
+        self.found = found;
+        self.found.extend(others);
+        let action = self.world.policy.orphan_processes;
+        self.conclude("processes", action, from, plan);
     }
 
     /// Turns what was found of one kind into a note if the operator wants only to know.

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
 use hearth_types::net::{GuestRule, MacAddr, PublishedPort, RuleSet};
-use hearth_types::observe::ObservedTap;
+use hearth_types::observe::{ObservedTap, ProcessRole};
 use hearth_types::spec::NetworkMode;
 use hearth_types::status::Goal;
 use hearth_types::survey::Survey;
@@ -56,6 +56,9 @@ struct Wanted<'a> {
     /// Some VM of the database uses the bridge, even if it is being removed.
     known: bool,
     guests: Vec<Guest<'a>>,
+    /// What is there already of VMMs that run and have no record: they keep it while they live.
+    lost: Vec<&'a GuestRule>,
+    lost_ports: Vec<&'a PublishedPort>,
 }
 
 pub(crate) fn bridged(vm: &DesiredVm) -> bool {
@@ -81,7 +84,39 @@ impl<'a> Wanted<'a> {
                 wanted.guests.push(Guest { vm, ip, mac });
             }
         }
+        wanted.add_lost(world, index);
         wanted
+    }
+
+    /// Addresses that a VM of the database has are that VM's.
+    fn add_lost(&mut self, world: &'a World, index: &Index<'_>) {
+        if !index.strangers {
+            return;
+        }
+        let processes = world.observed.processes.known();
+        let vmms = processes.into_iter().flatten().filter_map(|process| {
+            let vm = process.identity.mark.vm()?;
+            let ours = process.identity.mark.installation == world.installation;
+            let lost = ours && process.role == ProcessRole::Vmm && !index.of(vm).desired;
+            lost.then(|| tap_name(vm))
+        });
+        let taps: HashSet<String> = vmms.collect();
+        let given: HashSet<Ipv4Addr> = world.vms.iter().filter_map(|vm| vm.leases.ip).collect();
+        let Some(Some(rules)) = world.observed.rules.known() else {
+            return;
+        };
+        let keep = |rule: &&GuestRule| taps.contains(&rule.tap) && !given.contains(&rule.ip);
+        self.lost = rules.guests.iter().filter(keep).collect();
+        let kept: HashSet<Ipv4Addr> = self.lost.iter().map(|rule| rule.ip).collect();
+        let own: HashSet<_> = self
+            .ports()
+            .map(|port| (port.protocol, port.host_port))
+            .collect();
+        let keep = |port: &&PublishedPort| {
+            kept.contains(&port.guest_ip) && !own.contains(&(port.protocol, port.host_port))
+        };
+        self.lost_ports = rules.ports.iter().filter(keep).collect();
+        self.used |= !self.lost.is_empty();
     }
 
     fn rules(&self) -> RuleSet {
@@ -91,8 +126,11 @@ impl<'a> Wanted<'a> {
             ip: guest.ip,
         });
         RuleSet {
-            guests: guests.collect(),
-            ports: self.ports().collect(),
+            guests: guests.chain(self.lost.iter().copied().cloned()).collect(),
+            ports: self
+                .ports()
+                .chain(self.lost_ports.iter().copied().cloned())
+                .collect(),
         }
     }
 
@@ -117,13 +155,16 @@ impl<'a> Wanted<'a> {
             .collect();
         wanted.sort_unstable();
         wanted.dedup();
+        // Those that are kept are there: they count on both sides.
+        let lost = |rule: &&GuestRule| self.lost.contains(rule);
         let mut ports: Vec<_> = self.ports().collect();
+        ports.extend(self.lost_ports.iter().copied().cloned());
         ports.sort_unstable();
         ports.dedup();
-        wanted.len() == rules.guests.len()
+        wanted.len() + self.lost.len() == rules.guests.len()
             && wanted
                 .iter()
-                .zip(&rules.guests)
+                .zip(rules.guests.iter().filter(|rule| !lost(rule)))
                 .all(|((tap, mac, ip), rule)| {
                     tap.is(&rule.tap) && *mac == rule.mac && *ip == rule.ip
                 })

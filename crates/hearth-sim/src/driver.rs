@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use hearth_plan::breaker::cause_of_step;
 use hearth_plan::transition::{self, later};
-use hearth_plan::{Plan, Policy, Step, World, plan};
+use hearth_plan::{OrphanAction, Plan, Policy, Step, World, plan};
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::process::ExitRecord;
 use hearth_types::spec::NetworkMode;
@@ -102,7 +102,11 @@ impl Sim {
         Self {
             host: SimHost::new(installation, now),
             store: SimStore::default(),
-            policy: Policy::default(),
+            policy: Policy {
+                orphan_vmms: OrphanAction::Remove,
+                orphan_dirs: OrphanAction::Remove,
+                ..Policy::default()
+            },
             crash_in: None,
             points: 0,
             errors: Vec::new(),
@@ -122,6 +126,7 @@ impl Sim {
             vms: self.store.vms.values().cloned().collect(),
             intents: self.store.intents.clone(),
             load: hearth_plan::Load::default(),
+            journaled: self.store.journaled.clone(),
             policy: self.policy.clone(),
         }
     }
@@ -183,6 +188,9 @@ impl Sim {
     fn act(&mut self, step: &Step) -> Result<(), Stopped> {
         let stores = step.only_stores();
         let now = self.host.now;
+        if !stores && !step.kind().contains("orphan") {
+            self.store.journaled.extend(step.vm());
+        }
         let intent = (!stores).then(|| self.store.begin(step.vm(), now));
         self.point()?;
         let fault = if stores {

@@ -18,6 +18,8 @@ pub struct SimStore {
     pub vms: BTreeMap<VmId, DesiredVm>,
     /// The journal's open entries.
     pub intents: Vec<OpenIntent>,
+    /// VMs that the journal names.
+    pub journaled: BTreeSet<VmId>,
     next_intent: u128,
 }
 

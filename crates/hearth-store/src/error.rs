@@ -108,6 +108,18 @@ pub enum StoreError {
         /// Who has it.
         by: VmName,
     },
+    /// Another VM has the context id or user id.
+    #[error("its context id or user id is taken by VM {by}: remove that VM first")]
+    LeaseTaken {
+        /// Who has it.
+        by: VmName,
+    },
+    /// There is a record of it.
+    #[error("VM {id} is recorded: nothing has to be restored")]
+    Recorded {
+        /// The VM.
+        id: VmId,
+    },
     /// The address is no guest address of the subnet: outside, or its first (the gateway),
     /// network or broadcast address.
     #[error(

@@ -40,6 +40,23 @@ pub(crate) fn begin(
     })
 }
 
+/// Those of these VMs that some entry names, other than the removal of an orphan.
+pub(crate) fn names(session: &Session, vms: Vec<VmId>) -> Result<Vec<VmId>> {
+    session.run("read the journal", |conn| {
+        let mut known = conn.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM intents
+             WHERE vm = ?1 AND step ->> '$.step' NOT LIKE '%orphan%')",
+        )?;
+        let mut named = Vec::new();
+        for vm in vms {
+            if known.query_row([vm.to_string()], |row| row.get(0))? {
+                named.push(vm);
+            }
+        }
+        Ok(named)
+    })
+}
+
 /// Closes entries; those that are closed already keep their first outcome.
 pub(crate) fn finish(
     session: &Session,

@@ -170,6 +170,27 @@ impl Store {
             .await
     }
 
+    /// Records a VM as it was recorded once, with the id and the leases that it has, or does
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Recorded`], [`StoreError::NameTaken`], [`StoreError::PortTaken`],
+    /// [`StoreError::AddressTaken`], [`StoreError::LeaseTaken`].
+    pub async fn restore_vm(&self, row: VmRow) -> Result<VmRow> {
+        self.request(move |session| vms::restore(session, row))
+            .await
+    }
+
+    /// Those of these VMs that the journal names, in an open entry or a finished one: this
+    /// database has known them. The removal of an orphan says nothing of the kind.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn journaled(&self, vms: Vec<VmId>) -> Result<Vec<VmId>> {
+        self.request(move |session| journal::names(session, vms))
+            .await
+    }
+
     /// Every VM as of the last commit, by id, oldest first.
     pub async fn vms(&self) -> Vec<VmRow> {
         self.inner

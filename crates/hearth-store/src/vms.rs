@@ -181,6 +181,33 @@ pub(crate) fn create(
     Ok(row)
 }
 
+/// Records a VM as it was recorded once, with the id and the leases that it has.
+pub(crate) fn restore(session: &mut Session, row: VmRow) -> Result<VmRow> {
+    if session.rows().contains_key(&row.id) {
+        return Err(StoreError::Recorded { id: row.id });
+    }
+    check_name(session, &row.spec.name, row.id)?;
+    let taken = |of: &dyn Fn(&Leases) -> bool| {
+        session
+            .rows()
+            .values()
+            .find(|other| of(&other.leases))
+            .map(|other| other.spec.name.clone())
+    };
+    let ip = row.leases.ip;
+    if let (Some(ip), Some(by)) = (ip, taken(&|other| other.ip == ip && ip.is_some())) {
+        return Err(StoreError::AddressTaken { ip, by });
+    }
+    let (cid, uid) = (row.leases.cid, row.leases.uid);
+    if let Some(by) = taken(&|other| other.cid == cid || (uid != 0 && other.uid == uid)) {
+        return Err(StoreError::LeaseTaken { by });
+    }
+    save(session, &row)?;
+    leases::record(session, row.id, &row.spec, &row.leases)?;
+    session.put(row.clone());
+    Ok(row)
+}
+
 pub(crate) fn set_goal(
     session: &mut Session,
     id: VmId,

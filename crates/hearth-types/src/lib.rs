@@ -15,6 +15,7 @@ pub mod mode;
 pub mod names;
 pub mod net;
 pub mod observe;
+pub mod orphan;
 pub mod problem;
 pub mod process;
 pub mod resources;

@@ -7,8 +7,8 @@ pub mod archive;
 pub mod auth;
 pub mod error;
 pub mod events;
-pub mod health;
 pub mod exec;
+pub mod health;
 pub mod images;
 pub mod kernels;
 pub mod lifecycle;
@@ -16,6 +16,7 @@ pub mod logs;
 pub mod meta;
 pub mod metrics;
 pub mod mode;
+pub mod orphans;
 pub mod plan;
 mod ports;
 pub mod recovery;
@@ -127,6 +128,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(plan::config))
         .routes(routes!(events::events))
         .routes(routes!(mode::get, mode::put))
+        .routes(routes!(orphans::list))
+        .routes(routes!(orphans::remove))
+        .routes(routes!(orphans::adopt))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))

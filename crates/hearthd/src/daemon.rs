@@ -291,29 +291,20 @@ fn companion(
 fn policy(config: &Config) -> Policy {
     let action = |mode: OrphanMode| match mode {
         OrphanMode::Remove => OrphanAction::Remove,
+        OrphanMode::Proven => OrphanAction::Proven,
         OrphanMode::Report => OrphanAction::Report,
     };
     Policy {
         orphan_grace: config.orphan_grace.as_duration(),
         orphan_cap: usize::try_from(config.orphan_cap).unwrap_or(usize::MAX),
         orphan_processes: action(config.orphan_processes),
+        orphan_vmms: action(config.orphan_vmms),
         orphan_units: action(config.orphan_units),
         orphan_taps: action(config.orphan_taps),
         orphan_dirs: action(config.orphan_dirs),
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
         stable_after: config.stable_after.as_duration(),
-        auto: Switches {
-            restart: config.auto_restart,
-            bootstrap: config.auto_bootstrap,
-            orphans: config.auto_orphans,
-            drift: config.auto_drift,
-            cleanup: config.auto_cleanup,
-        },
-        reserve: match config.disk_reserve {
-            DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
-            DiskReserve::Percent(percent) => Reserve::Percent(percent),
-        },
         storm: StormPolicy {
             at_once: match config.start_concurrency {
                 0 => cpus().max(4),
@@ -337,6 +328,17 @@ fn policy(config: &Config) -> Policy {
             window: config.breaker_window.as_duration(),
             cooldown: config.breaker_cooldown.as_duration(),
             cooldown_max: config.breaker_cooldown_max.as_duration(),
+        },
+        auto: Switches {
+            restart: config.auto_restart,
+            bootstrap: config.auto_bootstrap,
+            orphans: config.auto_orphans,
+            drift: config.auto_drift,
+            cleanup: config.auto_cleanup,
+        },
+        reserve: match config.disk_reserve {
+            DiskReserve::Bytes(bytes) => Reserve::Bytes(bytes.0),
+            DiskReserve::Percent(percent) => Reserve::Percent(percent),
         },
         ..Policy::default()
     }

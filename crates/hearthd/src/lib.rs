@@ -23,3 +23,4 @@ pub mod logging;
 pub mod manager;
 pub mod metrics;
 pub mod mode;
+pub mod orphans;

@@ -14,6 +14,7 @@ mod sim {
     mod mode;
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;
+    mod orphans;
     mod slow;
     mod storm;
     mod timers;

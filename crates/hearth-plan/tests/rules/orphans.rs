@@ -12,7 +12,59 @@ fn with_orphans() -> World {
     processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -31));
     taps(&mut world).push(tap(vm_id(8)));
     dirs(&mut world).push(dir(vm_id(9)));
+    // This database knew them all.
+    world.journaled = (7..10).map(vm_id).collect();
     world
+}
+
+#[test]
+fn what_the_journal_does_not_know_is_reported_where_it_runs_or_holds_data() {
+    let mut world = with_orphans();
+    world.journaled.clear();
+    let plan = assert_steps(&world, &["remove_orphan_tap"]);
+    assert!(notes(&plan).contains("1 VMM(s) that run"), "{plan:#?}");
+    assert!(notes(&plan).contains("1 VM folder(s)"));
+    world.policy.orphan_vmms = OrphanAction::Remove;
+    world.policy.orphan_dirs = OrphanAction::Remove;
+    let steps = ["kill_orphan", "remove_orphan_tap", "remove_orphan_dir"];
+    assert_steps(&world, &steps);
+    world.journaled = (7..10).map(vm_id).collect();
+    world.policy.orphan_vmms = OrphanAction::Report;
+    let plan = assert_steps(&world, &["remove_orphan_tap", "remove_orphan_dir"]);
+    assert!(notes(&plan).contains("as configured"));
+}
+
+#[test]
+fn a_vmm_that_is_only_reported_keeps_its_filters_and_its_network() {
+    let mut world = running();
+    processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -99));
+    taps(&mut world).push(tap(vm_id(7)));
+    let lost = hearth_types::net::GuestRule {
+        tap: hearth_types::names::tap_name(vm_id(7)),
+        mac: hearth_types::net::MacAddr::for_ipv4([10, 213, 0, 9].into()),
+        ip: [10, 213, 0, 9].into(),
+    };
+    let Survey::Known(Some(rules)) = &mut world.observed.rules else {
+        panic!("known")
+    };
+    rules.guests.insert(lost.clone());
+    assert_steps(&world, &[]);
+    // What is made anew for others has it in it, too.
+    say(&mut world, hearth_types::status::Goal::Absent);
+    processes(&mut world).retain(|p| p.identity.pid == 70);
+    let plan = hearth_plan::plan(&world);
+    let applied = plan.steps.iter().find_map(|planned| match &planned.step {
+        hearth_plan::Step::ApplyRules(rules) => Some(rules.guests.iter().collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(applied, Some(vec![&lost]), "{plan:#?}");
+    // Its end is the end of them.
+    processes(&mut world).clear();
+    let plan = hearth_plan::plan(&world);
+    let none = plan.steps.iter().any(
+        |planned| matches!(&planned.step, hearth_plan::Step::ApplyRules(rules) if rules.guests.is_empty()),
+    );
+    assert!(none, "{plan:#?}");
 }
 
 #[test]
@@ -24,6 +76,7 @@ fn old_orphans_of_each_kind_are_removed() {
 #[test]
 fn young_orphans_are_left_until_the_grace_age() {
     let mut world = running();
+    world.journaled = [vm_id(7), vm_id(9)].into();
     processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -29));
     let mut young = dir(vm_id(9));
     young.changed_at = at(-5);
@@ -62,12 +115,13 @@ fn a_kind_that_is_only_reported_is_left_and_does_not_count_for_the_cap() {
     world.policy.orphan_dirs = OrphanAction::Report;
     world.policy.orphan_cap = 2;
     let plan = assert_steps(&world, &["kill_orphan", "remove_orphan_tap"]);
-    assert!(notes(&plan).contains("1 VM folders"));
+    assert!(notes(&plan).contains("1 VM folder(s)"));
 }
 
 #[test]
 fn what_an_orphaned_process_may_use_stays_until_it_is_gone() {
     let mut world = running();
+    world.journaled = [vm_id(7)].into();
     processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -31));
     taps(&mut world).push(tap(vm_id(7)));
     dirs(&mut world).push(dir(vm_id(7)));
@@ -77,6 +131,7 @@ fn what_an_orphaned_process_may_use_stays_until_it_is_gone() {
 #[test]
 fn a_shim_goes_by_itself_after_its_vmm() {
     let mut world = running();
+    world.journaled = [vm_id(7)].into();
     processes(&mut world).push(process(vm_id(7), 69, ProcessRole::Shim, -99));
     processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -99));
     let plan = assert_steps(&world, &["kill_orphan"]);

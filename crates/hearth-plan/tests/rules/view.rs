@@ -10,6 +10,7 @@ use super::world::*;
 fn a_plan_is_shown_with_names_objects_reasons_and_what_is_destructive() {
     let mut world = running();
     say(&mut world, Goal::Stopped);
+    world.journaled = [vm_id(7)].into();
     processes(&mut world).push(process(vm_id(7), 70, ProcessRole::Vmm, -99));
     let view = view::plan(&hearth_plan::plan(&world), &world);
     let shown: Vec<_> = view

@@ -44,7 +44,7 @@ async fn a_vm_is_recorded_whole_and_survives_a_reopen() {
     let store = open(&dir);
     assert_eq!(store.vms().await, vec![expected]);
     assert_eq!(store.installation(), installation);
-    assert_eq!(store.schema_version(), 1);
+    assert_eq!(store.schema_version(), hearth_store::SCHEMA_VERSION);
 }
 
 #[tokio::test]

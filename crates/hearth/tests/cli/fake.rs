@@ -129,6 +129,9 @@ fn router(seen: Shared) -> Router {
         .route("/v1/doctor", get(async || axum::Json(objects::doctor())))
         .route("/v1/config", get(async || axum::Json(objects::config())))
         .route("/v1/events", get(events))
+        .route("/v1/orphans", get(async || axum::Json(objects::orphans())))
+        .route("/v1/orphans/remove", post(remove_orphans))
+        .route("/v1/orphans/{id}/adopt", post(adopt))
         .route("/v1/mode", get(mode).put(set_mode))
         .route(
             "/v1/version",
@@ -443,6 +446,26 @@ async fn recover(Path(reference): Path<String>) -> Response {
 async fn recover_all() -> Response {
     let items = [objects::broken(), objects::web()].map(|vm| objects::recovered(&vm));
     axum::Json(json!({ "items": items })).into_response()
+}
+
+async fn remove_orphans(body: axum::Json<Value>) -> Response {
+    let ids = body["ids"].as_array().unwrap().iter();
+    let items: Vec<_> = ids
+        .map(|id| {
+            let gone = id.as_str().unwrap().contains("gone");
+            json!({"id": id, "problem": gone.then_some("there is no such orphan")})
+        })
+        .collect();
+    axum::Json(json!({"items": items})).into_response()
+}
+
+async fn adopt(Path(id): Path<String>) -> Response {
+    if id.starts_with("tap-") {
+        return problem(
+            Problem::new(Code::Conflict, format!("{id} cannot be adopted")).hint("leave it alone"),
+        );
+    }
+    axum::Json(objects::web()).into_response()
 }
 
 async fn mode(State(seen): State<Shared>) -> Response {

@@ -205,3 +205,25 @@ fn modes() {
     );
     insta::assert_snapshot!("modes", text);
 }
+
+#[test]
+fn orphans() {
+    formats("orphans", &["orphans"]);
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["orphans", "-q"],
+            &["orphans", "--kind", "tap"],
+            &["orphans", "remove"],
+            &["orphans", "remove", "--all"],
+            &["orphans", "remove", "--all", "--kind", "folder", "--yes"],
+            &["orphans", "remove", "--all", "--kind", "mount", "-y"],
+            &["orphans", "remove", "-y", "vmm-4711-99", "tap-gone"],
+            &["orphans", "adopt", "vmm-4711-99"],
+            &["orphans", "adopt", "tap-ht0000000000ee", "--name", "shop"],
+        ],
+    );
+    insta::assert_snapshot!("orphans-actions", text);
+    insta::assert_snapshot!("orphans-requests", fake.changes().join("\n"));
+}

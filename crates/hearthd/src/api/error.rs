@@ -84,6 +84,8 @@ impl From<StoreError> for ApiError {
             StoreError::NameTaken { .. }
             | StoreError::PortTaken { .. }
             | StoreError::AddressTaken { .. }
+            | StoreError::LeaseTaken { .. }
+            | StoreError::Recorded { .. }
             | StoreError::StillWanted { .. } => Code::Conflict,
             StoreError::AddressOutside { .. } => Code::Invalid,
             StoreError::Exhausted { .. } | StoreError::Full { .. } => Code::Exhausted,

@@ -267,6 +267,7 @@ pub async fn replace_spec(
             expected,
         )
         .await?;
+    engine.keep_record(&row);
     engine
         .tell(
             NewEvent::info("vm.changed", format!("{} changed", row.spec.name))

@@ -108,6 +108,7 @@ impl Engine {
                 self.orphan_removed("unit", &name).await;
             }
             Step::RemoveOrphanDir { vm } => {
+                self.prove_folder(*vm)?;
                 self.remove_dir(*vm).await?;
                 self.orphan_removed("folder", self.paths.vm(*vm).as_str())
                     .await;
@@ -129,7 +130,7 @@ impl Engine {
         }
     }
 
-    async fn orphan_removed(&self, kind: &'static str, object: &str) {
+    pub(crate) async fn orphan_removed(&self, kind: &'static str, object: &str) {
         self.metrics.orphan_removed(match kind {
             "TAP" => "tap",
             kind => kind,
@@ -340,7 +341,7 @@ impl Engine {
         }
     }
 
-    async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
+    pub(crate) async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
         let path = self.paths.vm(vm);
         let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -72,6 +72,7 @@ impl Engine {
                 )
                 .await?;
         }
+        self.keep_record(row);
         let marker = serde_json::json!({ "image": row.image, "volumes": row.spec.volumes });
         place_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes(), true)
     }
@@ -87,6 +88,7 @@ impl Engine {
     /// Everything the driver needs for this VM; writes its initramfs and launch record.
     pub(super) async fn launch_spec(&self, row: &VmRow) -> anyhow::Result<LaunchSpec> {
         let dir = self.paths.vm(row.id);
+        self.keep_record(row);
         let kernel_name = row.kernel.clone();
         let kernels = self.parts.kernels.clone();
         let files =
@@ -210,7 +212,7 @@ fn make_dir(dir: &Utf8Path) -> anyhow::Result<()> {
 
 /// Writes a small file so that it appears whole or not at all; `durable`: also if the power
 /// is cut.
-fn place_file(path: &Utf8Path, content: &[u8], durable: bool) -> anyhow::Result<()> {
+pub(crate) fn place_file(path: &Utf8Path, content: &[u8], durable: bool) -> anyhow::Result<()> {
     use std::io::Write as _;
     let temporary = path.with_extension("new");
     let write = || -> std::io::Result<()> {

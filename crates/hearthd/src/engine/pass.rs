@@ -43,6 +43,7 @@ impl Engine {
             .map(|intent| intent.id)
             .collect();
         self.tell_adopted(&world);
+        self.keep_records_once(&rows);
         self.tell_disagreements(&world).await;
         self.work.lock().shared = Some(world.observed);
         let next = self.clone().act_on(plan, &rows).await;
@@ -82,10 +83,16 @@ impl Engine {
     /// # Errors
     /// When the database cannot be read.
     pub async fn dry_run(&self) -> anyhow::Result<hearth_types::api::PlanView> {
+        let (world, plan) = self.foresee().await?;
+        Ok(hearth_plan::view::plan(&plan, &world))
+    }
+
+    /// Looks at everything and plans, without doing anything.
+    pub(crate) async fn foresee(&self) -> anyhow::Result<(World, Plan)> {
         let observed = self.survey_all().await;
         let (world, _) = self.world(observed).await?;
         let plan = hearth_plan::plan(&world);
-        Ok(hearth_plan::view::plan(&plan, &world))
+        Ok((world, plan))
     }
 
     /// What the next pass would do to one VM and why, without doing it; `None` if it is gone.
@@ -107,7 +114,9 @@ impl Engine {
             .open_intents()
             .await
             .context("cannot read the journal")?;
+        let journaled = self.journaled(&observed, &rows).await?;
         let world = World {
+            journaled,
             now: self.now(),
             boot_id: self.parts.processes.boot_id(),
             installation: self.parts.store.installation(),
@@ -129,6 +138,44 @@ impl Engine {
             },
         };
         Ok((world, rows.into_iter().map(|row| (row.id, row)).collect()))
+    }
+
+    /// Of the VMs that are found and have no record, those that the journal knows.
+    async fn journaled(
+        &self,
+        observed: &Observed,
+        rows: &[VmRow],
+    ) -> anyhow::Result<BTreeSet<VmId>> {
+        let processes = observed.processes.known().into_iter().flatten();
+        let dirs = observed.dirs.known().into_iter().flatten();
+        let found = processes
+            .filter_map(|process| process.identity.mark.vm())
+            .chain(dirs.map(|dir| dir.vm));
+        let known: BTreeSet<VmId> = rows.iter().map(|row| row.id).collect();
+        let strangers: BTreeSet<VmId> = found.filter(|vm| !known.contains(vm)).collect();
+        if strangers.is_empty() {
+            return Ok(strangers);
+        }
+        let store = &self.parts.store;
+        let named = store.journaled(strangers.into_iter().collect()).await;
+        Ok(named
+            .context("cannot read the journal")?
+            .into_iter()
+            .collect())
+    }
+
+    /// VMs that an older daemon made have nothing in their folders to make their records from.
+    fn keep_records_once(self: &Arc<Self>, rows: &BTreeMap<VmId, VmRow>) {
+        let first = self.work.lock().shared.is_none();
+        if first && self.modes.mode() != hearth_types::mode::Mode::Readonly {
+            let (engine, rows) = (Arc::clone(self), rows.values().cloned().collect::<Vec<_>>());
+            // Nobody waits for it.
+            drop(tokio::task::spawn_blocking(move || {
+                for row in &rows {
+                    engine.keep_record(row);
+                }
+            }));
+        }
     }
 
     /// Says once, after the first survey, which VMs an earlier daemon left running.

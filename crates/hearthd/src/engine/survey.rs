@@ -27,7 +27,7 @@ const RUN_STATES_AT_ONCE: usize = 32;
 
 impl Engine {
     /// Looks at everything.
-    pub(super) async fn survey_all(&self) -> Observed {
+    pub(crate) async fn survey_all(&self) -> Observed {
         let net = &self.parts.net;
         let (processes, units, taps, bridge, rules, names) = tokio::join!(
             self.survey_processes(),

@@ -18,7 +18,7 @@ use hearth_host::process::Condition;
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::KernelStore;
 use hearth_net::NetworkConfig;
-use hearth_plan::{Policy, transition};
+use hearth_plan::{OrphanAction, Policy, transition};
 use hearth_sim::SimHost;
 use hearth_sim::rooms::Rooms;
 use hearth_store::{LeaseRanges, NewVm, Store, VmRow};
@@ -175,7 +175,12 @@ impl World {
         Self {
             dir,
             host,
-            policy: Policy::default(),
+            // What a test puts there is to go; who wants to see the default sets it.
+            policy: Policy {
+                orphan_vmms: OrphanAction::Remove,
+                orphan_dirs: OrphanAction::Remove,
+                ..Policy::default()
+            },
             seen: 0,
         }
     }

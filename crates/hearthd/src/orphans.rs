@@ -1,0 +1,269 @@
+//! Orphans for people: the list, removal by hand, and adoption of a VM whose record is lost.
+//!
+//! ```text
+//!  survey ──► plan (pure) ──► list (pure) ──► names, images, sizes ──► GET /v1/orphans
+//!     ▲                                                                   │ a person chooses
+//!     └── again, at the moment of action ◄── remove ids ──────────────────┤
+//!                                            adopt id: vm.json ► record ◄─┘
+//! ```
+//! What the loop removes by itself is the planner's affair. By hand it is the same proof: the
+//! host is looked at again, the object must still be ours, the same one, and no VM's.
+
+mod adopt;
+pub mod keepsake;
+mod look;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use hearth_plan::{Plan, World, orphanage};
+use hearth_types::ids::VmId;
+use hearth_types::observe::{Observed, ProcessRole};
+use hearth_types::orphan::{
+    Fate, FateKind, Orphan, OrphanKind, OrphanList, OrphanRemoved, OrphanState, OrphansRemoved,
+    RemoveOrphans,
+};
+use hearth_types::process::ProcessIdentity;
+use hearth_types::survey::Survey;
+
+use crate::engine::Engine;
+
+/// How long a process that was killed by hand may take to go before its things are touched.
+const DEATH: Duration = Duration::from_secs(30);
+
+/// What there is at one moment, and what the loop makes of it.
+struct Sight {
+    world: World,
+    plan: Plan,
+}
+
+impl Engine {
+    /// Looks at everything and lists what is ours and not wanted, wanted and missing, or only
+    /// looks like ours.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn orphans(&self) -> anyhow::Result<OrphanList> {
+        let sight = self.sight().await?;
+        let mut items = orphanage::list(&sight.world, &sight.plan);
+        let (paths, installation) = (self.paths.clone(), sight.world.installation);
+        let busy = living(&sight.world.observed);
+        let desired = sight
+            .world
+            .vms
+            .iter()
+            .map(|vm| (vm.id, vm.spec.name.to_string()));
+        let desired = desired.collect();
+        items = tokio::task::spawn_blocking(move || {
+            look::look_closer(&mut items, &paths, installation, &busy);
+            items.extend(look::beyond(&paths, &busy, &desired));
+            items
+        })
+        .await
+        .context("the look was interrupted")?;
+        Ok(OrphanList {
+            items,
+            unknown: unknown(&sight.world.observed),
+        })
+    }
+
+    async fn sight(&self) -> anyhow::Result<Sight> {
+        let (world, plan) = self.foresee().await?;
+        Ok(Sight { world, plan })
+    }
+
+    /// Removes orphans by hand: processes first, what they may use after them.
+    ///
+    /// # Errors
+    /// When the database cannot be read. What fails for one object is told in its place.
+    pub async fn remove_orphans(&self, asked: &RemoveOrphans) -> anyhow::Result<OrphansRemoved> {
+        let list = self.orphans().await?;
+        let mut chosen: Vec<&Orphan> = list
+            .items
+            .iter()
+            .filter(|orphan| {
+                let of_all = asked.all
+                    && orphanage::removable(orphan)
+                    && asked.kind.is_none_or(|kind| kind == orphan.kind);
+                of_all || asked.ids.contains(&orphan.id)
+            })
+            .collect();
+        chosen.sort_by_key(|orphan| orphan.kind);
+        let mut items = Vec::new();
+        for id in &asked.ids {
+            if !list.items.iter().any(|orphan| orphan.id == *id) {
+                items.push(OrphanRemoved {
+                    id: id.clone(),
+                    problem: Some("there is no such orphan: see hearth orphans".to_owned()),
+                });
+            }
+        }
+        for orphan in chosen {
+            let removed = self.remove_orphan(orphan).await;
+            items.push(OrphanRemoved {
+                id: orphan.id.clone(),
+                problem: removed.err().map(|error| format!("{error:#}")),
+            });
+        }
+        self.look_at_everything();
+        Ok(OrphansRemoved { items })
+    }
+
+    /// Removes one, with everything proved again.
+    async fn remove_orphan(&self, orphan: &Orphan) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            orphanage::removable(orphan),
+            "it is not removed by hand: {}",
+            orphan.fate.why
+        );
+        let vm = orphan.vm.context("it names no VM")?;
+        let entry = serde_json::json!({
+            "step": "remove_orphan_by_hand", "object": orphan.object, "reason": "asked for",
+        });
+        let store = &self.parts.store;
+        let intent = store.begin(Some(vm), entry, self.now()).await;
+        let intent = intent.context("cannot write the journal")?;
+        let removed = self.remove_proven(orphan, vm).await;
+        let outcome = match &removed {
+            Ok(()) => "done".to_owned(),
+            Err(error) => format!("failed: {error:#}"),
+        };
+        if let Err(error) = store.finish(intent, &outcome, self.now()).await {
+            tracing::warn!(error = %error, "a journal entry could not be marked");
+        }
+        removed
+    }
+
+    async fn remove_proven(&self, orphan: &Orphan, vm: VmId) -> anyhow::Result<()> {
+        let observed = self.survey_all().await;
+        anyhow::ensure!(
+            self.parts.store.vm(vm).await.is_none(),
+            "VM {vm} is in the database now: hearth rm removes it"
+        );
+        let Survey::Known(processes) = &observed.processes else {
+            anyhow::bail!("the processes cannot be looked at, so nothing is removed");
+        };
+        if matches!(orphan.kind, OrphanKind::Vmm | OrphanKind::Shim) {
+            let process = processes
+                .iter()
+                .find(|process| orphanage::process_id(process).as_ref() == Some(&orphan.id))
+                .context("it has ended by itself")?;
+            return self.kill_by_hand(&process.identity).await;
+        }
+        let user = processes
+            .iter()
+            .find(|process| process.identity.mark.vm() == Some(vm));
+        if let Some(user) = user {
+            anyhow::bail!(
+                "pid {} lives and may use it: remove that first",
+                user.identity.pid
+            );
+        }
+        match orphan.kind {
+            OrphanKind::Tap => {
+                let taps = observed.taps.known().into_iter().flatten();
+                let tap = taps
+                    .filter(|tap| format!("tap-{}", tap.name) == orphan.id)
+                    .find(|tap| tap.mark.installation == self.parts.store.installation())
+                    .context("it is gone, or no longer ours")?;
+                self.parts.net.remove_tap(tap).await?;
+                self.orphan_removed("TAP", &tap.name).await;
+            }
+            _ => {
+                self.remove_dir(vm).await?;
+                let path = self.paths.vm(vm);
+                self.orphan_removed("folder", path.as_str()).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn kill_by_hand(&self, identity: &ProcessIdentity) -> anyhow::Result<()> {
+        let vmm = &self.parts.vmm;
+        vmm.kill(identity).await?;
+        tokio::time::timeout(DEATH, vmm.wait_dead(identity))
+            .await
+            .context("it was killed and has not gone yet")??;
+        let object = format!("{} ({})", identity.pid, identity.exe);
+        self.orphan_removed("process", &object).await;
+        Ok(())
+    }
+
+    /// Proves that a VM's folder is not another installation's, as far as it says whose it is.
+    ///
+    /// # Errors
+    /// When it is.
+    pub(crate) fn prove_folder(&self, vm: VmId) -> anyhow::Result<()> {
+        let installation = self.parts.store.installation();
+        match keepsake::read(&self.paths.vm(vm)) {
+            Ok(kept) if kept.installation != installation => {
+                anyhow::bail!(
+                    "it says that it belongs to installation {}",
+                    kept.installation
+                )
+            }
+            // It says nothing, or nothing that can be read: it is named as one of ours.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+/// VMs of which a process lives, and whether it is a VMM.
+fn living(observed: &Observed) -> look::Living {
+    let processes = observed.processes.known().into_iter().flatten();
+    let mut living = look::Living {
+        known: observed.processes.known().is_some(),
+        ..look::Living::default()
+    };
+    for process in processes {
+        if let Some(vm) = process.identity.mark.vm() {
+            living.any.insert(vm);
+            if process.role == ProcessRole::Vmm {
+                living.vmms.insert(vm);
+            }
+        }
+    }
+    living
+}
+
+fn unknown(observed: &Observed) -> Vec<String> {
+    fn why<T>(kind: &str, survey: &Survey<T>) -> Option<String> {
+        match survey {
+            Survey::Known(_) => None,
+            Survey::Unknown(why) => Some(format!("{kind}: {why}")),
+        }
+    }
+    [
+        why("processes", &observed.processes),
+        why("TAPs", &observed.taps),
+        why("VM folders", &observed.dirs),
+        why("bridge", &observed.bridge),
+        why("network rules", &observed.rules),
+        why("name server", &observed.names),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// An object that no mark proves to be ours.
+fn unproven(id: String, kind: OrphanKind, object: String, reason: String, why: &str) -> Orphan {
+    Orphan {
+        id,
+        kind,
+        state: OrphanState::Unproven,
+        object,
+        vm: None,
+        name: None,
+        image: None,
+        since: None,
+        bytes: None,
+        reason,
+        fate: Fate {
+            what: FateKind::Never,
+            at: None,
+            why: why.to_owned(),
+        },
+        adoptable: false,
+    }
+}

@@ -1,0 +1,130 @@
+//! `vm.json` in a VM's folder: enough of its record to make it again when the database is lost.
+//!
+//! Written when the folder is made, at each start and with each change of the specification, if
+//! it would say something else than it does. Without secrets: of the environment it has the
+//! names, not the values. Read only if it is a small regular file of the daemon's own user: the
+//! VMM runs as another one, in the same folder.
+
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::Context as _;
+use camino::Utf8Path;
+use hearth_store::VmRow;
+use hearth_types::ids::{ImageId, InstallationId, VmId};
+use hearth_types::spec::VmSpec;
+use hearth_types::status::Leases;
+use jiff::Timestamp;
+use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::engine::launch::place_file;
+
+/// The file's name.
+pub const KEEPSAKE: &str = "vm.json";
+/// The largest one that is written or read, in bytes.
+const MOST: u64 = 256 << 10;
+/// The version of its form.
+const FORMAT: u32 = 1;
+
+/// What is kept of a VM's record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keepsake {
+    /// The version of the form.
+    pub format: u32,
+    /// Whose VM it is.
+    pub installation: InstallationId,
+    /// Which.
+    pub vm: VmId,
+    /// What was asked for, without the values of its environment.
+    pub spec: VmSpec,
+    /// Names of the environment variables that were set.
+    pub environment: Vec<String>,
+    /// What was leased to it.
+    pub leases: Leases,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// The image its disk was made from.
+    pub image: ImageId,
+    /// The kernel it boots; the default one when absent.
+    pub kernel: Option<String>,
+}
+
+impl Keepsake {
+    /// What is to be kept of this record.
+    #[must_use]
+    pub fn of(row: &VmRow, installation: InstallationId) -> Self {
+        let environment = row.spec.env.keys().cloned().collect();
+        let spec = VmSpec {
+            env: std::collections::BTreeMap::new(),
+            ..row.spec.clone()
+        };
+        Self {
+            format: FORMAT,
+            installation,
+            vm: row.id,
+            spec,
+            environment,
+            leases: row.leases.clone(),
+            created_at: row.created_at,
+            image: row.image.clone(),
+            kernel: row.kernel.clone(),
+        }
+    }
+}
+
+impl Engine {
+    /// Keeps a VM's record in its folder, if there is one. A failure is logged: it is no reason
+    /// not to run the VM.
+    pub(crate) fn keep_record(&self, row: &VmRow) {
+        let dir = self.paths.vm(row.id);
+        if !dir.is_dir() {
+            return;
+        }
+        let kept = Keepsake::of(row, self.parts.store.installation());
+        if let Err(error) = write(&dir, &kept) {
+            tracing::warn!(vm = %row.id, error = format!("{error:#}"), "the VM's record cannot be kept in its folder");
+        }
+    }
+}
+
+fn write(dir: &Utf8Path, kept: &Keepsake) -> anyhow::Result<()> {
+    if read(dir).is_ok_and(|there| there == *kept) {
+        return Ok(());
+    }
+    let text = serde_json::to_vec_pretty(kept)?;
+    anyhow::ensure!(text.len() as u64 <= MOST, "it is too large");
+    place_file(&dir.join(KEEPSAKE), &text, true)
+}
+
+/// Reads what a VM's folder has.
+///
+/// # Errors
+/// When it is missing, is not the daemon's own small file, or cannot be understood.
+pub fn read(dir: &Utf8Path) -> anyhow::Result<Keepsake> {
+    let path = dir.join(KEEPSAKE);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path.as_std_path(), flags, Mode::empty())
+        .with_context(|| format!("cannot open {path}"))?;
+    let file = std::fs::File::from(file);
+    let meta = file
+        .metadata()
+        .with_context(|| format!("cannot look at {path}"))?;
+    let own = rustix::process::geteuid().as_raw();
+    anyhow::ensure!(
+        meta.is_file() && meta.uid() == own && meta.len() <= MOST,
+        "{path} is not the daemon's own"
+    );
+    let mut text = Vec::new();
+    file.take(MOST)
+        .read_to_end(&mut text)
+        .with_context(|| format!("cannot read {path}"))?;
+    let kept: Keepsake =
+        serde_json::from_slice(&text).with_context(|| format!("{path} cannot be understood"))?;
+    anyhow::ensure!(
+        kept.format == FORMAT && dir.file_name() == Some(kept.vm.to_string().as_str()),
+        "{path} speaks of another VM, or in another form"
+    );
+    Ok(kept)
+}
