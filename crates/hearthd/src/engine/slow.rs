@@ -47,10 +47,15 @@ impl Waiting {
         (now.duration_since(since) < PATIENCE).then_some(since)
     }
 
-    /// These steps were taken: a start among them works.
+    /// These steps were taken: a start among them works, and so does the TAP of a VM that runs.
     pub(super) fn done<'a>(&mut self, vm: VmId, steps: impl IntoIterator<Item = &'a Step>) {
-        let mut steps = steps.into_iter();
-        if steps.any(|step| matches!(step, Step::StartVmm { .. } | Step::Forget { .. })) {
+        let works = |step: &Step| {
+            matches!(
+                step,
+                Step::EnsureTap { .. } | Step::StartVmm { .. } | Step::Forget { .. }
+            )
+        };
+        if steps.into_iter().any(works) {
             self.0.remove(&vm);
         }
     }

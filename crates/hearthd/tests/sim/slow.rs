@@ -162,6 +162,35 @@ fn a_restart_waits_and_stays_one() {
     });
 }
 
+/// A TAP of a VM that runs met a slow host long ago: that is no part of a later start's time.
+#[test]
+fn what_was_slow_long_ago_does_not_count() {
+    if !root() {
+        return;
+    }
+    World::new().live(async |life| {
+        let mut web = spec("web");
+        web.restart = RestartPolicy::OnFailure(Some(1));
+        let vm = life.create(web, Goal::Running).await;
+        life.settled("it runs").await;
+        slow(life, "ensure_tap", 1);
+        life.rooms.change(|host| host.taps.clear());
+        life.engine.look_at(vm);
+        life.told("vm.start_waits", 1).await;
+        life.settled("its TAP is back").await;
+        tokio::time::sleep(PATIENCE * 2).await;
+        slow(life, "start_vmm", 2);
+        life.rooms.change(|host| {
+            let pid = host.vmms(vm).next().unwrap().identity.pid;
+            let killed = hearth_types::process::ProcessExit::Signal(9);
+            host.end(pid, killed, None);
+        });
+        life.told("vm.restarted", 1).await;
+        life.settled("it runs again").await;
+        assert_eq!(life.events("vm.start_failed").await, 0);
+    });
+}
+
 /// A stop is heard while a start waits.
 #[test]
 fn a_stop_ends_the_waiting() {
