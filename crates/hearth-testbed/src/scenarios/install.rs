@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
-use super::boot;
+use super::{boot, upgrade};
 use crate::hearth::VM_UP;
 use crate::host::Host;
 use crate::line::Line;
@@ -39,6 +39,7 @@ const APT: Duration = Duration::from_mins(20);
 
 pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     nothing_is_there(host)?;
+    let files = upgrade::files(host)?;
     let begun = Instant::now();
     apt(host)?;
     service(host)?;
@@ -52,7 +53,10 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
         "s",
     );
     second_vm(host)?;
-    what_an_operator_sees(host)
+    what_an_operator_sees(host)?;
+    upgrade::purged_to_the_ground(host, &files)?;
+    host.promise("a purge leaves no file, no daemon and no slice of Hearth");
+    Ok(())
 }
 
 fn nothing_is_there(host: &Host) -> anyhow::Result<()> {

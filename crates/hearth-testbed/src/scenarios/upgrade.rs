@@ -5,10 +5,12 @@
 //! runs is the new file's is seen by its process. With `HEARTH_TESTBED_OLDER_PACKAGE` the
 //! story begins with that one, a real older version, and its VM.
 
+use std::collections::BTreeSet;
+
 use anyhow::{bail, ensure};
 
 use crate::hearth::VM_UP;
-use crate::host::{COMMAND, Host};
+use crate::host::Host;
 use crate::line::Line;
 use crate::machine::PUBLISHED_FIRST;
 use crate::package::Package;
@@ -24,8 +26,8 @@ const OLDER: &str = "/root/older.deb";
 const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -q -y";
 /// A line that the operator has added to the configuration.
 const OPERATORS: &str = "ORPHAN_CAP=21";
-/// Everything on the host that is called after Hearth or lies in its data folder, but for
-/// empty folders that systemd makes for each unit and never removes.
+/// Lists files by name and place, but for empty folders that systemd makes for each unit and
+/// never removes.
 const NAMED: &str = "{ find / /run -xdev -name '*hearth*' ! -path '/run/systemd/propagate/*'; \
      find /var/lib/hearth -mindepth 1; } | sort";
 
@@ -35,7 +37,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     host.put(&new.path, NEW)?;
     std::fs::remove_file(&new.path)?;
     let untouched = host.audit()?;
-    let named = host.check(NAMED)?;
+    let named = files(host)?;
 
     let first = match std::env::var_os(OLDER_FROM) {
         Some(file) => {
@@ -54,17 +56,8 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     host.wait_daemon()?;
     host.evidence.event(&format!("installed {}", first.version));
     through_everything(host, &first, &old, &new)?;
-    host.remove_all_vms()?;
-    host.wait_settled()?;
-    purged_to_the_ground(host)?;
-
+    purged_to_the_ground(host, &named)?;
     host.expect_as(&untouched)?;
-    let left = host.check(NAMED)?;
-    let came: Vec<_> = left
-        .lines()
-        .filter(|file| !named.lines().any(|old| old == *file))
-        .collect();
-    ensure!(came.is_empty(), "files that stay: {}", came.join(" "));
     ensure!(
         host.run("getent group hearth")?.success(),
         "the group hearth is gone: files may belong to it"
@@ -305,9 +298,23 @@ fn no_daemon(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last VM has gone; so do data, name server, filters and bridge.
-fn purged_to_the_ground(host: &Host) -> anyhow::Result<()> {
-    let said = host.run_for(&format!("{APT} purge hearth 2>&1"), COMMAND.max(VM_UP))?;
+/// Everything on the host that is called after Hearth or lies in its data folder.
+pub(super) fn files(host: &Host) -> anyhow::Result<BTreeSet<String>> {
+    Ok(host.check(NAMED)?.lines().map(str::to_owned).collect())
+}
+
+/// The last VM goes, the package is purged, and all is gone: data, name server, filters,
+/// bridge, slice, and each file that was not there `before`.
+pub(super) fn purged_to_the_ground(host: &Host, before: &BTreeSet<String>) -> anyhow::Result<()> {
+    host.remove_all_vms()?;
+    host.wait_settled()?;
+    let said = host.run_for(&format!("{APT} purge hearth 2>&1"), VM_UP)?;
     ensure!(said.success(), "purge failed: {}", said.said());
-    no_daemon(host)
+    no_daemon(host)?;
+    let slice = host.check("ls -d /sys/fs/cgroup/hearth.slice 2>/dev/null || true")?;
+    ensure!(slice.is_empty(), "{slice} stays");
+    let after = files(host)?;
+    let came: Vec<_> = after.difference(before).map(String::as_str).collect();
+    ensure!(came.is_empty(), "files that stay: {}", came.join(" "));
+    Ok(())
 }
