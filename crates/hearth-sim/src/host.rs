@@ -179,6 +179,8 @@ pub struct SimHost {
     pub guests: BTreeMap<VmId, Guest>,
     /// How long agents and VMMs take to answer.
     pub latency: Duration,
+    /// VMMs that are being asked for their state, and the most that there ever were at once.
+    pub asked_at_once: (usize, usize),
     /// The survey lists neighbours' marked objects, too: the planner must leave them out.
     pub leaky_survey: bool,
     /// Free bytes of the data folder's file system; the real one's when absent.
@@ -211,6 +213,7 @@ impl SimHost {
             attempts: BTreeMap::new(),
             guests: BTreeMap::new(),
             latency: Duration::ZERO,
+            asked_at_once: (0, 0),
             leaky_survey: false,
             free: None,
             violations: Vec::new(),

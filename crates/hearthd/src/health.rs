@@ -28,7 +28,7 @@ mod probe;
 mod process;
 mod unit;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ const AT_ONCE: usize = 64;
 
 /// All VMs that are watched over.
 pub struct Wards {
-    wards: Mutex<HashMap<VmId, Arc<Ward>>>,
+    wards: Mutex<BTreeMap<Run, Arc<Ward>>>,
     slots: Semaphore,
     units: unit::Units,
 }
@@ -81,6 +81,13 @@ impl std::fmt::Debug for Wards {
     }
 }
 
+/// A VM, and pid and start time of a VMM of it: there may be two for a moment.
+type Run = (VmId, i32, u64);
+
+const fn run(vm: VmId, vmm: &ProcessIdentity) -> Run {
+    (vm, vmm.pid, vmm.start_time)
+}
+
 /// One run of one VM.
 pub(crate) struct Ward {
     pub(crate) vm: VmId,
@@ -101,16 +108,9 @@ impl Ward {
 }
 
 impl Wards {
-    /// A VM's health in one word.
-    #[must_use]
-    pub fn health(&self, vm: VmId) -> Health {
-        self.ward(vm)
-            .map_or(Health::Starting, |ward| ward.book.lock().health())
-    }
-
     /// A VM's health with its checks; `None` when it is not watched over.
     #[must_use]
-    pub fn view(&self, vm: VmId) -> Option<VmHealth> {
+    pub fn view(&self, vm: &VmRow) -> Option<VmHealth> {
         self.ward(vm).map(|ward| ward.book.lock().view())
     }
 
@@ -132,23 +132,23 @@ impl Wards {
 
     /// Something about a VM may have changed.
     pub(crate) fn poke(&self, vm: VmId) {
-        if let Some(ward) = self.ward(vm) {
+        let runs = (vm, i32::MIN, 0)..=(vm, i32::MAX, u64::MAX);
+        for (_, ward) in self.wards.lock().range(runs) {
             ward.poke.notify_waiters();
         }
     }
 
     /// This run is over.
     pub(crate) fn run_over(&self, vm: VmId, vmm: &ProcessIdentity) {
-        let mut wards = self.wards.lock();
-        if wards.get(&vm).is_some_and(|ward| ward.vmm == *vmm)
-            && let Some(ward) = wards.remove(&vm)
-        {
+        if let Some(ward) = self.wards.lock().remove(&run(vm, vmm)) {
             ward.end();
         }
     }
 
-    fn ward(&self, vm: VmId) -> Option<Arc<Ward>> {
-        self.wards.lock().get(&vm).cloned()
+    /// The ward of the VMM that is recorded.
+    fn ward(&self, row: &VmRow) -> Option<Arc<Ward>> {
+        let vmm = row.status.vmm.as_ref()?;
+        self.wards.lock().get(&run(row.id, vmm)).cloned()
     }
 }
 
@@ -175,7 +175,8 @@ impl Engine {
             engine.keep_watch(&watched).instrument(span).await;
         });
         *ward.task.lock() = Some(task.abort_handle());
-        if let Some(before) = self.health.wards.lock().insert(vm, ward) {
+        let run = run(vm, vmm);
+        if let Some(before) = self.health.wards.lock().insert(run, ward) {
             before.end();
         }
     }
@@ -183,11 +184,11 @@ impl Engine {
     /// A VM's health as it is shown: that of a run.
     #[must_use]
     pub fn health_of(&self, row: &VmRow) -> Health {
-        if row.status.vmm.is_some() && row.status.phase == Phase::Running {
-            self.health.health(row.id)
-        } else {
-            Health::None
+        if row.status.vmm.is_none() || row.status.phase != Phase::Running {
+            return Health::None;
         }
+        let ward = self.health.ward(row);
+        ward.map_or(Health::Starting, |ward| ward.book.lock().health())
     }
 
     async fn keep_watch(&self, ward: &Ward) {
@@ -261,12 +262,14 @@ impl Engine {
             let booting = ward.book.lock().booting(index, self.age(&run));
             // A guest that boots is waited for, which takes no work; nobody has to wait behind it.
             let patient = booting && matches!(check.probe.kind(), CheckKind::Agent);
-            let slot = match patient {
-                true => None,
-                false => self.health.slots.acquire().await.ok(),
+            let slot = if patient {
+                None
+            } else {
+                self.health.slots.acquire().await.ok()
             };
             let (begun, age) = (Instant::now(), self.age(&run));
-            let outcome = probe::make(self, ward, &run, check, patient, &mut memory).await;
+            let outcome =
+                probe::make(self, ward, &run, check, (booting, patient), &mut memory).await;
             drop(slot);
             // What was asked of a VM that was paused meanwhile says nothing.
             if self.may_ask(ward).await.is_some() {

@@ -25,6 +25,25 @@ fn control(vm: VmId, command: &str, detail: impl ToString) -> VmmError {
     }
 }
 
+/// Somebody asks a VMM for its state, and may stop asking at any moment.
+struct Asking(Rooms);
+
+impl Asking {
+    fn of(rooms: &Rooms) -> Self {
+        let (now, most) = &mut rooms.look().asked_at_once;
+        *now += 1;
+        *most = (*most).max(*now);
+        Self(rooms.clone())
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let (now, _) = &mut self.0.look().asked_at_once;
+        *now = now.saturating_sub(1);
+    }
+}
+
 impl Rooms {
     fn identity(&self, vm: VmId, command: &str) -> Result<ProcessIdentity, VmmError> {
         let host = self.look();
@@ -101,6 +120,7 @@ impl Vmm for Rooms {
     ) -> Result<RunState, VmmError> {
         let latency = self.look().latency;
         if !latency.is_zero() {
+            let _asking = Asking::of(self);
             tokio::time::sleep(latency.min(deadline)).await;
         }
         if latency >= deadline && !deadline.is_zero() {

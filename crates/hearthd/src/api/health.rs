@@ -19,7 +19,7 @@ pub async fn health(
     let health = api.engine.health_of(&row);
     let found = match health {
         Health::None => None,
-        _ => api.engine.health.view(row.id),
+        _ => api.engine.health.view(&row),
     };
     Ok(Json(found.unwrap_or(VmHealth {
         health,

@@ -44,9 +44,9 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
 
 /// The same with the checks of its health.
 pub(super) fn vm_with_checks(engine: &Engine, row: VmRow) -> Vm {
+    let health = engine.health.view(&row);
     let mut vm = vm(engine, row);
     if vm.health != Health::None {
-        let health = engine.health.view(vm.id);
         vm.checks = health.map(|health| health.checks).unwrap_or_default();
     }
     vm

@@ -92,6 +92,17 @@ impl Agents {
         Ok(connected)
     }
 
+    /// Whether there is a connection that works, as far as anybody knows. `false` while one is
+    /// being made.
+    pub(crate) fn connected(&self, vm: VmId) -> bool {
+        let slot = self.slots.lock().get(&vm).cloned();
+        let open = |slot: Arc<Slot>| {
+            let client = slot.client.try_lock().ok()?;
+            client.as_ref().map(AgentClient::is_open)
+        };
+        slot.and_then(open).unwrap_or(false)
+    }
+
     /// Asks a guest for a sign of life that only this run of it can give.
     ///
     /// # Errors

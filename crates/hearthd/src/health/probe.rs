@@ -58,14 +58,14 @@ pub(super) struct Memory {
     console: Option<console::Reader>,
 }
 
-/// Makes a check, within the time that an answer may take. `patient`: the guest boots, and is
-/// waited for.
+/// Makes a check, within the time that an answer may take. `booting`: the guest may still be coming
+/// up; `patient`: it is waited for.
 pub(super) async fn make(
     engine: &Engine,
     ward: &Ward,
     run: &VmRow,
     check: &Check,
-    patient: bool,
+    (booting, patient): (bool, bool),
     memory: &mut Memory,
 ) -> Outcome {
     let deadline = if patient {
@@ -90,6 +90,10 @@ pub(super) async fn make(
                 Some(ip) => net::http((ip, *port).into(), path, *status).await,
                 None => Outcome::unknown("it has no address"),
             },
+            // Its agent is waited for by the check that is made for that.
+            Probe::Exec { .. } if booting && !engine.agents.connected(ward.vm) => {
+                Outcome::unknown("the guest's agent does not answer yet")
+            }
             Probe::Exec { command } => exec::check(engine, ward.vm, command, deadline).await,
         }
     };

@@ -143,9 +143,7 @@ impl Engine {
             Health::None,
         ] {
             let alive = rows.iter().filter(|row| row.status.vmm.is_some());
-            let count = alive
-                .filter(|row| self.health_of(row) == state)
-                .count();
+            let count = alive.filter(|row| self.health_of(row) == state).count();
             set(&health, "health", state.as_str(), count);
         }
         registry.register(

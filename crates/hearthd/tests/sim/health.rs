@@ -4,12 +4,13 @@
 use std::time::Duration;
 
 use hearth_plan::transition::elapsed;
-use hearth_types::VmId;
 use hearth_types::api::Health;
+use hearth_types::observe::ProcessRole;
 use hearth_types::spec::health::{CheckKind, OnFailure};
 use hearth_types::spec::{HealthSpec, RestartPolicy, VmSpec};
 use hearth_types::status::{EndClass, Goal, Phase};
 use hearth_types::units::Span;
+use hearth_types::{OwnerMark, VmId};
 use tokio::time::Instant;
 
 use super::world::{Life, World, leases, root, spec};
@@ -202,7 +203,7 @@ fn a_spec_that_changes_changes_the_checks() {
     }
     World::new().live(async |life| {
         let vm = healthy(life, "web").await;
-        let view = life.engine.health.view(vm).unwrap();
+        let view = life.engine.health.view(&life.row(vm).await).unwrap();
         let kinds: Vec<_> = view.checks.iter().map(|check| check.kind).collect();
         use CheckKind::{Agent, Console, Process, VmmApi};
         assert_eq!(kinds, [Process, VmmApi, Agent, Console]);
@@ -220,8 +221,8 @@ fn a_spec_that_changes_changes_the_checks() {
         };
         store.replace_spec(vm, new, leases(), None).await.unwrap();
         life.engine.look_at(vm);
-        life.until("it has two checks", |_, _| {
-            life.engine.health.view(vm).unwrap().checks.len() == 2
+        life.until("it has two checks", |rows, _| {
+            life.engine.health.view(&rows[0]).unwrap().checks.len() == 2
         })
         .await;
         assert_eq!(life.engine.health_of(&life.row(vm).await), Health::Healthy);
@@ -278,4 +279,64 @@ fn nobody_is_called_ill_by_mistake_in_a_day() {
             }
         });
     }
+}
+
+/// A hundred and fifty VMs whose VMMs take their time: no more are asked at once than may be, and
+/// all are asked in time.
+#[test]
+fn many_vms_are_not_asked_all_at_once() {
+    if !root() {
+        return;
+    }
+    const VMS: usize = 150;
+    World::new().live(async |life| {
+        life.rooms
+            .change(|host| host.latency = Duration::from_millis(1200));
+        let mut vms = Vec::new();
+        for number in 0..VMS {
+            let mut vm = spec(&format!("vm-{number}"));
+            // Only the VMM: agents that boot are waited for, and take no slot.
+            vm.health.without = vec![CheckKind::Process, CheckKind::Agent, CheckKind::Console];
+            vms.push(life.create(vm, Goal::Running).await);
+        }
+        for vm in &vms {
+            becomes(life, *vm, Health::Healthy).await;
+        }
+        life.rooms.change(|host| host.asked_at_once = (0, 0));
+        tokio::time::sleep(Duration::from_secs(300)).await;
+        let (_, most) = life.rooms.change(|host| host.asked_at_once);
+        // The loop's own look at everything asks 32 at once.
+        assert!(most <= 64 + 32, "{most} at once");
+        for vm in vms {
+            let view = life.engine.health.view(&life.row(vm).await).unwrap();
+            let (newest, oldest) = (&view.checks[0].history[0], &view.checks[0].history[9]);
+            // Ten results in a row: nine intervals.
+            let took = elapsed(oldest.at, newest.at);
+            assert!(took <= Duration::from_secs(9 * 30 + 15), "{took:?}");
+        }
+        assert_eq!(life.events("vm.unhealthy").await, 0);
+    });
+}
+
+#[test]
+fn a_second_vmm_that_comes_and_goes_takes_no_health_along() {
+    if !root() {
+        return;
+    }
+    World::new().live(async |life| {
+        let vm = healthy(life, "web").await;
+        life.rooms.change(|host| {
+            let mark = OwnerMark::of_vm(host.installation, vm);
+            host.spawn(mark, ProcessRole::Vmm, false);
+        });
+        life.engine.look_at_everything();
+        life.until("the second VMM is seen off", |_, host| {
+            host.vmms(vm).count() == 1
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(life.engine.health_of(&life.row(vm).await), Health::Healthy);
+        life.rooms.change(|host| host.hang(vm));
+        becomes(life, vm, Health::Unhealthy).await;
+    });
 }

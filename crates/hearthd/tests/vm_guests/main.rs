@@ -16,6 +16,7 @@ mod database;
 mod endings;
 mod failpoints;
 mod firecracker;
+mod health;
 mod images;
 mod life;
 mod machines;

@@ -63,6 +63,11 @@ impl Vm {
         self.client.vm(&self.reference()).await.unwrap()
     }
 
+    /// What the checks of its health say.
+    pub(crate) async fn health(&self) -> api::VmHealth {
+        self.client.vm_health(&self.reference()).await.unwrap()
+    }
+
     /// The VMM's pid.
     pub(crate) async fn pid(&self) -> i32 {
         self.look().await.pid.unwrap()
