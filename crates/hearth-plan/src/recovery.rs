@@ -5,9 +5,12 @@
 
 use jiff::Timestamp;
 
+use hearth_types::ids::VmId;
+use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Hold, Phase, Recovery, VmStatus};
 
 use crate::breaker;
+use crate::model::World;
 
 /// A status as the operator's word leaves it, and what that means for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,4 +108,43 @@ pub fn recover(status: &VmStatus, goal: Goal, force: bool, now: Timestamp) -> Sa
         status: Some(next),
         detail: detail.to_owned(),
     }
+}
+
+/// What a reboot of the host did to the VMs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rebooted {
+    /// Those that ran when it went down.
+    pub ran: Vec<VmId>,
+    /// Those of them that are started again.
+    pub again: Vec<VmId>,
+    /// Those of them that wait for somebody: held, with an open breaker, or with policy `no`.
+    pub left: Vec<VmId>,
+}
+
+/// What a reboot did, as long as no pass has recorded it; `None` when nothing ran under it.
+#[must_use]
+pub fn rebooted(world: &World) -> Option<Rebooted> {
+    let mut found = Rebooted::default();
+    for vm in &world.vms {
+        let status = &vm.status;
+        let earlier = |vmm: &hearth_types::process::ProcessIdentity| vmm.boot_id != world.boot_id;
+        if !status.vmm.as_ref().is_some_and(earlier) {
+            continue;
+        }
+        found.ran.push(vm.id);
+        if !matches!(vm.goal, Goal::Running | Goal::Paused) {
+            // Its user had said that it should go: that it is gone is as wanted.
+            continue;
+        }
+        let rules = breaker::rules(&world.policy, &vm.spec);
+        let waits = vm.spec.restart == RestartPolicy::No
+            || status.recovery.hold.is_some()
+            || breaker::forbids(&status.recovery, &rules, world.now).is_some();
+        if waits {
+            found.left.push(vm.id);
+        } else {
+            found.again.push(vm.id);
+        }
+    }
+    (!found.ran.is_empty()).then_some(found)
 }

@@ -150,7 +150,7 @@ fn a_trial_that_a_crash_of_the_daemon_cut_off_is_taken_up_again() {
     let mut world = opened();
     world.now = breaker(&world.vms[0].status).until;
     world.vms[0].status = stored(&plan(&world)).clone();
-    world.now = world.now + seconds(7);
+    world.now += seconds(7);
     assert_steps(&world, &["ensure_tap", "start_vmm"]);
 }
 

@@ -90,6 +90,26 @@ fn a_new_boot_of_the_host_starts_no_held_vm() {
 }
 
 #[test]
+fn a_reboot_is_summed_up_once() {
+    let mut world = running();
+    world.boot_id = "boot-2".to_owned();
+    processes(&mut world).clear();
+    let sum = |world: &World| {
+        let found = hearth_plan::recovery::rebooted(world);
+        found.map(|found| (found.ran.len(), found.again.len(), found.left.len()))
+    };
+    assert_eq!(sum(&world), Some((1, 0, 1)), "policy no");
+    world.vms[0].spec.restart = RestartPolicy::Always;
+    assert_eq!(sum(&world), Some((1, 1, 0)));
+    assert_eq!(sum(&held(world.clone())), Some((1, 0, 1)));
+    world.vms[0].goal = Goal::Stopped;
+    assert_eq!(sum(&world), Some((1, 0, 0)));
+    world.vms[0].status = stored(&plan(&world)).clone();
+    assert_eq!(sum(&world), None, "it is recorded");
+    assert_eq!(sum(&running()), None);
+}
+
+#[test]
 fn words_grow_with_each_word() {
     let status = VmStatus::default();
     let once = hold(&status, None, at(0));
@@ -262,7 +282,7 @@ proptest! {
                     _ => {}
                 }
             }
-            world.now = world.now + seconds(1);
+            world.now += seconds(1);
         }
         let of_vm = |p: &&hearth_plan::PlannedStep| p.step.vm() == Some(web());
         let last = plan(&world);

@@ -42,6 +42,7 @@ impl Engine {
             .filter(|intent| intent.vm.is_none_or(|vm| !busy.contains(&vm)))
             .map(|intent| intent.id)
             .collect();
+        self.tell_rebooted(&world).await;
         self.tell_adopted(&world);
         self.keep_records_once(&rows);
         self.tell_disagreements(&world).await;

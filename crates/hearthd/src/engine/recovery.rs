@@ -8,7 +8,7 @@
 use hearth_host::pressure::Resource;
 use hearth_plan::breaker::host::HostBreaker;
 use hearth_plan::breaker::{self, Change};
-use hearth_plan::{Load, Step};
+use hearth_plan::{Load, Step, World};
 use hearth_store::VmRow;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
@@ -68,6 +68,33 @@ impl Engine {
         let row = self.parts.store.change_status(vm, unspoken).await?;
         self.tell_breaker(before.as_ref(), &row).await;
         Ok(row.status.recovery.word == word)
+    }
+
+    /// Says once, before the first pass records it, what a reboot of the host did to the VMs.
+    pub(super) async fn tell_rebooted(&self, world: &World) {
+        let first = self.work.lock().shared.is_none();
+        let Some(rebooted) = hearth_plan::recovery::rebooted(world).filter(|_| first) else {
+            return;
+        };
+        let names = |ids: &[VmId]| -> Vec<String> {
+            let named = world.vms.iter().filter(|vm| ids.contains(&vm.id));
+            named.map(|vm| vm.spec.name.to_string()).collect()
+        };
+        let (ran, again) = (rebooted.ran.len(), rebooted.again.len());
+        let left = names(&rebooted.left);
+        let rest = if left.is_empty() {
+            String::new()
+        } else {
+            format!(", left down: {}", left.join(" "))
+        };
+        let message = format!(
+            "[recovery] the host has rebooted: {ran} VM(s) were running, {again} are started{rest}"
+        );
+        let details = serde_json::json!({
+            "ran": names(&rebooted.ran), "started": names(&rebooted.again), "left": left,
+        });
+        let event = NewEvent::info("host.rebooted", message).severity(Severity::Warning);
+        self.tell(event.details(details)).await;
     }
 
     /// What the host is busy with, as far as starts are concerned.

@@ -38,16 +38,20 @@ fn a_rebooted_host_starts_its_vms_a_few_at_a_time() {
         let begun = Instant::now();
         life.settled("all run").await;
         // Each was its user's word: none waited for a token.
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     });
     world.host.reboot();
     world.live(async |life| {
         let begun = Instant::now();
         let first = life.vm(&format!("vm-{}", VMS - 1)).await.unwrap().id;
-        let up = |_: &[hearth_store::VmRow], host: &hearth_sim::SimHost| {
-            host.vmms(first).count() == 1
-        };
-        life.until("the one with the highest priority runs", up).await;
+        let up =
+            |_: &[hearth_store::VmRow], host: &hearth_sim::SimHost| host.vmms(first).count() == 1;
+        life.until("the one with the highest priority runs", up)
+            .await;
         assert!(living(life) <= 4);
         while living(life) < VMS {
             let most = 4 + usize::try_from(begun.elapsed().as_millis() * 2 / 1000).unwrap();
@@ -58,5 +62,19 @@ fn a_rebooted_host_starts_its_vms_a_few_at_a_time() {
         assert!(took >= Duration::from_secs(8), "{took:?}");
         assert!(took <= Duration::from_secs(12), "{took:?}");
         life.settled("all run").await;
+        // Told by the first pass, and by no later one.
+        life.told("host.rebooted", 1).await;
+        let from = hearth_types::ids::EventSeq(0);
+        let events = life.engine.parts.store.events(from, 100_000).await.unwrap();
+        let told = events.iter().find(|event| event.code == "host.rebooted");
+        let message = &told.unwrap().message;
+        assert!(
+            message.ends_with("20 VM(s) were running, 20 are started"),
+            "{message}"
+        );
+    });
+    world.live(async |life| {
+        life.settled("a new daemon in the same boot").await;
+        life.told("host.rebooted", 1).await;
     });
 }
