@@ -91,8 +91,9 @@ fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) 
         // writes the record. What is left after the deadline is killed, all of it.
         Property::text("KillMode", "mixed"),
         Property::number("TimeoutStopUSec", stop_deadline_micros(spec)),
-        // The kernel kills the VMM, the largest process; systemd notes `oom-kill`.
-        Property::text("OOMPolicy", "stop"),
+        // The kernel kills the VMM, the largest process, and the shim writes why. With `stop`
+        // systemd would end the shim in the same moment, and the record would not be written.
+        Property::text("OOMPolicy", "continue"),
         Property::new(
             "ExecStart",
             Setting::Command(shim.to_string(), args.map(str::to_owned).to_vec()),
