@@ -89,7 +89,7 @@ fn recycled_pid(host: &Host) -> anyhow::Result<()> {
     host.check(&format!(
         "kill -KILL {pid}; while [ -e /proc/{pid} ]; do :; done; \
          for try in $(seq 1 200); do echo {} > /proc/sys/kernel/ns_last_pid; \
-         sleep 1000000 & [ $! = {pid} ] && exec >/dev/null && exit 0; kill $!; done; exit 1",
+         sleep 1000000 <>/dev/null >&0 2>&0 & [ $! = {pid} ] && exit 0; kill $!; done; exit 1",
         pid - 1
     ))?;
     let foreign = host.check(&format!(
