@@ -7,6 +7,7 @@ use hearth_types::api::{
     ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version, Vm,
 };
 use hearth_types::event::Event;
+use hearth_types::history::History;
 use hearth_types::ids::EventSeq;
 use hearth_types::mode::{ModeView, SetMode};
 use hearth_types::orphan::{AdoptOrphan, OrphanList, OrphansRemoved, RemoveOrphans};
@@ -66,6 +67,14 @@ impl Client {
     pub async fn set_mode(&self, set: &SetMode) -> Result<ModeView, ClientError> {
         let call = Call::new(hyper::Method::PUT, &["v1", "mode"]);
         self.fetch(call.json(set)?).await
+    }
+
+    /// How a VM's runs ended, and what was done about it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self, vm: &str) -> Result<History, ClientError> {
+        self.fetch(Call::get(&["v1", "vms", vm, "history"])).await
     }
 
     /// What is ours and not wanted, wanted and missing, or only looks like ours.

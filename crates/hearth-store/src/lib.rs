@@ -17,6 +17,7 @@
 
 mod error;
 mod events;
+mod history;
 mod journal;
 mod keys;
 mod leases;

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 
 use camino::Utf8Path;
 use hearth_types::event::{Event, NewEvent};
+use hearth_types::history::HistoryEntry;
 use hearth_types::ids::{EventSeq, InstallationId, IntentId, VmId};
 use hearth_types::status::{Goal, VmStatus};
 use hearth_types::units::Span;
@@ -18,7 +19,7 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Result, StoreError, VmRow, events, journal, keys, settings, vms,
+    Result, StoreError, VmRow, events, history, journal, keys, settings, vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -380,6 +381,37 @@ impl Store {
     /// The newest event's position as of the last commit; 0 if there is none.
     pub async fn last_event(&self) -> EventSeq {
         EventSeq(self.inner.committed.last_event())
+    }
+
+    /// Adds how a run of a VM ended; the oldest ones go.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub async fn add_history(&self, vm: VmId, entry: HistoryEntry) -> Result<()> {
+        self.request(move |session| history::add(session, vm, &entry))
+            .await
+    }
+
+    /// Changes the newest end of a VM's runs, if one is kept.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn amend_history(
+        &self,
+        vm: VmId,
+        change: impl FnOnce(&mut HistoryEntry) + Send + 'static,
+    ) -> Result<()> {
+        self.request(move |session| history::amend(session, vm, change))
+            .await
+    }
+
+    /// How a VM's runs ended, the newest first.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn history(&self, vm: VmId) -> Result<Vec<HistoryEntry>> {
+        self.request(move |session| history::read(session, vm))
+            .await
     }
 
     /// A setting of the installation.

@@ -112,6 +112,7 @@ enum Command {
     Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
+    History(commands::history::HistoryArgs),
     /// Checks whether the host has what VMs need
     Doctor,
     /// Shows the daemon's configuration
@@ -202,6 +203,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Image(command) => commands::image::run(context, command).await,
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
+        Command::History(args) => commands::history::run(context, args).await,
         Command::Orphans(args) => commands::orphans::run(context, args).await,
         Command::Mode(args) => commands::mode::run(context, args).await,
         Command::Doctor => commands::system::doctor(context).await,

@@ -9,6 +9,7 @@ pub mod error;
 pub mod events;
 pub mod exec;
 pub mod health;
+pub mod history;
 pub mod images;
 pub mod kernels;
 pub mod lifecycle;
@@ -115,6 +116,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(exec::exec))
         .routes(routes!(archive::copy_out))
         .routes(routes!(stats::stats))
+        .routes(routes!(history::history))
         .routes(routes!(health::health))
         .routes(routes!(images::list))
         .routes(routes!(images::get, images::delete))

@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod engine;
 pub mod failpoint;
 pub mod health;
+pub mod history;
 pub mod host;
 pub mod listen;
 pub mod logging;

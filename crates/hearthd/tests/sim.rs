@@ -8,6 +8,7 @@ mod sim {
     mod crash;
     mod failure;
     mod health;
+    mod history;
     mod hold;
     mod host_breaker;
     mod metrics;
@@ -19,8 +20,8 @@ mod sim {
     mod storm;
     mod timers;
     mod told;
-    mod unknown;
     mod units;
+    mod unknown;
     mod watchdog;
     mod world;
 }

@@ -325,3 +325,45 @@ async fn settings_are_kept_replaced_and_forgotten() {
     store.set_setting("mode", None).await.unwrap();
     assert_eq!(store.setting("mode").await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn of_each_vm_the_last_ends_are_kept() {
+    use hearth_types::history::{HISTORY_KEPT, HistoryEntry};
+    let dir = dir();
+    let store = open(&dir);
+    let (a, b) = (create(&store, "a").await, create(&store, "b").await);
+    let entry = |reason: String| HistoryEntry {
+        class: hearth_types::status::EndClass::Killed,
+        exit_code: None,
+        vmm: None,
+        failure: true,
+        reason,
+        started_at: None,
+        ended_at: now(),
+        recorded_at: now(),
+        back_at: None,
+        tried: Vec::new(),
+        console: Vec::new(),
+        vmm_log: Vec::new(),
+    };
+    for n in 0..HISTORY_KEPT + 5 {
+        store.add_history(a.id, entry(n.to_string())).await.unwrap();
+    }
+    store
+        .add_history(b.id, entry("b".to_owned()))
+        .await
+        .unwrap();
+    store
+        .amend_history(a.id, |entry| entry.back_at = Some(later(5)))
+        .await
+        .unwrap();
+    store.amend_history(VmId::new(), |_| ()).await.unwrap();
+    let kept = store.history(a.id).await.unwrap();
+    assert_eq!(kept.len(), HISTORY_KEPT);
+    assert_eq!(
+        (kept[0].reason.as_str(), kept[0].back_at),
+        ("24", Some(later(5)))
+    );
+    assert_eq!((kept[19].reason.as_str(), kept[19].back_at), ("5", None));
+    assert_eq!(store.history(b.id).await.unwrap().len(), 1);
+}

@@ -129,6 +129,10 @@ fn router(seen: Shared) -> Router {
         .route("/v1/doctor", get(async || axum::Json(objects::doctor())))
         .route("/v1/config", get(async || axum::Json(objects::config())))
         .route("/v1/events", get(events))
+        .route(
+            "/v1/vms/{vm}/history",
+            get(async || axum::Json(objects::history())),
+        )
         .route("/v1/orphans", get(async || axum::Json(objects::orphans())))
         .route("/v1/orphans/remove", post(remove_orphans))
         .route("/v1/orphans/{id}/adopt", post(adopt))

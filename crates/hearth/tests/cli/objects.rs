@@ -151,6 +151,23 @@ pub(crate) fn plan() -> Value {
     })
 }
 
+pub(crate) fn history() -> Value {
+    json!({"items": [
+        {"class": "vmm_crashed", "exit_code": null, "vmm": {"signal": 11}, "failure": true,
+            "reason": "VMM crashed with signal 11", "started_at": "2026-03-01T10:00:00Z",
+            "ended_at": "2026-03-01T11:59:00Z", "recorded_at": "2026-03-01T11:59:00.005Z",
+            "back_at": "2026-03-01T11:59:03.250Z",
+            "tried": [
+                {"at": "2026-03-01T11:59:02Z", "step": "ensure_tap", "problem": "no such device"},
+                {"at": "2026-03-01T11:59:03.250Z", "step": "start_vmm", "problem": null}],
+            "console": ["login:", "Oops"], "vmm_log": ["segfault"]},
+        {"class": "workload_failed", "exit_code": 1, "vmm": {"code": 0}, "failure": true,
+            "reason": "entrypoint exited with status 1", "started_at": null,
+            "ended_at": "2026-03-01T10:00:00Z", "recorded_at": "2026-03-01T10:05:00Z",
+            "back_at": null, "tried": [], "console": [], "vmm_log": []}
+    ]})
+}
+
 pub(crate) fn orphans() -> Value {
     let fate = |what, at: Option<&str>, why| json!({"what": what, "at": at, "why": why});
     let orphan = |id, kind, state, object, since: Option<&str>, fate: Value| {

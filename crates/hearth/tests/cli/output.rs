@@ -227,3 +227,8 @@ fn orphans() {
     insta::assert_snapshot!("orphans-actions", text);
     insta::assert_snapshot!("orphans-requests", fake.changes().join("\n"));
 }
+
+#[test]
+fn history() {
+    formats("history", &["history", "--logs", "web-1"]);
+}

@@ -162,6 +162,7 @@ impl Engine {
         self.tell_changed();
         if event.is_some_and(|event| event.code == "vm.exited") {
             self.end_recorded(vm).await;
+            self.keep_history(vm).await;
         }
         Ok(())
     }
@@ -242,6 +243,7 @@ impl Engine {
         self.watch_vmm(identity);
         if let Some(row) = row.await? {
             self.vmm_started(vm, &row, restart);
+            self.keep_attempt(&row, "start_vmm", None).await;
             // Who waits for it to run does not wait for the event's commit.
             self.tell_changed();
             let word = if restart { "restarted" } else { "started" };
@@ -417,6 +419,7 @@ impl Engine {
             Ok(Some(row)) => {
                 if counts {
                     self.start_step_failed(&row, step, &reason);
+                    self.keep_attempt(&row, step.kind(), Some(&reason)).await;
                 }
                 let code = if counts {
                     "vm.start_failed"

@@ -1,0 +1,65 @@
+//! How a VM's runs ended, and what was done about it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::process::ProcessExit;
+use crate::status::EndClass;
+
+/// Ends kept of each VM.
+pub const HISTORY_KEPT: usize = 20;
+/// Attempts kept of each end: the first ones, and the last.
+pub const ATTEMPTS_KEPT: usize = 10;
+
+/// One end of a run that the user did not ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HistoryEntry {
+    /// The kind of end.
+    pub class: EndClass,
+    /// The VM's exit code, if the guest said it.
+    pub exit_code: Option<i32>,
+    /// Exit status or signal of the VMM, when its shim saw it.
+    pub vmm: Option<ProcessExit>,
+    /// Whether the restart policy counts it as a failure.
+    pub failure: bool,
+    /// One sentence for people.
+    pub reason: String,
+    /// When the run began.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    #[schema(value_type = String, format = DateTime)]
+    pub ended_at: Timestamp,
+    /// When the end was recorded.
+    #[schema(value_type = String, format = DateTime)]
+    pub recorded_at: Timestamp,
+    /// When the next VMM ran, whoever asked for it.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub back_at: Option<Timestamp>,
+    /// What was tried since, oldest first.
+    pub tried: Vec<Attempt>,
+    /// The last lines of the console, as they were then.
+    pub console: Vec<String>,
+    /// The last lines of the VMM's log.
+    pub vmm_log: Vec<String>,
+}
+
+/// One attempt to start the VM again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Attempt {
+    /// When it ended.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The step that it ended with, such as `start_vmm`.
+    pub step: String,
+    /// Why it failed; absent if it did not.
+    pub problem: Option<String>,
+}
+
+/// A VM's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct History {
+    /// The ends, the newest first; at most 20.
+    pub items: Vec<HistoryEntry>,
+}
