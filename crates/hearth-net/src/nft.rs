@@ -3,7 +3,7 @@
 //! `table inet <name>` holds address translation and forwarding, `table bridge <name>` the
 //! source filter of the TAPs: frames between two ports of a bridge never reach the `inet`
 //! family (docs/adr/0006-network-filter.md). Both have a static part, which depends on
-//! [`Shape`] alone, and three sets that follow the [`RuleSet`]:
+//! [`Shape`] alone, and three sets that follow the [`RuleSet`](hearth_types::net::RuleSet):
 //!
 //! ```text
 //! bridge  guests     TAP . MAC . address                          may send as this
