@@ -172,8 +172,9 @@ pub(crate) static UID_COUNT: Kind<u32> = kind("count", "a number from 1 to 10000
 pub(crate) static COUNT: Kind<u32> = kind("count", "a number from 0 to 1000000", |text| {
     number(text, 0, 1_000_000)
 });
-pub(crate) static PERCENT: Kind<u32> =
-    kind("percent", "a number from 0 to 100", |text| number(text, 0, 100));
+pub(crate) static PERCENT: Kind<u32> = kind("percent", "a number from 0 to 100", |text| {
+    number(text, 0, 100)
+});
 // No more are remembered of one VM.
 pub(crate) static FAILURES: Kind<u32> =
     kind("count", "a number from 0 to 16", |text| number(text, 0, 16));

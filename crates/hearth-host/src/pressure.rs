@@ -50,7 +50,12 @@ mod tests {
         let text = "some avg10=12.94 avg60=1.00 avg300=0.10 total=1\n\
                     full avg10=99.00 avg60=0.00 avg300=0.00 total=0\n";
         assert_eq!(parse(text), Some(12));
-        for bad in ["", "full avg10=1.00\n", "some avg60=1.00\n", "some avg10=x\n"] {
+        for bad in [
+            "",
+            "full avg10=1.00\n",
+            "some avg60=1.00\n",
+            "some avg10=x\n",
+        ] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
     }
