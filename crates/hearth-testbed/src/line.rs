@@ -6,8 +6,27 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::hearth::VM_UP;
+use crate::host::Host;
+
 /// How long an echo may take.
 const ECHO: Duration = Duration::from_mins(2);
+
+impl Host {
+    /// A connection through the host's published port of this index, as soon as the guest
+    /// echoes: that its agent answers says nothing of its program.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn line(&self, index: usize) -> anyhow::Result<Line> {
+        let address = self.published(index)?;
+        self.wait("an echo of the guest", VM_UP, || {
+            let mut line = Line::open(address)?;
+            line.echo()?;
+            Ok(Some(line))
+        })
+    }
+}
 
 /// An open connection.
 #[derive(Debug)]

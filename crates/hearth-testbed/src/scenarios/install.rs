@@ -14,7 +14,6 @@ use anyhow::{Context, ensure};
 use super::{boot, upgrade};
 use crate::hearth::VM_UP;
 use crate::host::Host;
-use crate::line::Line;
 use crate::machine::PUBLISHED_FIRST;
 
 /// What the package has to bring, by a file of each.
@@ -123,7 +122,7 @@ fn second_vm(host: &Host) -> anyhow::Result<()> {
         "exec nc -ll -p 7 -e cat",
     )?;
     echo.wait_healthy()?;
-    Line::open(host.published(0)?)?.echo()?;
+    host.line(0)?;
     host.vm("web").exec("nslookup echo.hearth.internal")?;
     host.promise(
         "a published port is reached from another machine, and guests find each other by name",

@@ -29,8 +29,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
         "exec nc -ll -p 7 -e cat",
     )?;
     keeper.wait_healthy()?;
-    let mut line = Line::open(host.published(0)?)?;
-    line.echo()?;
+    let mut line = host.line(0)?;
     let mut witness = Witness::new(host, keeper)?;
 
     for (name, blow) in BLOWS {

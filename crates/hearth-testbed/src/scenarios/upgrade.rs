@@ -81,8 +81,7 @@ fn through_everything(
         "exec nc -ll -p 7 -e cat",
     )?;
     keeper.wait_healthy()?;
-    let mut line = Line::open(host.published(0)?)?;
-    line.echo()?;
+    let line = host.line(0)?;
     let mut story = Story {
         host,
         witness: Witness::new(host, keeper)?,
