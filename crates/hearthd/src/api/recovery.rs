@@ -131,7 +131,7 @@ async fn recover_one(api: &Api, row: &VmRow, force: bool) -> ApiResult<Recovered
 }
 
 /// Shows what the next pass would do to one VM, and why that and no more. Nothing is changed.
-#[utoipa::path(get, path = "/v1/vms/{vm}/plan", tag = "loop", params(("vm" = String, Path)),
+#[utoipa::path(get, path = "/v1/vms/{vm}/plan", operation_id = "plan_of_vm", tag = "loop", params(("vm" = String, Path)),
     responses((status = 200, body = VmPlan), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn plan(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiResult<Json<VmPlan>> {
     let row = view::find(&api.engine, &vm).await?;
