@@ -163,10 +163,10 @@ struct Work {
     starting: BTreeSet<VmId>,
     /// Steps that failed and wait.
     retries: retry::Retries,
-    /// Starts that a slow host holds up.
-    waiting: slow::Waiting,
     /// Where systemd and `/proc` disagree.
     disagreements: units::Disagreements,
+    /// Starts that a slow host holds up.
+    waiting: slow::Waiting,
     /// VMMs that are being watched for their death, by pid and start time.
     watched: BTreeSet<(i32, u64)>,
     /// The last survey of shared objects, kept until a full pass or a change by us.
