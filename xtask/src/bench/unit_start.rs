@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -91,6 +92,7 @@ fn spec(folder: &Utf8Path, installation: InstallationId) -> anyhow::Result<Launc
         cid: 3,
         driver: DriverChoice::Qemu,
         resources: Resources::default(),
+        stop_timeout: Duration::from_secs(10),
         user: None,
         console: LogLimits {
             max_bytes: 1 << 20,
