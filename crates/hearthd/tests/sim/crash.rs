@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use hearth_plan::Step;
+use hearth_sim::SimUnit;
 use hearth_types::OwnerMark;
 use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
-use hearth_types::observe::ProcessRole;
+use hearth_types::observe::{ProcessRole, UnitState};
 use hearth_types::spec::{NetworkMode, RestartPolicy, VmSpec};
 use hearth_types::status::{Goal, Phase, VmStatus};
 
@@ -23,6 +24,8 @@ struct Story {
     /// The user's words of this chapter were all answered.
     said: bool,
     orphan: Option<VmId>,
+    /// The VM of a unit that was left over, and of nothing else.
+    unit: Option<VmId>,
     /// What every chapter ended with.
     ends: Vec<BTreeMap<String, Phase>>,
 }
@@ -30,6 +33,13 @@ struct Story {
 /// The chapter that begins with a reboot of the host.
 const REBOOT: usize = 7;
 const CHAPTERS: usize = 9;
+
+/// A host with everything, systemd among it.
+fn host() -> World {
+    let mut world = World::new();
+    world.host.systemd = true;
+    world
+}
 
 fn cast() -> [VmSpec; 3] {
     let mut web = spec("web");
@@ -88,6 +98,15 @@ impl Story {
             host.spawn(mark, ProcessRole::Vmm, false);
             host.make_tap(vm).unwrap();
         });
+        let unit = *self.unit.get_or_insert_with(VmId::new);
+        life.rooms.change(|host| {
+            let left = SimUnit {
+                mark: Some(OwnerMark::of_vm(host.installation, unit)),
+                state: UnitState::Failed,
+                since: host.now,
+            };
+            host.units.insert(unit, left);
+        });
         let folder = life.engine.paths.vm(vm);
         std::fs::create_dir_all(&folder).unwrap();
         let old = SystemTime::now() - Duration::from_secs(3600);
@@ -131,6 +150,12 @@ impl Story {
             })
             .await;
         }
+        if let Some(unit) = self.unit {
+            life.until("the unit is gone", |_, host| {
+                !host.units.contains_key(&unit)
+            })
+            .await;
+        }
         if matches!(self.chapter, 2 | 3 | 5) {
             let rows = life.engine.parts.store.vms().await;
             assert!(rows.iter().all(|row| row.status.phase == Phase::Running));
@@ -159,7 +184,7 @@ impl Story {
 
     /// Tells it on a new host. With a place, the daemon dies there once. Whether it did.
     fn tell(place: Option<Place>) -> (Self, bool) {
-        let (mut world, mut story) = (World::new(), Self::default());
+        let (mut world, mut story) = (host(), Self::default());
         let mut left = place;
         while story.chapter < CHAPTERS {
             let ended = match left {
@@ -187,7 +212,7 @@ impl Story {
 fn places() -> (Story, Vec<Place>) {
     type Seen = BTreeMap<(&'static str, &'static str), u32>;
     let seen: Arc<Mutex<Seen>> = Arc::default();
-    let (mut world, mut story) = (World::new(), Story::default());
+    let (mut world, mut story) = (host(), Story::default());
     while story.chapter < CHAPTERS {
         let seen = Arc::clone(&seen);
         let hook = Arc::new(move |side, step| {
