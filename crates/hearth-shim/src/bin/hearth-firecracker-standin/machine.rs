@@ -54,6 +54,8 @@ pub(super) struct Machine {
     kernel: Option<String>,
     boot_args: String,
     drives: usize,
+    /// Its guest has panicked and restarts, which is the VMM's end.
+    doomed: bool,
     metrics: Option<File>,
     machine: Value,
 }
@@ -94,6 +96,7 @@ impl Machine {
             kernel: None,
             boot_args: String::new(),
             drives: 0,
+            doomed: false,
             metrics: None,
             machine: json!({"vcpu_count": 1, "mem_size_mib": 128, "smt": false,
                 "track_dirty_pages": false, "huge_pages": "None"}),
@@ -102,6 +105,13 @@ impl Machine {
 
     pub(super) fn is_off(&self) -> bool {
         self.phase == Phase::Off
+    }
+
+    /// Whoever asked has its answer: a guest needs longer than that to boot and to panic.
+    pub(super) fn hung_up(&mut self) {
+        if self.doomed {
+            self.phase = Phase::Off;
+        }
     }
 
     pub(super) fn is_started(&self) -> bool {
@@ -281,9 +291,7 @@ impl Machine {
                     return Ok(Outcome::Started);
                 }
                 // Told to restart at once, a kernel that panicked takes the VMM with it.
-                if self.boot_args.split(' ').any(|word| word == "panic=-1") {
-                    self.phase = Phase::Off;
-                }
+                self.doomed = self.boot_args.split(' ').any(|word| word == "panic=-1");
                 Ok(Outcome::Panicked)
             }
             ActionType::SendCtrlAltDel if self.phase == Phase::NotStarted => Err(BEFORE.to_owned()),

@@ -105,6 +105,7 @@ impl Process {
                 Token::Connection(at) => {
                     if !self.serve(at) {
                         self.connections.remove(at);
+                        self.machine.hung_up();
                     }
                 }
                 Token::Vsock(at) => {
