@@ -109,6 +109,8 @@ async fn vm_orphans_within_their_grace_age_are_only_noted() {
         return;
     };
     host.set("ORPHAN_GRACE", "1h");
+    host.set("ORPHAN_VMMS", "remove");
+    host.set("ORPHAN_DIRS", "remove");
     host.start_daemon().await;
     let lost = VmId::new();
     let dir = host.data().join("vms").join(lost.to_string());
