@@ -17,7 +17,7 @@ const PATH: &str = "/v1/mode";
 const REASON_MAX: usize = 500;
 
 /// Shows the mode in force and where it comes from.
-#[utoipa::path(get, path = "/v1/mode", tag = "daemon",
+#[utoipa::path(get, path = "/v1/mode", operation_id = "mode", tag = "daemon",
     responses((status = 200, body = ModeView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(api): State<Api>) -> Json<ModeView> {
     Json(api.engine.modes.view())
@@ -26,7 +26,7 @@ pub async fn get(State(api): State<Api>) -> Json<ModeView> {
 /// Sets the mode by hand; `normal` takes back what was set before. It survives a restart of the
 /// daemon. Rules whose cause is there are set aside until it is gone, except that of a database
 /// that cannot be written.
-#[utoipa::path(put, path = "/v1/mode", tag = "daemon", request_body = SetMode,
+#[utoipa::path(put, path = "/v1/mode", operation_id = "set_mode", tag = "daemon", request_body = SetMode,
     responses((status = 200, body = ModeView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn put(State(api): State<Api>, Body(set): Body<SetMode>) -> ApiResult<Json<ModeView>> {
     let reason = set.reason.as_deref().map(str::trim);
