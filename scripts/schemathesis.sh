@@ -92,6 +92,7 @@ ask /v1/kernels "{\"path\":\"$data/vmlinux\",\"name\":\"small\"}" >/dev/null
 ask /v1/vms '{"spec":{"name":"web-1","image":"small:1"}}' >/dev/null
 
 status=0
+export HEARTH_FUZZ_URL=http://127.0.0.1:$port HEARTH_FUZZ_TOKEN=$token
 export SCHEMATHESIS_HOOKS=schemathesis_hooks PYTHONPATH=$PWD/scripts PYTHONDONTWRITEBYTECODE=1
 "$venv/bin/schemathesis" --config-file scripts/schemathesis.toml run api/openapi.json \
   --url "http://127.0.0.1:$port" --header "Authorization: Bearer $token" \

@@ -1,8 +1,24 @@
-"""Media types that schemathesis does not know."""
+"""Media types that schemathesis does not know, and the mode, which it must not leave."""
 
 import json
+import os
+import urllib.request
 
 import schemathesis
+
+URL = os.environ["HEARTH_FUZZ_URL"]
+TOKEN = os.environ["HEARTH_FUZZ_TOKEN"]
+
+
+@schemathesis.hook
+def after_call(ctx, case, response):
+    """In another mode than normal nothing would be tried any more but refusals."""
+    if case.method == "PUT" and case.path == "/v1/mode" and response.status_code < 300:
+        headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+        back = urllib.request.Request(
+            f"{URL}/v1/mode", b'{"mode": "normal"}', headers, method="PUT"
+        )
+        urllib.request.urlopen(back, timeout=20).close()
 
 
 @schemathesis.deserializer("application/x-ndjson")
