@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, IsTerminal};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
 
 use hearth_types::orphan::{
     AdoptOrphan, Fate, FateKind, Orphan, OrphanKind, OrphanState, RemoveOrphans,
@@ -26,8 +27,8 @@ pub(crate) struct OrphansArgs {
     command: Option<OrphansCommand>,
 
     /// Only those of this kind
-    #[arg(long, value_name = "KIND")]
-    kind: Option<Kind>,
+    #[arg(long, value_name = "KIND", value_parser = kinds())]
+    kind: Option<OrphanKind>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,8 +51,8 @@ struct RemoveArgs {
     all: bool,
 
     /// Of all, only those of this kind
-    #[arg(long, value_name = "KIND", requires = "all")]
-    kind: Option<Kind>,
+    #[arg(long, value_name = "KIND", requires = "all", value_parser = kinds())]
+    kind: Option<OrphanKind>,
 
     /// Do not ask
     #[arg(short, long)]
@@ -73,44 +74,18 @@ struct AdoptArgs {
     name: Option<String>,
 }
 
-/// Kinds that have words on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Kind {
-    Vmm,
-    Shim,
-    Unit,
-    Tap,
-    Folder,
-    Socket,
-    LoopDevice,
-    Mount,
-    Bridge,
-    Rules,
-    Names,
-}
-
-impl From<Kind> for OrphanKind {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::Vmm => Self::Vmm,
-            Kind::Shim => Self::Shim,
-            Kind::Unit => Self::Unit,
-            Kind::Tap => Self::Tap,
-            Kind::Folder => Self::Folder,
-            Kind::Socket => Self::Socket,
-            Kind::LoopDevice => Self::LoopDevice,
-            Kind::Mount => Self::Mount,
-            Kind::Bridge => Self::Bridge,
-            Kind::Rules => Self::Rules,
-            Kind::Names => Self::Names,
-        }
-    }
+/// The kinds by their words.
+fn kinds() -> impl TypedValueParser<Value = OrphanKind> {
+    PossibleValuesParser::new(OrphanKind::ALL.map(OrphanKind::as_str)).try_map(|word| {
+        let mut all = OrphanKind::ALL.into_iter();
+        all.find(|kind| kind.as_str() == word)
+            .ok_or("not a kind of orphans")
+    })
 }
 
 pub(crate) async fn run(context: &Context, args: OrphansArgs) -> Outcome {
     match args.command {
-        None => list(context, args.kind.map(Into::into)).await,
+        None => list(context, args.kind).await,
         Some(OrphansCommand::Remove(args)) => remove(context, args).await,
         Some(OrphansCommand::Adopt(args)) => adopt(context, args).await,
     }
@@ -218,11 +193,10 @@ fn is_meant(orphan: &Orphan, args: &RemoveArgs) -> bool {
         orphan.kind,
         OrphanKind::Vmm | OrphanKind::Shim | OrphanKind::Tap | OrphanKind::Folder
     );
-    let kind = args.kind.map(OrphanKind::from);
     let of_all = args.all
         && removable
         && orphan.state == OrphanState::Unwanted
-        && kind.is_none_or(|kind| kind == orphan.kind);
+        && args.kind.is_none_or(|kind| kind == orphan.kind);
     of_all || args.ids.contains(&orphan.id)
 }
 
