@@ -112,6 +112,9 @@ pub struct Request {
     pub user: Option<u32>,
     /// Supplementary groups of the VMM, if `user` is given.
     pub groups: Vec<u32>,
+    /// The VMM's `oom_score_adj` (proc(5)); without it the VMM has the shim's.
+    #[serde(default)]
+    pub oom_score: Option<i16>,
     /// Bytes per console log file.
     pub console_bytes: u64,
     /// Old console logs kept.

@@ -353,6 +353,13 @@ fn execute(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
+    if let Some(score) = request.oom_score {
+        let score = score.to_string();
+        // First of all: a cage has no /proc, and without privileges the VMM could take it back.
+        // SAFETY: between fork and exec the closure makes three system calls on strings that
+        // were made before; it does not allocate.
+        unsafe { command.pre_exec(move || give_oom_score(&score)) };
+    }
     if let Some(cage) = cage {
         // SAFETY: between fork and exec the closure makes system calls on descriptors and
         // strings that were made before; it does not allocate.
@@ -379,6 +386,14 @@ fn execute(
     command
         .spawn()
         .map_err(failed(format!("execute {}", request.program)))
+}
+
+/// Sets how soon the kernel kills this process for want of memory.
+fn give_oom_score(score: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    rustix::io::write(&file, score.as_bytes())?;
+    Ok(())
 }
 
 /// Replaces each `{fd:NAME}`.

@@ -404,6 +404,7 @@ fn launch_for(caller: &std::process::Child, vms: &Vms, spec: &LaunchSpec) -> Pro
         owned: Vec::new(),
         user: spec.user,
         groups: Vec::new(),
+        oom_score: Some(700),
         console_bytes: 1000,
         console_keep: 0,
         max_millis: None,
@@ -442,6 +443,28 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         }
     };
     assert!(tokio::time::timeout(STEP, work).await.is_ok(), "{what}");
+}
+
+/// In a cage, too, which has no `/proc` to say it in.
+#[tokio::test]
+async fn a_vmm_goes_for_want_of_memory_before_its_shim() {
+    let Some(vms) = Vms::standin() else { return };
+    let mut caller = caller();
+    let identity = launch_for(&caller, &vms, &vms.make());
+    let score = |pid: i32| {
+        let score = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+        score.unwrap().trim().parse::<i32>().unwrap()
+    };
+    assert_eq!(score(identity.pid), 700);
+    let own = i32::try_from(std::process::id()).unwrap();
+    let processes = survey(vms.installation).unwrap();
+    let shim = processes
+        .iter()
+        .find(|process| process.identity != identity);
+    assert_eq!(score(shim.unwrap().identity.pid), score(own));
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    vms.driver.wait_dead(&identity).await.unwrap();
 }
 
 /// Between exec and the guest's start: the VMM goes with its caller, and it was no run.

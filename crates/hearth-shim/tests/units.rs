@@ -103,6 +103,10 @@ async fn standin_has_its_share_of_the_host_and_no_more() {
     }
     let process = Utf8PathBuf::from(format!("/proc/{}", identity.pid));
     assert_eq!(read(&process, "oom_score_adj"), "800");
+    let args = ["show", "-p", "MainPID", "--value", &unit_name(spec.vm)];
+    let shim = command("systemctl", &args).await;
+    let shim = Utf8PathBuf::from(format!("/proc/{}", shim.trim()));
+    assert_eq!(read(&shim, "oom_score_adj"), "-1000");
     let status = read(&process, "status");
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2"] {
         assert!(status.contains(line), "{line} is not in {status}");

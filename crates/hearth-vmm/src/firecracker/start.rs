@@ -68,6 +68,7 @@ pub(super) fn shim_request(
         owned: owned.map(|disk| disk.file.clone()).collect(),
         user: spec.user,
         groups: kvm::groups(),
+        oom_score: None,
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,

@@ -44,6 +44,10 @@ pub(super) async fn talk(
     request: &Request,
     needs: &Needs,
 ) -> Result<Vec<u8>, VmmError> {
+    let request = &Request {
+        oom_score: Some(properties::oom_score(spec.resources.priority)),
+        ..request.clone()
+    };
     let unit = unit_name(request.vm);
     let manager = Manager::connect()
         .await

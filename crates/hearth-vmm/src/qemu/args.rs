@@ -92,6 +92,7 @@ pub(super) fn request(
             Accelerator::Kvm { groups } => groups.clone(),
             Accelerator::Tcg { .. } => Vec::new(),
         },
+        oom_score: None,
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,

@@ -36,6 +36,9 @@ const CPU_MICROS: u64 = 1_000_000;
 const JOURNAL_LINES: u32 = 500;
 /// That interval, in microseconds.
 const JOURNAL_INTERVAL_MICROS: u64 = 10_000_000;
+/// `oom_score_adj` of a shim: the kernel never kills it for want of memory. It is of a few
+/// MiB, so nothing is won by that, and how its VMM ended would be lost.
+const SHIM_OOM_SCORE: i32 = -1000;
 /// Descriptors: QEMU passes one per disk, socket and client; 32 clients of the console.
 const OPEN_FILES: u64 = 4096;
 /// Everything that stands in the unit of this VM, for a systemd of this major version.
@@ -91,7 +94,7 @@ fn service(version: u32, shim: &Utf8Path, spec: &LaunchSpec, request: &Request) 
         // writes the record. What is left after the deadline is killed, all of it.
         Property::text("KillMode", "mixed"),
         Property::number("TimeoutStopUSec", stop_deadline_micros(spec)),
-        // The kernel kills the VMM, the largest process, and the shim writes why. With `stop`
+        // The kernel kills the VMM, never the shim, which writes why. With `stop`
         // systemd would end the shim in the same moment, and the record would not be written.
         Property::text("OOMPolicy", "continue"),
         Property::new(
@@ -167,10 +170,7 @@ fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
         Property::flag("TasksAccounting", true),
         Property::number("TasksMax", u64::from(spec.vcpus) + u64::from(needs.threads)),
         Property::flag("IOAccounting", true),
-        Property::new(
-            "OOMScoreAdjust",
-            Setting::Signed(oom_score(resources.priority)),
-        ),
+        Property::new("OOMScoreAdjust", Setting::Signed(SHIM_OOM_SCORE)),
         Property::number("LimitCORE", 0),
         Property::number("LimitNOFILE", OPEN_FILES),
     ];
@@ -203,9 +203,10 @@ fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
     all
 }
 
-/// `oom_score_adj`: thousandths of the host's memory that are added to a process' size when
-/// the kernel chooses. VMs go before the host's services unless somebody says otherwise.
-const fn oom_score(priority: Priority) -> i32 {
+/// `oom_score_adj` of a VMM: thousandths of the host's memory that are added to a process'
+/// size when the kernel chooses. VMs go before the host's services unless somebody says
+/// otherwise.
+pub(super) const fn oom_score(priority: Priority) -> i16 {
     match priority {
         Priority::Low => 800,
         Priority::Normal => 400,

@@ -70,16 +70,20 @@ mod capability {
     pub(super) const SETUID: u64 = 1 << 7;
     /// Mounts a cage.
     pub(super) const SYS_ADMIN: u64 = 1 << 21;
+    /// Makes the VMM's `oom_score_adj` one that the VMM cannot take back.
+    pub(super) const SYS_RESOURCE: u64 = 1 << 24;
     /// Makes the device nodes in a cage.
     pub(super) const MKNOD: u64 = 1 << 27;
 }
 
 /// What the shim and the VMM may ask of the kernel.
 pub(super) fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
-    use capability::{CHOWN, DAC_READ_SEARCH, KILL, MKNOD, SETGID, SETUID, SYS_ADMIN};
+    use capability::{
+        CHOWN, DAC_READ_SEARCH, KILL, MKNOD, SETGID, SETUID, SYS_ADMIN, SYS_RESOURCE,
+    };
     let mut capabilities = 0;
     if request.user.is_some() {
-        capabilities |= CHOWN | DAC_READ_SEARCH | KILL | SETGID | SETUID;
+        capabilities |= CHOWN | DAC_READ_SEARCH | KILL | SETGID | SETUID | SYS_RESOURCE;
     }
     // What services commonly use: no mounts, modules, tracing, clocks, reboot or swap.
     // seccomp: a VMM filters its own calls further, and some versions leave it out.

@@ -95,7 +95,7 @@ fn limits_follow_the_specification() {
     assert_eq!(get(&plain, "MemoryMax"), Some(Setting::Number(612 << 20)));
     assert_eq!(get(&plain, "MemorySwapMax"), Some(Setting::Number(0)));
     assert_eq!(get(&plain, "TasksMax"), Some(Setting::Number(66)));
-    assert_eq!(get(&plain, "OOMScoreAdjust"), Some(Setting::Signed(400)));
+    assert_eq!(get(&plain, "OOMScoreAdjust"), Some(Setting::Signed(-1000)));
     for absent in ["CPUWeight", "IOWeight", "IOReadBandwidthMax", "MemoryHigh"] {
         assert_eq!(get(&plain, absent), None, "{absent}");
     }
@@ -119,7 +119,6 @@ fn limits_follow_the_specification() {
         ("IOWriteBandwidthMax", on_disk(5 << 20)),
         ("IOReadIOPSMax", on_disk(300)),
         ("IOWriteIOPSMax", on_disk(100)),
-        ("OOMScoreAdjust", Some(Setting::Signed(0))),
     ] {
         assert_eq!(get(&limited, name), value, "{name}");
     }
@@ -145,10 +144,10 @@ fn a_vmm_gets_what_it_needs_and_no_more() {
         get(&all, "MemoryDenyWriteExecute"),
         Some(Setting::Flag(true))
     );
-    // chown, dac_read_search, kill, setgid, setuid
+    // chown, dac_read_search, kill, setgid, setuid; sys_resource
     assert_eq!(
         get(&all, "CapabilityBoundingSet"),
-        Some(Setting::Number(0b1110_0101))
+        Some(Setting::Number(0b1110_0101 | 1 << 24))
     );
     let emulated = Needs {
         devices: Vec::new(),
@@ -258,7 +257,7 @@ fn a_cage_is_made_with_more_rights_of_the_shim() {
     );
     assert_eq!(
         get(&all, "CapabilityBoundingSet"),
-        Some(Setting::Number(0b1110_0101 | 1 << 21 | 1 << 27))
+        Some(Setting::Number(0b1110_0101 | 1 << 24 | 1 << 21 | 1 << 27))
     );
     assert_eq!(
         get(&all, "RestrictNamespaces"),
@@ -282,4 +281,10 @@ fn a_stop_reaches_the_shim_alone_and_waits_for_all_of_its_deadlines() {
         unreachable!("no order");
     };
     assert!(after.contains(&"network.target".to_owned()), "{after:?}");
+}
+
+#[test]
+fn a_vmm_goes_for_want_of_memory_by_its_priority() {
+    let scores = [Priority::Low, Priority::Normal, Priority::High].map(oom_score);
+    assert_eq!(scores, [800, 400, 0]);
 }
