@@ -26,9 +26,11 @@ const OLDER: &str = "/root/older.deb";
 const APT: &str = "DEBIAN_FRONTEND=noninteractive apt-get -q -y";
 /// A line that the operator has added to the configuration.
 const OPERATORS: &str = "ORPHAN_CAP=21";
-/// Lists files by name and place, but for empty folders that systemd makes for each unit and
-/// never removes.
-const NAMED: &str = "{ find / /run -xdev -name '*hearth*' ! -path '/run/systemd/propagate/*'; \
+/// Lists files by name and place, but for the testbed's own and for what systemd makes for each
+/// unit in memory and never removes: empty folders, and the unit's fields for the journal, whose
+/// file it looks for under another name when the unit has gone.
+const NAMED: &str = "{ find / /run -xdev -name '*hearth*' ! -path '/run/systemd/propagate/*' \
+     ! -path '/run/systemd/units/log-extra-fields:*' ! -name '*hearth-testbed*'; \
      find /var/lib/hearth -mindepth 1; } | sort";
 
 pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
