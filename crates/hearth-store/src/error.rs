@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::ids::VmId;
 use hearth_types::names::VmName;
 use hearth_types::spec::PortSpec;
+use hearth_types::spec::bootstrap::circle_words;
 use ipnet::Ipv4Net;
 
 /// A request that the store did not carry out. The database is as it was before.
@@ -113,6 +114,15 @@ pub enum StoreError {
     LeaseTaken {
         /// Who has it.
         by: VmName,
+    },
+    /// VMs would be started after each other, round in a circle.
+    #[error(
+        "{} is a circle: none of them could be started first; take a name out of one of their after lists",
+        circle_words(path)
+    )]
+    Circle {
+        /// From the VM over those that it waits for back to it.
+        path: Vec<VmName>,
     },
     /// There is a record of it.
     #[error("VM {id} is recorded: nothing has to be restored")]

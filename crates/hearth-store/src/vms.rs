@@ -1,10 +1,14 @@
 //! VMs: rows to SQL and back, and the requests that change them.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use hearth_types::ids::VmId;
+use hearth_types::names::VmName;
 use hearth_types::net::MacAddr;
+use hearth_types::spec::VmSpec;
+use hearth_types::spec::bootstrap::circle;
 use hearth_types::status::{Goal, Leases, VmStatus};
 use hearth_types::units::Span;
 use jiff::Timestamp;
@@ -129,7 +133,7 @@ fn save(session: &Session, row: &VmRow) -> Result<()> {
     Ok(())
 }
 
-fn check_name(session: &Session, name: &hearth_types::names::VmName, own: VmId) -> Result<()> {
+fn check_name(session: &Session, name: &VmName, own: VmId) -> Result<()> {
     let holder = session
         .rows()
         .values()
@@ -139,6 +143,24 @@ fn check_name(session: &Session, name: &hearth_types::names::VmName, own: VmId) 
             name: name.clone(),
             by: row.id,
         }),
+        None => Ok(()),
+    }
+}
+
+/// A VM that is started after others must not, by way of them, be started after itself. Every
+/// circle is closed by the last of its VMs that is written, whatever the order.
+fn check_order(session: &Session, spec: &VmSpec, own: VmId) -> Result<()> {
+    if spec.after.is_empty() {
+        return Ok(());
+    }
+    let others = session.rows().values();
+    let others = others.filter(|row| row.id != own && row.goal != Goal::Absent);
+    let after: HashMap<_, _> = others
+        .map(|row| (&row.spec.name, row.spec.after.as_slice()))
+        .collect();
+    let of = |name: &VmName| after.get(name).copied().unwrap_or_default();
+    match circle(&spec.name, &spec.after, of) {
+        Some(path) => Err(StoreError::Circle { path }),
         None => Ok(()),
     }
 }
@@ -161,6 +183,7 @@ pub(crate) fn create(
 ) -> Result<VmRow> {
     let id = VmId::new();
     check_name(session, &new.spec.name, id)?;
+    check_order(session, &new.spec, id)?;
     let leases = leases::choose(session, &new.spec, ranges)?;
     let row = VmRow {
         id,
@@ -187,6 +210,7 @@ pub(crate) fn restore(session: &mut Session, row: VmRow) -> Result<VmRow> {
         return Err(StoreError::Recorded { id: row.id });
     }
     check_name(session, &row.spec.name, row.id)?;
+    check_order(session, &row.spec, row.id)?;
     let taken = |of: &dyn Fn(&Leases) -> bool| {
         session
             .rows()
@@ -252,6 +276,7 @@ pub(crate) fn replace_spec(
     let old = Arc::clone(session.row(id)?);
     check_generation(&old, expected)?;
     check_name(session, &new.spec.name, id)?;
+    check_order(session, &new.spec, id)?;
     let ip = leases::choose_ip(session, Some(&old), &new.spec, ranges.subnet)?;
     let row = VmRow {
         leases: Leases {

@@ -1,5 +1,6 @@
 //! What a user asks for: the specification of one VM.
 
+pub mod bootstrap;
 mod check;
 pub mod health;
 mod network;
@@ -15,6 +16,7 @@ use crate::names::VmName;
 use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
+pub use bootstrap::{BootstrapPolicy, BreakerSpec};
 pub use health::HealthSpec;
 pub use network::{NetworkMode, NetworkSpec, PortSpec};
 pub use restart::RestartPolicy;
@@ -100,6 +102,17 @@ pub struct VmSpec {
     /// How its health is judged, and what follows.
     #[serde(default, skip_serializing_if = "HealthSpec::is_default")]
     pub health: HealthSpec,
+    /// What happens to it after a reboot of the host; as the daemon's configuration says when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapPolicy>,
+    /// Names of VMs that an automatic start of this one waits for, for a while: until they run, and
+    /// are healthy if they have checks. Who does not come by itself is not waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub after: Vec<VmName>,
+    /// When its circuit breaker opens, and for how long.
+    #[serde(default, skip_serializing_if = "BreakerSpec::is_default")]
+    pub breaker: BreakerSpec,
     /// Remove the VM as soon as it has ended (`--rm`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto_remove: bool,
@@ -205,6 +218,9 @@ impl VmSpec {
             machine: Machine::default(),
             resources: Resources::default(),
             health: HealthSpec::default(),
+            bootstrap: None,
+            after: Vec::new(),
+            breaker: BreakerSpec::default(),
             auto_remove: false,
         }
     }

@@ -1,5 +1,6 @@
 //! What is true of a VM: status as stored and as shown.
 
+pub mod bootstrap;
 pub mod recovery;
 
 use std::net::Ipv4Addr;
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::net::MacAddr;
 use crate::process::{GuestReport, ProcessExit, ProcessIdentity};
+pub use bootstrap::{Awaited, Bootstrap, Fate, Wait};
 pub use recovery::{Breaker, Cause, Failure, Hold, Recovery};
 
 /// What the user wants of a VM. The last word holds (see the generation beside it).
@@ -216,6 +218,15 @@ pub struct VmStatus {
     /// by itself (after a reboot of the host) has it not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub asked: bool,
+    /// What the bootstrap after the host's last reboot has decided about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
+    /// What its automatic start waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
+    /// Its checks call it unhealthy, as the world was told last. Kept for the next boot only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
 }
 
 impl Default for VmStatus {
@@ -236,6 +247,9 @@ impl Default for VmStatus {
             boot_id: None,
             recovery: Recovery::default(),
             asked: false,
+            bootstrap: None,
+            wait: None,
+            unhealthy: false,
         }
     }
 }
