@@ -202,7 +202,7 @@ async fn qemu_without_memory_is_seen_to_be() {
     until("systemd to say so in the journal", async || {
         command("journalctl", &["-u", &unit, "-o", "cat", "--no-pager"])
             .await
-            .contains("oom-kill")
+            .contains("killed by the OOM killer")
     })
     .await;
 }

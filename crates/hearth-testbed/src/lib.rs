@@ -29,5 +29,6 @@ pub mod random;
 pub mod runner;
 pub mod scenarios;
 pub mod ssh;
+pub mod suites;
 pub mod wait;
 pub mod witness;

@@ -10,6 +10,8 @@ mod powercut_is_honest;
 mod reboot;
 mod restart;
 mod scale;
+mod shutdown;
+mod units;
 mod upgrade;
 mod vmm_deaths;
 
@@ -113,6 +115,14 @@ pub const ALL: &[Scenario] = &[
         tell: reboot::panic,
     },
     Scenario {
+        name: "shutdown",
+        proves: "guests go down in order with their host: what they had not synced is on their disks",
+        minutes: 5,
+        prepared: Prepared::Installed,
+        packaged: false,
+        tell: shutdown::tell,
+    },
+    Scenario {
         name: "power-cut",
         proves: "20 power cuts under load: whole database, acknowledged requests honoured, no leak",
         minutes: 30,
@@ -143,6 +153,14 @@ pub const ALL: &[Scenario] = &[
         prepared: Prepared::StandIn,
         packaged: false,
         tell: foreign::tell,
+    },
+    Scenario {
+        name: "units",
+        proves: "the workspace's tests that want a systemd: none is skipped, all pass",
+        minutes: 6,
+        prepared: Prepared::Bare,
+        packaged: false,
+        tell: units::tell,
     },
     Scenario {
         name: "scale",
