@@ -1,10 +1,11 @@
 //! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask deb`,
-//! `cargo xtask testbed`, `cargo xtask bench`.
+//! `cargo xtask testbed`, `cargo xtask chaos`, `cargo xtask bench`.
 
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "bench")]
 mod bench;
+mod chaos;
 mod deb;
 mod generate;
 mod guest;
@@ -42,6 +43,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Break things on a host of its own with real guests, and see what becomes of them.
+    Chaos(chaos::Options),
     /// Measure, beside the programs that people use instead.
     Bench(Benches),
 }
@@ -65,6 +68,7 @@ fn main() -> anyhow::Result<()> {
         Task::Generate { check } => generate::run(check),
         Task::Deb(options) => deb::run(&options),
         Task::Testbed { arguments } => testbed::run(&arguments),
+        Task::Chaos(options) => chaos::run(&options),
         #[cfg(feature = "bench")]
         Task::Bench(benches) => bench::run(&benches),
         #[cfg(not(feature = "bench"))]

@@ -5,6 +5,8 @@
 //! | `tools` | what must be installed, and where our own programs are |
 //! | `template` | an image and a kernel, imported once and copied for each host |
 //! | `registry` | a real registry on the host's loopback |
+//! | `small_disk` | a file system of its own for the data folder |
+//! | `strangers` | what looks like ours and is not |
 //! | `netns` | a network namespace that goes with its value |
 //! | `traces` | everything a host could have left behind |
 //! | `host` | a host: namespace, data folder, daemon |
@@ -13,6 +15,8 @@
 mod host;
 mod netns;
 mod registry;
+mod small_disk;
+pub(crate) mod strangers;
 mod template;
 mod tools;
 mod traces;
@@ -24,7 +28,7 @@ use std::time::Duration;
 pub(crate) use host::{Host, kill};
 pub(crate) use registry::Registry;
 pub(crate) use tools::{our_program, run};
-pub(crate) use traces::processes_of;
+pub(crate) use traces::{Traces, processes_of};
 pub(crate) use vm::{Ran, Vm, request, spec, words};
 
 /// How long anything may take that needs a guest to boot or to end: emulated, on a busy machine.

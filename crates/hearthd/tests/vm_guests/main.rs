@@ -12,6 +12,7 @@
 
 mod harness;
 
+mod chaos;
 mod database;
 mod endings;
 mod failpoints;

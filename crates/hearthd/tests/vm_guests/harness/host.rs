@@ -14,6 +14,7 @@ use hearth_types::spec::VmSpec;
 use tempfile::TempDir;
 
 use super::netns::Netns;
+use super::small_disk::SmallDisk;
 use super::tools::{Tools, hearthd};
 use super::traces::{Traces, processes_of};
 use super::{PATIENCE, Vm, eventually, template};
@@ -22,6 +23,8 @@ use super::{PATIENCE, Vm, eventually, template};
 pub(crate) struct Host {
     pub(crate) netns: Netns,
     pub(crate) client: Client,
+    // Before the folder that it is mounted in.
+    disk: Option<SmallDisk>,
     dir: TempDir,
     settings: BTreeMap<String, String>,
     daemon: Option<Child>,
@@ -44,6 +47,17 @@ impl Host {
                 None
             }
         }
+    }
+
+    /// The same, whose data folder is a file system of this size.
+    pub(crate) async fn on_small_disk(mib: u64) -> Option<Self> {
+        let tools = Tools::find().map_err(|reason| println!("SKIP: {reason}"));
+        let tools = tools.ok()?;
+        let mut host = Self::empty(&tools);
+        host.disk = Some(SmallDisk::mount(host.dir(), &host.data(), mib));
+        host.before = Traces::of(&host.netns, &host.data(), None);
+        template::fill(&tools, &host.data()).await;
+        Some(host)
     }
 
     /// A host that knows no image and no kernel.
@@ -71,6 +85,7 @@ impl Host {
                 .map(|(key, value)| (format!("HEARTH_{key}"), value.into_string()))
                 .collect(),
             netns,
+            disk: None,
             dir,
             daemon: None,
             installation: None,
@@ -240,10 +255,37 @@ impl Host {
         eventually("a plan without steps", empty).await;
     }
 
+    /// The daemon's process.
+    pub(crate) fn daemon_pid(&self) -> Option<i32> {
+        let daemon = self.daemon.as_ref()?;
+        i32::try_from(daemon.id()).ok()
+    }
+
+    /// `/metrics`.
+    pub(crate) fn metrics(&self) -> String {
+        let socket = self.socket();
+        let url = "http://hearth/metrics";
+        self.netns.run(
+            "curl",
+            &[
+                "-sS",
+                "--unix-socket",
+                socket.as_str(),
+                "--max-time",
+                "60",
+                url,
+            ],
+        )
+    }
+
+    /// Everything that is on this host now.
+    pub(crate) fn traces(&self) -> Traces {
+        Traces::of(&self.netns, &self.data(), self.installation.as_deref())
+    }
+
     /// What is on this host that was not there before.
     pub(crate) fn leaks(&self) -> Vec<String> {
-        let now = Traces::of(&self.netns, &self.data(), self.installation.as_deref());
-        now.since(&self.before)
+        self.traces().since(&self.before)
     }
 
     /// Waits until nothing is left behind.

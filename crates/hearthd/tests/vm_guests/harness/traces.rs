@@ -30,6 +30,13 @@ impl Traces {
         ]))
     }
 
+    /// The same without what changes from one run of a VM to the next.
+    pub(crate) fn that_stay(mut self) -> Self {
+        self.0
+            .retain(|kind, _| !matches!(*kind, "process" | "socket"));
+        self
+    }
+
     /// What is here and was not there before.
     pub(crate) fn since(&self, before: &Self) -> Vec<String> {
         let nothing = BTreeSet::new();
