@@ -123,6 +123,8 @@ pub struct Engine {
     wake: Arc<Notify>,
     work: Mutex<Work>,
     farewells: Mutex<Farewells>,
+    /// Held while a record is kept in a VM's folder: one writer at a time.
+    pub(crate) keeping: Mutex<()>,
     changed: watch_channel::Sender<u64>,
     last_pass: watch_channel::Sender<Option<Timestamp>>,
     turns: watch_channel::Sender<Turn>,
@@ -215,6 +217,7 @@ impl Engine {
             health: Wards::default(),
             wake,
             farewells: Mutex::default(),
+            keeping: Mutex::default(),
             work: Mutex::new(Work {
                 full: true,
                 ..Work::default()

@@ -267,7 +267,7 @@ pub async fn replace_spec(
             expected,
         )
         .await?;
-    engine.keep_record(&row);
+    engine.keep_record_aside(&row).await;
     engine
         .tell(
             NewEvent::info("vm.changed", format!("{} changed", row.spec.name))

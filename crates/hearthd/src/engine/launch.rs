@@ -72,7 +72,6 @@ impl Engine {
                 )
                 .await?;
         }
-        self.keep_record(row);
         let marker = serde_json::json!({ "image": row.image, "volumes": row.spec.volumes });
         place_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes(), true)
     }
@@ -88,7 +87,6 @@ impl Engine {
     /// Everything the driver needs for this VM; writes its initramfs and launch record.
     pub(super) async fn launch_spec(&self, row: &VmRow) -> anyhow::Result<LaunchSpec> {
         let dir = self.paths.vm(row.id);
-        self.keep_record(row);
         let kernel_name = row.kernel.clone();
         let kernels = self.parts.kernels.clone();
         let files =

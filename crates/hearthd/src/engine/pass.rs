@@ -179,6 +179,22 @@ impl Engine {
         }
     }
 
+    /// Keeps the record of a VM whose folder was made, or which was started, when whoever waits
+    /// for that has been told.
+    async fn keep_what_began(self: &Arc<Self>, vm: VmId, steps: &[PlannedStep]) {
+        let began = |planned: &PlannedStep| {
+            matches!(
+                planned.step,
+                Step::EnsureDisks { .. } | Step::StartVmm { .. }
+            )
+        };
+        if steps.iter().any(began)
+            && let Some(row) = self.parts.store.vm(vm).await
+        {
+            self.keep_record_aside(&row).await;
+        }
+    }
+
     /// Says once, after the first survey, which VMs an earlier daemon left running.
     fn tell_adopted(&self, world: &World) {
         if self.work.lock().shared.is_some() {
@@ -329,6 +345,7 @@ impl Engine {
                 }
             }
             self.abandon(intents).await;
+            self.keep_what_began(vm, &steps).await;
             {
                 let mut work = self.work.lock();
                 work.busy.remove(&vm);

@@ -1,5 +1,7 @@
 //! Making a record again for a VM whose record is lost, from what its folder keeps.
 
+use std::sync::Arc;
+
 use hearth_plan::transition;
 use hearth_store::VmRow;
 use hearth_types::event::{NewEvent, Severity};
@@ -24,7 +26,11 @@ impl Engine {
     /// # Errors
     /// A [`Problem`]: there is no such orphan, its folder keeps no record, its name, address or
     /// ports are taken.
-    pub async fn adopt_orphan(&self, id: &str, asked: AdoptOrphan) -> anyhow::Result<VmRow> {
+    pub async fn adopt_orphan(
+        self: &Arc<Self>,
+        id: &str,
+        asked: AdoptOrphan,
+    ) -> anyhow::Result<VmRow> {
         let orphan = self.orphan(id).await?;
         let vm = orphan.vm.filter(|_| orphan.adoptable).ok_or_else(|| {
             refused(
@@ -43,7 +49,7 @@ impl Engine {
             let advice = "give it another name with --name, or free what it needs";
             Problem::new(Code::Conflict, hearth_types::survey::chain(&error)).hint(advice)
         })?;
-        self.keep_record(&row);
+        self.keep_record_aside(&row).await;
         let lost = if lost.is_empty() {
             String::new()
         } else {

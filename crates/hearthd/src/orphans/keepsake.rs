@@ -1,12 +1,14 @@
 //! `vm.json` in a VM's folder: enough of its record to make it again when the database is lost.
 //!
-//! Written when the folder is made, at each start and with each change of the specification, if
-//! it would say something else than it does. Without secrets: of the environment it has the
+//! Written after each list of steps that makes the folder or starts the VM and with each change of
+//! the specification, if it would say something else than it does; nobody's start waits for it,
+//! since the first pass of a daemon writes what is missing. Without secrets: of the environment it has the
 //! names, not the values. Read only if it is a small regular file of the daemon's own user: the
 //! VMM runs as another one, in the same folder.
 
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use camino::Utf8Path;
@@ -83,8 +85,20 @@ impl Engine {
             return;
         }
         let kept = Keepsake::of(row, self.parts.store.installation());
+        let _alone = self.keeping.lock();
         if let Err(error) = write(&dir, &kept) {
             tracing::warn!(vm = %row.id, error = format!("{error:#}"), "the VM's record cannot be kept in its folder");
+        }
+    }
+}
+
+impl Engine {
+    /// The same where nothing may be held up by two syncs; done when this returns.
+    pub(crate) async fn keep_record_aside(self: &Arc<Self>, row: &VmRow) {
+        let (engine, row) = (Arc::clone(self), row.clone());
+        let kept = tokio::task::spawn_blocking(move || engine.keep_record(&row)).await;
+        if let Err(error) = kept {
+            tracing::warn!(error = %error, "the VM's record cannot be kept in its folder");
         }
     }
 }
