@@ -199,6 +199,9 @@ pub struct VmStatus {
     pub failures: u32,
     /// Before this time the restart policy does not start it.
     pub next_start: Option<Timestamp>,
+    /// When the checks of a run's guest first found it well: see [`VmStatus::came_up`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub came_up_at: Option<Timestamp>,
     /// Since when its run is known to have ended while the end cannot be recorded: its VMM
     /// does not quit, or its shim has written no record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -229,6 +232,16 @@ pub struct VmStatus {
     pub unhealthy: bool,
 }
 
+impl VmStatus {
+    /// Whether the guest of this run has been found well once: it is past coming up, whichever
+    /// daemon asks.
+    #[must_use]
+    pub fn came_up(&self) -> bool {
+        let times = self.came_up_at.zip(self.started_at);
+        times.is_some_and(|(up, started)| up >= started)
+    }
+}
+
 impl Default for VmStatus {
     fn default() -> Self {
         Self {
@@ -241,6 +254,7 @@ impl Default for VmStatus {
             restarts: 0,
             failures: 0,
             next_start: None,
+            came_up_at: None,
             ending_since: None,
             unresponsive: None,
             reason: None,

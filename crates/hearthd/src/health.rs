@@ -297,7 +297,12 @@ impl Engine {
         runs.then_some(row)
     }
 
+    /// How old a run is. One whose guest was well before is past coming up, even if this daemon
+    /// has not seen it.
     fn age(&self, run: &VmRow) -> Duration {
+        if run.status.came_up() {
+            return Duration::MAX;
+        }
         run.status
             .started_at
             .map_or(Duration::ZERO, |at| elapsed(at, self.now()))
@@ -338,6 +343,9 @@ impl Engine {
         let Some(row) = self.parts.store.vm(ward.vm).await else {
             return;
         };
+        if health == Health::Healthy && !row.status.came_up() {
+            self.keep_came_up(&row, ward).await;
+        }
         let name = &row.spec.name;
         let event = match (change.told, &change.reason) {
             (Some(Health::Unhealthy), reason) => {
@@ -350,6 +358,22 @@ impl Engine {
             (None, _) => return,
         };
         self.tell(event.vm(ward.vm, name)).await;
+    }
+
+    /// Remembers that a guest is past coming up: a new daemon takes its silence for what it is.
+    async fn keep_came_up(&self, row: &VmRow, ward: &Ward) {
+        let (vmm, now) = (ward.vmm.clone(), self.now());
+        let change = move |row: &VmRow| {
+            let mut status = row.status.clone();
+            if status.vmm.as_ref() == Some(&vmm) {
+                status.came_up_at = Some(now);
+            }
+            status
+        };
+        if let Err(error) = self.parts.store.change_status(row.id, change).await {
+            let error = hearth_types::survey::chain(&error);
+            tracing::warn!(error, "that a guest came up could not be stored");
+        }
     }
 
     /// A check of a running VM was made and counts.

@@ -318,6 +318,29 @@ fn many_vms_are_not_asked_all_at_once() {
     });
 }
 
+/// Whether a guest has come up is known to every daemon: one that is new does not take silence
+/// for a boot.
+#[test]
+fn a_hang_is_noticed_in_time_by_a_daemon_that_is_new() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    let vm = world.live(async |life| {
+        let vm = healthy(life, "web").await;
+        life.until("it is known to have come up", |rows, _| {
+            rows[0].status.came_up()
+        })
+        .await;
+        vm
+    });
+    world.host.hang(vm);
+    world.live(async |life| {
+        let took = becomes(life, vm, Health::Unhealthy).await;
+        assert!(took <= BOUND, "{took:?}");
+    });
+}
+
 #[test]
 fn a_second_vmm_that_comes_and_goes_takes_no_health_along() {
     if !root() {
