@@ -19,6 +19,8 @@ pub async fn run(net: &dyn Network, config: &NetworkConfig) {
     net.flush_conntrack(config.subnet.addr())
         .await
         .expect("flush");
+    assert_eq!(net.connections().await.expect("count"), BTreeMap::new());
+    assert_eq!(net.lookalikes().await.expect("look"), []);
     net.remove_bridge().await.expect("remove");
     net.remove_bridge().await.expect("remove again");
     assert_eq!(net.bridge().await.expect("survey"), None);

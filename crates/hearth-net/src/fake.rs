@@ -9,7 +9,7 @@ use hearth_types::net::RuleSet;
 use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
 use ipnet::Ipv4Net;
 
-use crate::{NetError, Network, NetworkConfig, TapSpec};
+use crate::{Lookalike, NetError, Network, NetworkConfig, TapSpec};
 
 /// A fault to inject: the named operation of [`Network`] fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,8 @@ struct State {
     rules: Option<RuleSet>,
     names: ObservedNames,
     flushed: Vec<Ipv4Addr>,
+    tracked: BTreeMap<Ipv4Addr, usize>,
+    lookalikes: Vec<Lookalike>,
     foreign: BTreeSet<String>,
     routes: Vec<(Ipv4Net, String)>,
     faults: Vec<(&'static str, Fault)>,
@@ -78,6 +80,16 @@ impl FakeNetwork {
     /// Gives the host a route.
     pub fn put_route(&self, route: Ipv4Net, interface: &str) {
         self.lock().routes.push((route, interface.to_owned()));
+    }
+
+    /// Tracks connections of a guest's address.
+    pub fn put_connections(&self, ip: Ipv4Addr, count: usize) {
+        self.lock().tracked.insert(ip, count);
+    }
+
+    /// Puts an interface there that looks like ours.
+    pub fn put_lookalike(&self, lookalike: Lookalike) {
+        self.lock().lookalikes.push(lookalike);
     }
 
     /// Damages our table, as a hand edit or somebody's flush does.
@@ -282,8 +294,17 @@ impl Network for FakeNetwork {
     async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError> {
         self.act("flush_conntrack", |state, _| {
             state.flushed.push(ip);
+            state.tracked.remove(&ip);
             Ok(())
         })
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<Ipv4Addr, usize>, NetError> {
+        self.act("connections", |state, _| Ok(state.tracked.clone()))
+    }
+
+    async fn lookalikes(&self) -> Result<Vec<Lookalike>, NetError> {
+        self.act("lookalikes", |state, _| Ok(state.lookalikes.clone()))
     }
 
     async fn names(&self) -> Result<ObservedNames, NetError> {

@@ -1,6 +1,7 @@
 //! The real network, in the network namespace of the calling thread.
 
 mod bridge;
+mod connections;
 mod links;
 mod names;
 mod proc;
@@ -16,12 +17,11 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use hearth_host::command::{self, CommandError};
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
 use tokio::sync::Mutex;
 
-use crate::{NetError, Network, NetworkConfig, TapSpec};
+use crate::{Lookalike, NetError, Network, NetworkConfig, TapSpec};
 
 /// How long one run of `nft`, `conntrack` or the name server's start may take.
 const TOOL_DEADLINE: Duration = Duration::from_secs(20);
@@ -149,7 +149,15 @@ impl Network for HostNetwork {
     }
 
     async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError> {
-        flush_conntrack(ip).await
+        connections::flush(ip).await
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<Ipv4Addr, usize>, NetError> {
+        connections::count(&self.config).await
+    }
+
+    async fn lookalikes(&self) -> Result<Vec<Lookalike>, NetError> {
+        taps::lookalikes(&self.config).await
     }
 
     async fn names(&self) -> Result<ObservedNames, NetError> {
@@ -166,36 +174,4 @@ impl Network for HostNetwork {
         let _one_at_a_time = self.names.lock().await;
         names::remove(&self.config).await
     }
-}
-
-/// Forgets the connections whose first packet came from the address or went to it, and
-/// those whose answers come from it or go to it: with address translation these differ.
-async fn flush_conntrack(ip: Ipv4Addr) -> Result<(), NetError> {
-    // Four processes each: a thousand VMs that go at once must not bury the host.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
-    let _one_at_a_time = ONE_AT_A_TIME.lock().await;
-    let ip_text = ip.to_string();
-    let forget = async |end: &str| {
-        match command::run("conntrack", &["-D", end, &ip_text], b"", TOOL_DEADLINE).await {
-            Ok(_) => Ok(()),
-            // conntrack calls it a failure to have found nothing.
-            Err(CommandError::Failed { output, .. })
-                if output.contains("0 flow entries have been deleted") =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(NetError::failed(
-                "forget the connections of",
-                &ip_text,
-                error,
-            )),
-        }
-    };
-    tokio::try_join!(
-        forget("--src"),
-        forget("--dst"),
-        forget("--reply-src"),
-        forget("--reply-dst"),
-    )?;
-    Ok(())
 }

@@ -8,7 +8,7 @@
 //! host.rs      HostNetwork: one function of the trait, one line
 //! host/links   netlink: what is there, and whose    host/tun    the TAP device's ioctls
 //! host/bridge  our bridge and its settings          host/taps   TAPs: make, find, remove
-//! host/routes  is the subnet free?
+//! host/routes  is the subnet free?                 host/connections  conntrack: count, flush
 //! host/tables  nft: read, change, replace           nft         the tables as text and JSON
 //! host/names   dnsmasq: start, prove, reload, end   host/proc   whose process is this?
 //! ```
@@ -59,6 +59,15 @@ pub struct TapSpec {
     pub mark: OwnerMark,
     /// The uid that may attach to it.
     pub uid: u32,
+}
+
+/// An interface that looks like ours, and nothing proves it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookalike {
+    /// Its name.
+    pub name: String,
+    /// It is a port of our bridge; else only its name is like that of a TAP of ours.
+    pub port: bool,
 }
 
 /// How a network operation failed.
@@ -143,6 +152,10 @@ pub trait Network: Send + Sync {
     async fn remove_rules(&self) -> Result<(), NetError>;
     /// Forgets all connections from and to an address.
     async fn flush_conntrack(&self, ip: Ipv4Addr) -> Result<(), NetError>;
+    /// How many connections the kernel tracks of each guest's address; only addresses that have some.
+    async fn connections(&self) -> Result<BTreeMap<Ipv4Addr, usize>, NetError>;
+    /// Interfaces that look like ours and carry no mark of ours.
+    async fn lookalikes(&self) -> Result<Vec<Lookalike>, NetError>;
     /// The name server and the names it serves.
     async fn names(&self) -> Result<ObservedNames, NetError>;
     /// Runs the name server with exactly these names.

@@ -4,6 +4,8 @@
 //! Nothing is decided here: the plan is, and this list says what is in it, and why the rest is
 //! not.
 
+mod rest;
+
 use std::collections::HashSet;
 
 use jiff::Timestamp;
@@ -29,6 +31,7 @@ pub fn list(world: &World, plan: &Plan) -> Vec<Orphan> {
     list.taps();
     list.folders();
     list.units();
+    list.rest();
     list.missing();
     list.items
 }
@@ -91,6 +94,7 @@ impl List<'_> {
             reason: format!("no VM {vm} is in the database"),
             fate,
             adoptable: false,
+            removable: false,
         });
     }
 
@@ -299,6 +303,7 @@ impl List<'_> {
                 reason: planned.reason.clone(),
                 fate,
                 adoptable: false,
+                removable: false,
             });
         }
     }
@@ -314,10 +319,18 @@ fn kept(why: &str) -> Fate {
 
 /// What of the list a person may have removed at once: it is ours, and no VM has it.
 #[must_use]
-pub fn removable(orphan: &Orphan) -> bool {
+pub fn removable(orphan: &Orphan, world: &World) -> bool {
     let kind = matches!(
         orphan.kind,
-        OrphanKind::Vmm | OrphanKind::Shim | OrphanKind::Tap | OrphanKind::Folder
+        OrphanKind::Vmm
+            | OrphanKind::Shim
+            | OrphanKind::Tap
+            | OrphanKind::Folder
+            | OrphanKind::Connections
     );
-    kind && orphan.state == OrphanState::Unwanted && orphan.fate.what != FateKind::Never
+    // What a VM of the database has too much is the loop's own affair.
+    let of_vm = |vm| world.vms.iter().any(|desired| Some(desired.id) == vm);
+    kind && orphan.state == OrphanState::Unwanted
+        && orphan.fate.what != FateKind::Never
+        && (orphan.vm.is_none() || !of_vm(orphan.vm))
 }

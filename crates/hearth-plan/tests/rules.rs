@@ -7,6 +7,7 @@ mod rules {
     mod hold;
     mod host;
     mod ill;
+    mod orphanage;
     mod orphans;
     mod shared;
     mod start;

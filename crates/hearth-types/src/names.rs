@@ -119,6 +119,14 @@ pub fn tap_name(vm: VmId) -> String {
     format!("ht{}", vm.short())
 }
 
+/// Whether a name has the form that [`tap_name`] makes. It is no proof of anything.
+#[must_use]
+pub fn is_tap_name(name: &str) -> bool {
+    let digits = name.strip_prefix("ht").unwrap_or_default();
+    let hexadecimal = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    digits.len() == 12 && digits.bytes().all(hexadecimal)
+}
+
 /// The systemd unit of a VM's VMM.
 #[must_use]
 pub fn unit_name(vm: VmId) -> String {

@@ -34,11 +34,35 @@ pub enum OrphanKind {
     Rules,
     /// The name server.
     Names,
+    /// A control group named like one of a VM of ours.
+    Cgroup,
+    /// An interface that is a port of our bridge, or named like our TAPs.
+    Interface,
+    /// An element of our filters or of the forwarded ports.
+    Rule,
+    /// Tracked connections of a guest's address.
+    Connections,
+    /// A route of the host into the guests' subnet.
+    Route,
+    /// A disk of a VM.
+    Volume,
+    /// An old log in a VM's folder.
+    Log,
+    /// Another file in a VM's folder.
+    File,
+    /// A network namespace.
+    NetworkNamespace,
+    /// The root folder of its own that a VMM runs in.
+    Cage,
+    /// What only one VM may have.
+    Lease,
+    /// An entry of the journal that is open.
+    JournalEntry,
 }
 
 impl OrphanKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::Vmm,
         Self::Shim,
         Self::Unit,
@@ -50,6 +74,18 @@ impl OrphanKind {
         Self::Bridge,
         Self::Rules,
         Self::Names,
+        Self::Cgroup,
+        Self::Interface,
+        Self::Rule,
+        Self::Connections,
+        Self::Route,
+        Self::Volume,
+        Self::Log,
+        Self::File,
+        Self::NetworkNamespace,
+        Self::Cage,
+        Self::Lease,
+        Self::JournalEntry,
     ];
 
     /// The word that tables, ids and JSON have for it.
@@ -67,6 +103,18 @@ impl OrphanKind {
             Self::Bridge => "bridge",
             Self::Rules => "rules",
             Self::Names => "names",
+            Self::Cgroup => "cgroup",
+            Self::Interface => "interface",
+            Self::Rule => "rule",
+            Self::Connections => "connections",
+            Self::Route => "route",
+            Self::Volume => "volume",
+            Self::Log => "log",
+            Self::File => "file",
+            Self::NetworkNamespace => "network_namespace",
+            Self::Cage => "cage",
+            Self::Lease => "lease",
+            Self::JournalEntry => "journal_entry",
         }
     }
 }
@@ -135,7 +183,7 @@ pub struct Orphan {
     /// Since when it is there: its start or last change.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
-    /// Bytes it takes on the disk, of folders.
+    /// Bytes it takes on the disk, of folders and files.
     pub bytes: Option<u64>,
     /// Why it is listed.
     pub reason: String,
@@ -143,6 +191,9 @@ pub struct Orphan {
     pub fate: Fate,
     /// `hearth orphans adopt` can make a record of it.
     pub adoptable: bool,
+    /// It can be removed by hand, and `all` means it.
+    #[serde(default)]
+    pub removable: bool,
 }
 
 /// All of them.

@@ -47,6 +47,16 @@ pub use companion::find_companion;
 pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, VMM_LOG};
 pub use launch::Launcher;
 
+/// Files that a VMM and its shim make in a VM's folder, apart from sockets and old logs.
+pub const FILES: [&str; 6] = [
+    CONSOLE_LOG,
+    EXIT_RECORD,
+    VMM_LOG,
+    hearth_shim::LAUNCHED,
+    hearth_shim::LOCK,
+    hearth_shim::METRICS,
+];
+
 /// A byte stream to something in or around a VM.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}

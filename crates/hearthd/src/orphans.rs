@@ -12,7 +12,9 @@
 mod adopt;
 pub mod keepsake;
 mod look;
+mod network;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -31,6 +33,28 @@ use crate::engine::Engine;
 /// How long a process that was killed by hand may take to go before its things are touched.
 const DEATH: Duration = Duration::from_secs(30);
 
+/// What was found, and the kinds that could not be looked at.
+#[derive(Debug, Default)]
+struct Found {
+    items: Vec<Orphan>,
+    unknown: Vec<String>,
+}
+
+impl Found {
+    /// Adds what a look at one kind gave.
+    fn add(&mut self, kind: &str, look: anyhow::Result<Vec<Orphan>>) {
+        match look {
+            Ok(items) => self.items.extend(items),
+            Err(error) => self.unknown.push(format!("{kind}: {error:#}")),
+        }
+    }
+
+    fn join(&mut self, other: Self) {
+        self.items.extend(other.items);
+        self.unknown.extend(other.unknown);
+    }
+}
+
 /// What there is at one moment, and what the loop makes of it.
 struct Sight {
     world: World,
@@ -44,27 +68,55 @@ impl Engine {
     /// # Errors
     /// When the database cannot be read.
     pub async fn orphans(&self) -> anyhow::Result<OrphanList> {
-        let sight = self.sight().await?;
-        let mut items = orphanage::list(&sight.world, &sight.plan);
-        let (paths, installation) = (self.paths.clone(), sight.world.installation);
-        let busy = living(&sight.world.observed);
-        let desired = sight
-            .world
-            .vms
-            .iter()
-            .map(|vm| (vm.id, vm.spec.name.to_string()));
-        let desired = desired.collect();
-        items = tokio::task::spawn_blocking(move || {
-            look::look_closer(&mut items, &paths, installation, &busy);
-            items.extend(look::beyond(&paths, &busy, &desired));
-            items
+        let Sight { world, plan } = self.sight().await?;
+        let mut found = Found {
+            items: orphanage::list(&world, &plan),
+            unknown: unknown(&world.observed),
+        };
+        let network = self.beyond_the_rules(&world).await;
+        let scene = self.scene(&world);
+        let mut list = tokio::task::spawn_blocking(move || {
+            let (paths, living) = (&scene.paths, &scene.living);
+            look::look_closer(&mut found.items, paths, world.installation, living);
+            found.join(network);
+            found.join(scene.beyond());
+            for orphan in &mut found.items {
+                orphan.removable = orphanage::removable(orphan, &world);
+            }
+            found
         })
         .await
         .context("the look was interrupted")?;
+        list.items.sort_by_key(|orphan| orphan.state);
         Ok(OrphanList {
-            items,
-            unknown: unknown(&sight.world.observed),
+            items: list.items,
+            unknown: list.unknown,
         })
+    }
+
+    fn scene(&self, world: &World) -> look::Scene {
+        let desired = world.vms.iter().map(|vm| {
+            let volumes = vm.spec.volumes.iter();
+            let wanted = look::Wanted {
+                name: vm.spec.name.to_string(),
+                volumes: volumes.map(|volume| volume.name.to_string()).collect(),
+            };
+            (vm.id, wanted)
+        });
+        let desired: BTreeMap<_, _> = desired.collect();
+        let processes = world.observed.processes.known().into_iter().flatten();
+        let strangers = processes.filter(|process| {
+            let vm = process.identity.mark.vm();
+            process.role == ProcessRole::Vmm && vm.is_some_and(|vm| !desired.contains_key(&vm))
+        });
+        look::Scene {
+            paths: self.paths.clone(),
+            living: living(&world.observed),
+            strangers: strangers.map(|process| process.identity.clone()).collect(),
+            desired,
+            old_logs: self.settings.console.keep,
+            places: look::Places::default(),
+        }
     }
 
     async fn sight(&self) -> anyhow::Result<Sight> {
@@ -83,7 +135,7 @@ impl Engine {
             .iter()
             .filter(|orphan| {
                 let of_all = asked.all
-                    && orphanage::removable(orphan)
+                    && orphan.removable
                     && asked.kind.is_none_or(|kind| kind == orphan.kind);
                 of_all || asked.ids.contains(&orphan.id)
             })
@@ -112,18 +164,21 @@ impl Engine {
     /// Removes one, with everything proved again.
     async fn remove_orphan(&self, orphan: &Orphan) -> anyhow::Result<()> {
         anyhow::ensure!(
-            orphanage::removable(orphan),
+            orphan.removable,
             "it is not removed by hand: {}",
             orphan.fate.why
         );
-        let vm = orphan.vm.context("it names no VM")?;
+        let vm = orphan.vm;
         let entry = serde_json::json!({
             "step": "remove_orphan_by_hand", "object": orphan.object, "reason": "asked for",
         });
         let store = &self.parts.store;
-        let intent = store.begin(Some(vm), entry, self.now()).await;
+        let intent = store.begin(vm, entry, self.now()).await;
         let intent = intent.context("cannot write the journal")?;
-        let removed = self.remove_proven(orphan, vm).await;
+        let removed = match vm {
+            Some(vm) => self.remove_proven(orphan, vm).await,
+            None => self.remove_connections(&orphan.id).await,
+        };
         let outcome = match &removed {
             Ok(()) => "done".to_owned(),
             Err(error) => format!("failed: {error:#}"),
@@ -235,6 +290,7 @@ fn unknown(observed: &Observed) -> Vec<String> {
     }
     [
         why("processes", &observed.processes),
+        why("units", &observed.units),
         why("TAPs", &observed.taps),
         why("VM folders", &observed.dirs),
         why("bridge", &observed.bridge),
@@ -265,5 +321,6 @@ fn unproven(id: String, kind: OrphanKind, object: String, reason: String, why: &
             why: why.to_owned(),
         },
         adoptable: false,
+        removable: false,
     }
 }

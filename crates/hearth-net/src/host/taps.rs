@@ -2,6 +2,7 @@
 
 use std::io;
 
+use hearth_types::names::is_tap_name;
 use hearth_types::observe::ObservedTap;
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
@@ -10,7 +11,7 @@ use super::links::{
     BoxedError, Kind, Link, Netlink, change, foreign, link_named, links, tap_group,
 };
 use super::tun::Tap;
-use crate::{NetError, NetworkConfig, TapSpec};
+use crate::{Lookalike, NetError, NetworkConfig, TapSpec};
 
 pub(super) async fn survey(config: &NetworkConfig) -> Result<Vec<ObservedTap>, NetError> {
     let links = links().await?;
@@ -31,6 +32,24 @@ pub(super) async fn survey(config: &NetworkConfig) -> Result<Vec<ObservedTap>, N
         })
     };
     Ok(links.into_iter().filter_map(ours).collect())
+}
+
+/// Links without our mark that are ports of our bridge or named like our TAPs. One that
+/// another installation has marked is that one's, unless it is a port.
+pub(super) async fn lookalikes(config: &NetworkConfig) -> Result<Vec<Lookalike>, NetError> {
+    let links = links().await?;
+    let bridge = bridge::own_index_among(config, &links);
+    let alike = |link: Link| {
+        let port = bridge.is_some() && link.master == bridge;
+        let named = is_tap_name(&link.name) && link.mark().is_none();
+        let ours = link.kind == Kind::Tap
+            && link
+                .mark()
+                .is_some_and(|mark| mark.installation == config.mark.installation);
+        let name = link.name;
+        (!ours && (port || named)).then_some(Lookalike { name, port })
+    };
+    Ok(links.into_iter().filter_map(alike).collect())
 }
 
 pub(super) async fn ensure(config: &NetworkConfig, tap: &TapSpec) -> Result<(), NetError> {

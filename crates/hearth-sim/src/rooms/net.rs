@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use async_trait::async_trait;
 
-use hearth_net::{NetError, Network, TapSpec};
+use hearth_net::{Lookalike, NetError, Network, TapSpec};
 use hearth_types::Survey;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
@@ -120,6 +120,18 @@ impl Network for Rooms {
             Ok(())
         })
         .map_err(|error| failed("flush", "connections", error))
+    }
+
+    async fn connections(&self) -> Result<BTreeMap<Ipv4Addr, usize>, NetError> {
+        self.change(|host| {
+            host.fault("connections")?;
+            Ok(host.tracked.iter().map(|ip| (*ip, 1)).collect())
+        })
+        .map_err(|error| failed("count", "connections", error))
+    }
+
+    async fn lookalikes(&self) -> Result<Vec<Lookalike>, NetError> {
+        Ok(Vec::new())
     }
 
     async fn names(&self) -> Result<ObservedNames, NetError> {

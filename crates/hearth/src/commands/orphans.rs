@@ -187,16 +187,10 @@ fn fate(fate: &Fate, out: &Output) -> Cell {
     }
 }
 
-/// What `--all` means: the daemon would say the same.
+/// Whether this one was asked for. What `--all` means, the daemon says of each.
 fn is_meant(orphan: &Orphan, args: &RemoveArgs) -> bool {
-    let removable = matches!(
-        orphan.kind,
-        OrphanKind::Vmm | OrphanKind::Shim | OrphanKind::Tap | OrphanKind::Folder
-    );
-    let of_all = args.all
-        && removable
-        && orphan.state == OrphanState::Unwanted
-        && args.kind.is_none_or(|kind| kind == orphan.kind);
+    let of_kind = args.kind.is_none_or(|kind| kind == orphan.kind);
+    let of_all = args.all && orphan.removable && of_kind;
     of_all || args.ids.contains(&orphan.id)
 }
 

@@ -173,7 +173,8 @@ pub(crate) fn orphans() -> Value {
     let orphan = |id, kind, state, object, since: Option<&str>, fate: Value| {
         json!({"id": id, "kind": kind, "state": state, "object": object,
             "vm": "01950000-0000-7000-8000-0000000000ee", "name": null, "image": null, "since": since,
-            "bytes": null, "reason": "no VM has it", "fate": fate, "adoptable": false})
+            "bytes": null, "reason": "no VM has it", "fate": fate, "adoptable": false,
+            "removable": state == "unwanted"})
     };
     let mut vmm = orphan(
         "vmm-4711-99",

@@ -305,3 +305,63 @@ fn what_is_missing_is_listed_with_what_will_be_done() {
         assert!(list.unknown[0].starts_with("TAPs: "), "{list:?}");
     });
 }
+
+#[test]
+fn connections_of_an_address_that_no_vm_has_are_forgotten_by_hand() {
+    if !root() {
+        return;
+    }
+    world().live(async |life| {
+        let web = life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs").await;
+        let own = life.row(web).await.leases.ip.unwrap();
+        let stray = std::net::Ipv4Addr::from(u32::from(own) + 1);
+        life.rooms.change(|host| host.tracked.extend([own, stray]));
+        let found = the(life, OrphanKind::Connections).await;
+        assert_eq!(found.id, format!("connections-{stray}"));
+        assert!(found.removable && found.state == OrphanState::Unwanted);
+        let refused = remove(life, &format!("connections-{own}")).await.unwrap();
+        assert!(refused.contains("no such orphan"), "{refused}");
+        assert_eq!(remove(life, &found.id).await, None);
+        life.rooms.change(|host| {
+            assert!(host.tracked.contains(&own) && !host.tracked.contains(&stray));
+        });
+        // Whose addresses are in use is not known without the rules.
+        life.rooms.change(|host| {
+            host.tracked.insert(stray);
+            assert!(host.unknown.insert(hearth_sim::Kind::Rules));
+        });
+        let list = life.engine.orphans().await.unwrap();
+        assert!(
+            list.unknown
+                .iter()
+                .any(|why| why.starts_with("tracked connections: ")),
+            "{list:?}"
+        );
+        life.rooms.change(|host| host.tracked.clear());
+    });
+}
+
+#[test]
+fn all_means_what_the_daemon_says_can_be_removed() {
+    if !root() {
+        return;
+    }
+    world().live(async |life| {
+        life.settled("nothing is there").await;
+        let stray = life.engine.paths.vm(VmId::new());
+        std::fs::create_dir_all(&stray).unwrap();
+        std::fs::create_dir_all(life.engine.paths.vms().join("mine")).unwrap();
+        let list = life.engine.orphans().await.unwrap();
+        let removable = list.items.iter().filter(|orphan| orphan.removable);
+        let ids: Vec<_> = removable.map(|orphan| orphan.id.clone()).collect();
+        let all = RemoveOrphans {
+            all: true,
+            ..RemoveOrphans::default()
+        };
+        let removed = life.engine.remove_orphans(&all).await.unwrap();
+        let gone: Vec<_> = removed.items.iter().map(|it| it.id.clone()).collect();
+        assert_eq!(gone, ids);
+        assert!(!stray.exists() && life.engine.paths.vms().join("mine").is_dir());
+    });
+}

@@ -254,3 +254,31 @@ fn a_second_name_of_a_foreign_interface_is_not_ours_either() {
         assert_eq!(snapshot(), before);
     });
 }
+
+#[test]
+fn what_only_looks_like_ours_is_told_and_what_is_ours_is_not() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        let vm = VmId::new();
+        let ours = TapSpec {
+            name: hearth_types::names::tap_name(vm),
+            mark: OwnerMark::of_vm(config.mark.installation, vm),
+            uid: 1000,
+        };
+        net.ensure_tap(&ours).await.unwrap();
+        assert_eq!(net.lookalikes().await.unwrap(), []);
+        // A port that somebody added, a name like ours, another installation's TAP.
+        run("ip link add veth0 type veth peer name veth1");
+        run("ip link set veth0 master hearth0");
+        run("ip tuntap add dev ht00000000beef mode tap");
+        run("ip tuntap add dev ht00000000cafe mode tap");
+        let other = OwnerMark::of_vm(InstallationId::new(), VmId::new()).interface_alias();
+        run(&format!("ip link set ht00000000cafe alias {other}"));
+        let mut alike = net.lookalikes().await.unwrap();
+        alike.sort_by(|one, two| one.name.cmp(&two.name));
+        let alike: Vec<_> = alike.iter().map(|it| (it.name.as_str(), it.port)).collect();
+        assert_eq!(alike, [("ht00000000beef", false), ("veth0", true)]);
+    });
+}

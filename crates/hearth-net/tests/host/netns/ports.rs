@@ -134,8 +134,14 @@ fn connections_of_an_address_are_forgotten() {
         let _foreign = connect((guest_ip(3), 80)).unwrap();
         let known = |ip: &str| run("conntrack -L").matches(ip).count();
         assert!(known("=10.213.0.2 ") >= 2, "{}", run("conntrack -L"));
+        let counted = world.net.connections().await.unwrap();
+        let addresses: Vec<_> = counted.keys().copied().collect();
+        assert_eq!(addresses, [guest_ip(2), guest_ip(3)], "{counted:?}");
+        assert_eq!(counted[&guest_ip(2)], 2);
         for _ in 0..2 {
             world.net.flush_conntrack(guest_ip(2)).await.unwrap();
+            let left = world.net.connections().await.unwrap();
+            assert!(!left.contains_key(&guest_ip(2)), "{left:?}");
             assert_eq!(known("=10.213.0.2 "), 0);
             assert!(known("=10.213.0.3 ") > 0, "somebody else's are kept");
         }
