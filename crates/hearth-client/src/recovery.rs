@@ -1,6 +1,6 @@
 //! The routes about recovery: the operator's words on breakers and holds.
 
-use hearth_types::api::{HoldVm, RecoverVm, Recovered, RecoveredList, Vm, VmPlan};
+use hearth_types::api::{HoldVm, HostReset, RecoverVm, Recovered, RecoveredList, Vm, VmPlan};
 
 use crate::request::Call;
 use crate::{Client, ClientError};
@@ -21,6 +21,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn reset_breakers(&self) -> Result<RecoveredList, ClientError> {
         self.fetch(Call::post(&["v1", "reset-breakers"])).await
+    }
+
+    /// Closes the host's circuit breaker alone.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn reset_host_breaker(&self) -> Result<HostReset, ClientError> {
+        self.fetch(Call::post(&["v1", "host", "reset-breaker"]))
+            .await
     }
 
     /// Holds a VM: nothing is done to it automatically until it is released.

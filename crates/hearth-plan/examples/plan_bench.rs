@@ -129,6 +129,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
         },
         intents: Vec::new(),
         load: hearth_plan::Load::default(),
+        host: hearth_plan::breaker::host::HostMemory::default(),
         journaled: std::collections::BTreeSet::new(),
         policy: Policy::default(),
     })

@@ -63,12 +63,14 @@ pub fn explain(world: &World, plan: &Plan, vm: &DesiredVm) -> Vec<PlanReason> {
         None => say("breaker", "closed".to_owned()),
     }
     if let Some(open) = &plan.host_breaker {
-        let lets = if open.lets(vm.id) {
-            "this one is on trial"
-        } else {
-            "it waits for the trial of another"
+        let waits = open.waits_for(|id| breaker::host::name_in(world, id));
+        let own = match open.trial {
+            Some(trial) if trial == vm.id => "this is the one on trial",
+            _ if status.vmm.is_some() => "it runs, and goes on",
+            _ => "it is not started automatically until the breaker closes",
         };
-        say("host breaker", format!("{}: {lets}", open.reason()));
+        let text = format!("{}; {waits}; {own}", open.reason());
+        say("host breaker", text);
     }
     let stance = &world.policy.stance;
     let why = stance

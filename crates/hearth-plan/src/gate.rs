@@ -6,6 +6,8 @@
 
 use hearth_types::status::{Goal, Phase, VmStatus};
 
+use crate::breaker::host::HostBreaker;
+
 use crate::index::word_is_new;
 use crate::mode::{Automatic, Origin, allowed};
 use crate::model::{DesiredVm, Held, Plan, PlannedStep, Step, World};
@@ -21,19 +23,22 @@ pub(crate) struct Gate<'a> {
     world: &'a World,
     /// Some VM is on its way to where its user wants it.
     asked: bool,
+    host_breaker: Option<&'a HostBreaker>,
 }
 
 impl<'a> Gate<'a> {
-    pub(crate) fn new(world: &'a World) -> Self {
+    pub(crate) fn new(world: &'a World, host_breaker: Option<&'a HostBreaker>) -> Self {
         Self {
             world,
             asked: world.vms.iter().any(under_way),
+            host_breaker,
         }
     }
 
     /// Decides for one VM and sorts its steps.
     pub(crate) fn vm(&self, vm: &DesiredVm, plan: &mut Plan, decide: impl FnOnce(&mut Plan)) {
-        let view = Sorting::of(vm);
+        let trial = self.host_breaker.is_some_and(|open| open.lets(vm.id));
+        let view = Sorting::of(vm, trial);
         self.sorted(plan, Some(vm), decide, |steps| view.sort(steps));
     }
 
@@ -116,7 +121,7 @@ impl<'a> Gate<'a> {
     ) {
         sort(&mut plan.steps[from..]);
         let policy = &self.world.policy;
-        let may = |step: &PlannedStep| allowed(policy.stance.mode, policy.auto, step.origin);
+        let may = |step: &PlannedStep| allowed(&policy.stance, policy.auto, step.origin);
         if plan.steps[from..].iter().all(may) {
             return;
         }
@@ -138,7 +143,7 @@ impl<'a> Gate<'a> {
     fn hold(&self, plan: &mut Plan, vm: Option<&DesiredVm>, planned: PlannedStep) {
         let stance = &self.world.policy.stance;
         let by = match planned.origin {
-            Origin::Automatic(kind) if !self.world.policy.auto.on(kind) => {
+            Origin::Automatic(kind) | Origin::Trial(kind) if !self.world.policy.auto.on(kind) => {
                 let key = kind.key();
                 plan.note(
                     vm,
@@ -182,12 +187,15 @@ struct Sorting<'a> {
     vm: &'a DesiredVm,
     /// What the user asked for makes its steps.
     manual: bool,
+    /// It is the one that may be started while the host's breaker is half open.
+    trial: bool,
 }
 
 impl<'a> Sorting<'a> {
-    fn of(vm: &'a DesiredVm) -> Self {
+    fn of(vm: &'a DesiredVm, trial: bool) -> Self {
         Self {
             vm,
+            trial,
             manual: under_way(vm) || vm.goal == Goal::Stopped,
         }
     }
@@ -211,6 +219,8 @@ impl<'a> Sorting<'a> {
         let by_itself = |kind| {
             if self.manual {
                 Origin::Manual
+            } else if self.trial && starts {
+                Origin::Trial(kind)
             } else {
                 Origin::Automatic(kind)
             }

@@ -82,10 +82,9 @@ use vm::Pass;
 pub fn plan(world: &World) -> Plan {
     let index = Index::new(world);
     let pass = Pass::new(world, &index);
-    let gate = Gate::new(world);
+    let gate = Gate::new(world, pass.host_breaker());
     let mut plan = begin(world);
-    plan.host_breaker = pass.host_breaker();
-    note_host_breaker(&mut plan);
+    note_host_breaker(world, &pass, &mut plan);
     shared::ensure(world, &index, &mut plan);
     let shared = plan.steps.len();
     for vm in &world.vms {
@@ -105,11 +104,10 @@ pub fn plan(world: &World) -> Plan {
 pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
     let index = Index::new(world);
     let pass = Pass::new(world, &index);
-    let gate = Gate::new(world);
+    let gate = Gate::new(world, pass.host_breaker());
     let ids: HashSet<VmId> = ids.iter().copied().collect();
     let mut plan = begin(world);
-    plan.host_breaker = pass.host_breaker();
-    note_host_breaker(&mut plan);
+    note_host_breaker(world, &pass, &mut plan);
     shared::ensure(world, &index, &mut plan);
     let shared = plan.steps.len();
     for vm in world.vms.iter().filter(|vm| ids.contains(&vm.id)) {
@@ -126,17 +124,30 @@ pub fn plan_for(world: &World, ids: &[VmId]) -> Plan {
 pub fn plan_vm(world: &World, vm: &DesiredVm) -> Plan {
     let index = Index::new(world);
     let pass = Pass::new(world, &index);
-    let gate = Gate::new(world);
+    let gate = Gate::new(world, pass.host_breaker());
     let mut plan = begin(world);
     gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     gate.conclude(&mut plan);
     plan
 }
 
-fn note_host_breaker(plan: &mut Plan) {
-    if let Some(open) = &plan.host_breaker {
-        let text = format!("{}: no automatic starts but one on trial", open.reason());
-        plan.note(None, text);
+/// Says that the host's breaker is open and what it waits for, and looks again then.
+fn note_host_breaker(world: &World, pass: &Pass<'_>, plan: &mut Plan) {
+    plan.host = pass.host_memory().clone();
+    plan.host_breaker = pass.host_breaker().cloned();
+    let Some(open) = pass.host_breaker() else {
+        return;
+    };
+    let waits = open.waits_for(|vm| breaker::host::name_in(world, vm));
+    plan.note(
+        None,
+        format!(
+            "{}: no automatic starts but one on trial; {waits}",
+            open.reason()
+        ),
+    );
+    if open.until > world.now {
+        plan.due(open.until);
     }
 }
 

@@ -1,10 +1,10 @@
 //! Who asked for a step, and what the mode and the operator's switches let through.
 //!
 //! ```text
-//!                 recorded   manual   automatic
-//!  normal            yes       yes    unless its switch is off
-//!  maintenance       yes       yes    no
-//!  readonly          yes       no     no
+//!                 recorded   manual   automatic                  trial
+//!  normal            yes       yes    unless its switch is off   unless its switch is off
+//!  maintenance       yes       yes    no                         where the host's breaker asked for the mode
+//!  readonly          yes       no     no                         no
 //! ```
 //! *Recorded* is what is merely written down of what has happened: an end, a VMM that was
 //! found alive, what a VMM says of itself. Nothing on the host changes by it.
@@ -59,6 +59,8 @@ pub enum Origin {
     Manual,
     /// The daemon.
     Automatic(Automatic),
+    /// The daemon, for the one VM that tells whether the host is well again.
+    Trial(Automatic),
 }
 
 /// The operator's switches: `true` is on.
@@ -115,15 +117,19 @@ pub struct Stance {
     pub reason: Option<String>,
     /// A rule entered it: whether its cause is gone is looked at soon.
     pub by_rule: bool,
+    /// It is in force for the host's circuit breaker and for nothing else, so that the
+    /// breaker's trial passes it.
+    pub by_breaker: bool,
 }
 
 /// Whether a step of this origin may be taken.
 #[must_use]
-pub const fn allowed(mode: Mode, switches: Switches, origin: Origin) -> bool {
-    match (origin, mode) {
+pub const fn allowed(stance: &Stance, switches: Switches, origin: Origin) -> bool {
+    match (origin, stance.mode) {
         (Origin::Recorded, _) | (Origin::Manual, Mode::Normal | Mode::Maintenance) => true,
-        (Origin::Automatic(kind), Mode::Normal) => switches.on(kind),
-        (Origin::Manual, Mode::Readonly)
+        (Origin::Automatic(kind) | Origin::Trial(kind), Mode::Normal) => switches.on(kind),
+        (Origin::Trial(kind), Mode::Maintenance) => stance.by_breaker && switches.on(kind),
+        (Origin::Manual | Origin::Trial(_), Mode::Readonly)
         | (Origin::Automatic(_), Mode::Maintenance | Mode::Readonly) => false,
     }
 }
@@ -176,26 +182,52 @@ mod tests {
         let all = Automatic::ALL.map(Origin::Automatic);
         let on = Switches::default();
         for mode in Mode::ALL {
-            assert!(allowed(mode, on, Origin::Recorded), "{mode}");
-            assert_eq!(allowed(mode, on, Origin::Manual), mode != Mode::Readonly);
+            let stance = stance(mode, false);
+            assert!(allowed(&stance, on, Origin::Recorded), "{mode}");
+            assert_eq!(allowed(&stance, on, Origin::Manual), mode != Mode::Readonly);
             for origin in all {
-                assert_eq!(
-                    allowed(mode, on, origin),
-                    mode == Mode::Normal,
-                    "{origin:?}"
-                );
+                let is = allowed(&stance, on, origin);
+                assert_eq!(is, mode == Mode::Normal, "{origin:?}");
             }
         }
         let off = Switches { drift: false, ..on };
         for kind in Automatic::ALL {
             let origin = Origin::Automatic(kind);
-            assert_eq!(
-                allowed(Mode::Normal, off, origin),
-                kind != Automatic::Drift,
-                "{kind:?}"
-            );
+            let is = allowed(&Stance::default(), off, origin);
+            assert_eq!(is, kind != Automatic::Drift, "{kind:?}");
         }
-        assert!(allowed(Mode::Normal, off, Origin::Manual));
+        assert!(allowed(&Stance::default(), off, Origin::Manual));
+    }
+
+    #[test]
+    fn a_trial_passes_the_mode_that_the_breaker_asked_for_and_no_other() {
+        let trial = Origin::Trial(Automatic::Restart);
+        let on = Switches::default();
+        let off = Switches {
+            restart: false,
+            ..on
+        };
+        for (mode, by_breaker, passes) in [
+            (Mode::Normal, false, true),
+            (Mode::Maintenance, true, true),
+            (Mode::Maintenance, false, false),
+            (Mode::Readonly, true, false),
+            (Mode::Readonly, false, false),
+        ] {
+            let stance = stance(mode, by_breaker);
+            assert_eq!(allowed(&stance, on, trial), passes, "{mode} {by_breaker}");
+            assert!(!allowed(&stance, off, trial), "{mode} {by_breaker}");
+            let other = Origin::Automatic(Automatic::Restart);
+            assert_eq!(allowed(&stance, on, other), mode == Mode::Normal);
+        }
+    }
+
+    fn stance(mode: Mode, by_breaker: bool) -> Stance {
+        Stance {
+            mode,
+            by_breaker,
+            ..Stance::default()
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use hearth_types::spec::VmSpec;
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
 use hearth_types::units::Span;
 
-use crate::breaker::host::HostBreaker;
+use crate::breaker::host::{HostBreaker, HostMemory};
 use crate::mode::{Automatic, Origin, Reserve, Stance, Switches};
 
 /// Everything that a decision may depend on.
@@ -39,6 +39,8 @@ pub struct World {
     pub intents: Vec<OpenIntent>,
     /// What the host is busy with.
     pub load: Load,
+    /// What is remembered of the host's circuit breaker.
+    pub host: HostMemory,
     /// VMs without a record that the journal names all the same.
     pub journaled: BTreeSet<VmId>,
     /// The operator's choices.
@@ -437,6 +439,8 @@ pub struct Plan {
     pub next_pass: Option<Timestamp>,
     /// The host's circuit breaker, unless it is closed.
     pub host_breaker: Option<HostBreaker>,
+    /// What is to be remembered of it.
+    pub host: HostMemory,
 }
 
 impl Plan {

@@ -17,7 +17,10 @@ use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase, RunEnd, VmStatus};
 use hearth_types::survey::Survey;
 
-use crate::breaker::{self, host::HostBreaker};
+use crate::breaker::{
+    self,
+    host::{HostBreaker, HostMemory},
+};
 use crate::index::{Index, Seen, effective_goal, word_is_new};
 use crate::model::{DesiredVm, Plan, Step, World};
 use crate::shared::Named;
@@ -38,6 +41,7 @@ pub(crate) struct Pass<'a> {
     world: &'a World,
     index: &'a Index<'a>,
     named: Option<Named<'a>>,
+    host: HostMemory,
     host_breaker: Option<HostBreaker>,
 }
 
@@ -59,17 +63,24 @@ impl<'a> Pass<'a> {
             .vms
             .iter()
             .any(|vm| effective_goal(vm) == Goal::Absent);
+        let (host, host_breaker) = breaker::host::remember(world);
         Self {
             world,
             index,
             named: leaving.then(|| Named::of(world)).flatten(),
-            host_breaker: breaker::host::judge(world),
+            host,
+            host_breaker,
         }
     }
 
     /// The host's circuit breaker, unless it is closed.
-    pub(crate) fn host_breaker(&self) -> Option<HostBreaker> {
-        self.host_breaker.clone()
+    pub(crate) const fn host_breaker(&self) -> Option<&HostBreaker> {
+        self.host_breaker.as_ref()
+    }
+
+    /// What is to be remembered of it.
+    pub(crate) const fn host_memory(&self) -> &HostMemory {
+        &self.host
     }
 
     pub(crate) fn plan_vm(&self, vm: &'a DesiredVm, plan: &mut Plan) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use hearth_plan::breaker::cause_of_step;
+use hearth_plan::breaker::{cause_of_step, host::HostMemory};
 use hearth_plan::transition::{self, later};
 use hearth_plan::{OrphanAction, Plan, Policy, Step, World, plan};
 use hearth_types::ids::{InstallationId, VmId};
@@ -86,6 +86,8 @@ pub struct Sim {
     pub store: SimStore,
     /// The operator's choices.
     pub policy: Policy,
+    /// What is remembered of the host's breaker.
+    pub breaker: HostMemory,
     /// Points that are left before the daemon crashes.
     pub crash_in: Option<u32>,
     /// Points passed so far.
@@ -107,6 +109,7 @@ impl Sim {
                 orphan_dirs: OrphanAction::Remove,
                 ..Policy::default()
             },
+            breaker: HostMemory::default(),
             crash_in: None,
             points: 0,
             errors: Vec::new(),
@@ -126,6 +129,7 @@ impl Sim {
             vms: self.store.vms.values().cloned().collect(),
             intents: self.store.intents.clone(),
             load: hearth_plan::Load::default(),
+            host: self.breaker.clone(),
             journaled: self.store.journaled.clone(),
             policy: self.policy.clone(),
         }
@@ -138,6 +142,7 @@ impl Sim {
     pub fn pass(&mut self) -> Result<Plan, Crashed> {
         let world = self.world();
         let plan = plan(&world);
+        self.breaker.clone_from(&plan.host);
         for violation in check::plan(&world, &plan, &self.host) {
             self.host.violation(violation);
         }

@@ -55,9 +55,9 @@ fn an_hour(sim: &mut Sim) {
     sim.host.attempts.clear();
     for _ in 0..60 {
         let plan = sim.pass().expect("no crash is set");
-        let (mode, auto) = (sim.policy.stance.mode, sim.policy.auto);
+        let (stance, auto) = (&sim.policy.stance, sim.policy.auto);
         for planned in &plan.steps {
-            assert!(allowed(mode, auto, planned.origin), "{planned:?}");
+            assert!(allowed(stance, auto, planned.origin), "{planned:?}");
         }
         let next = sim.host.now + Duration::from_secs(60);
         sim.host.advance(next);

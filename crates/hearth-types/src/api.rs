@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 pub use devices::DeviceStats;
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
-pub use recovery::{HoldVm, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
+pub use recovery::{HoldVm, HostReset, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
 
 use crate::event::Event;
 use crate::ids::{InstallationId, VmId};

@@ -105,6 +105,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(lifecycle::resume))
         .routes(routes!(recovery::reset_breaker))
         .routes(routes!(recovery::reset_breakers))
+        .routes(routes!(recovery::reset_host))
         .routes(routes!(recovery::hold))
         .routes(routes!(recovery::release))
         .routes(routes!(recovery::recover))

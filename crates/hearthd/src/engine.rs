@@ -19,6 +19,7 @@
 pub mod act;
 pub mod agents;
 pub mod guest_config;
+mod host_breaker;
 pub mod journal;
 pub mod launch;
 pub mod pass;
@@ -39,7 +40,6 @@ use hearth_image::ImageStore;
 use hearth_kernel::KernelStore;
 use hearth_net::{Network, NetworkConfig};
 use hearth_plan::Policy;
-use hearth_plan::breaker::host::HostBreaker;
 use hearth_store::{LeaseRanges, Store, VmRow};
 use hearth_types::event::NewEvent;
 use hearth_types::ids::VmId;
@@ -117,7 +117,7 @@ pub struct Engine {
     pub health: Wards,
     /// How much may be done.
     pub modes: Modes,
-    host_breaker: Mutex<Option<HostBreaker>>,
+    host_watch: Mutex<host_breaker::HostWatch>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     wake: Arc<Notify>,
@@ -207,7 +207,7 @@ impl Engine {
         });
         Arc::new(Self {
             modes,
-            host_breaker: Mutex::default(),
+            host_watch: Mutex::default(),
             metrics,
             failpoints,
             parts,
@@ -326,6 +326,7 @@ impl Engine {
         // own VMs, and never puts it off: it knows nothing of what the others wait for.
         let mut due = Instant::now();
         self.recall_mode().await;
+        self.recall_host_breaker().await;
         while !*stop.borrow() {
             // A timer cannot say which VM it was for, and planning all of them is cheap.
             let full = std::mem::take(&mut self.work.lock().full) || Instant::now() >= due;

@@ -4,7 +4,7 @@
 //! ```text
 //!  PUT /v1/mode ──► by hand ──┐ stored in the database
 //!  database, disk ──► rules ──┼──► Book (pure) ──► mode in force ──► planner's gate, executor,
-//!  Engine::mode_rule ─► hook ─┘        │                             API, metrics, status line
+//!  host's breaker ──► rule ───┘        │                             API, metrics, status line
 //!                                      └──► event daemon.mode_changed, a pass over everything
 //! ```
 //! Nothing here decides what a mode forbids: [`hearth_plan::mode::allowed`] does.
@@ -86,7 +86,7 @@ impl Engine {
     /// Whether a step of this origin may be taken at this moment. A plan was made under the
     /// mode of its time; each of its steps asks again.
     pub(crate) fn may(&self, origin: Origin) -> bool {
-        allowed(self.modes.mode(), self.settings.policy.auto, origin)
+        allowed(&self.modes.stance(), self.settings.policy.auto, origin)
     }
 
     /// Whether nothing speaks against writing to the database.

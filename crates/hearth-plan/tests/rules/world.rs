@@ -138,6 +138,7 @@ pub(super) fn running() -> World {
         ill: BTreeMap::new(),
         intents: Vec::new(),
         load: hearth_plan::Load::default(),
+        host: hearth_plan::breaker::host::HostMemory::default(),
         journaled: std::collections::BTreeSet::new(),
         policy: Policy::default(),
     }

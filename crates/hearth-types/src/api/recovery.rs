@@ -64,6 +64,15 @@ pub struct Recovered {
     pub detail: String,
 }
 
+/// What an operator's word did to the host's circuit breaker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostReset {
+    /// Whether it was open.
+    pub done: bool,
+    /// What was done, or why nothing was.
+    pub detail: String,
+}
+
 /// What an operator's word did to several VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoveredList {

@@ -24,20 +24,39 @@ pub(crate) struct Targets {
     all: bool,
 }
 
-/// Closes the circuit breakers of VMs: what waits is started at once
+/// Closes the circuit breakers of VMs, or the host's: what waits is started at once
 #[derive(Debug, Args)]
 pub(crate) struct ResetBreakerArgs {
-    #[command(flatten)]
-    targets: Targets,
+    /// VMs by name or id
+    #[arg(required_unless_present_any = ["all", "host"], value_name = "VM")]
+    vms: Vec<String>,
+
+    /// All VMs, and the host
+    #[arg(short, long, conflicts_with = "vms")]
+    all: bool,
+
+    /// Only the host's own breaker
+    #[arg(long, conflicts_with_all = ["vms", "all"])]
+    host: bool,
 }
 
 pub(crate) async fn reset_breaker(context: &Context, args: ResetBreakerArgs) -> Outcome {
-    if args.targets.all {
+    if args.host {
+        let reset = context.client.reset_host_breaker().await?;
+        let out = &context.out;
+        if out.is_json() {
+            out.json(&reset)?;
+        } else {
+            out.line(&reset.detail)?;
+        }
+        return Ok(exit_codes::OK);
+    }
+    if args.all {
         let list = context.client.reset_breakers().await?;
         return show(context, &list.items);
     }
     let act = |vm: String| async move { Ok(context.client.reset_breaker(&vm).await?) };
-    each(&args.targets.vms, act, |name, _| context.out.line(name)).await
+    each(&args.vms, act, |name, _| context.out.line(name)).await
 }
 
 /// Holds VMs: they are watched, and nothing is done to them automatically until released

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use hearth_plan::{breaker, recovery};
 use hearth_store::VmRow;
-use hearth_types::api::{HoldVm, RecoverVm, Recovered, RecoveredList, Vm, VmPlan};
+use hearth_types::api::{HoldVm, HostReset, RecoverVm, Recovered, RecoveredList, Vm, VmPlan};
 use hearth_types::event::NewEvent;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::status::VmStatus;
@@ -159,7 +159,7 @@ async fn tell(api: &Api, row: &VmRow, code: &str, message: String) {
     api.engine.tell(event).await;
 }
 
-/// Closes every VM's circuit breaker, and with their failures the host's.
+/// Closes every VM's circuit breaker, and the host's.
 #[utoipa::path(post, path = "/v1/reset-breakers", tag = "recovery",
     responses((status = 200, body = RecoveredList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn reset_breakers(State(api): State<Api>) -> ApiResult<Json<RecoveredList>> {
@@ -176,7 +176,24 @@ pub async fn reset_breakers(State(api): State<Api>) -> ApiResult<Json<RecoveredL
         say(&api, &row, |row| breaker::reset(&row.status)).await?;
         items.push(answer(&row, true, detail));
     }
+    api.engine.reset_host_breaker().await;
     Ok(Json(RecoveredList { items }))
+}
+
+/// Closes the host's circuit breaker alone: what has failed until now does not open it again.
+#[utoipa::path(post, path = "/v1/host/reset-breaker", tag = "recovery",
+    responses((status = 200, body = HostReset), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn reset_host(State(api): State<Api>) -> Json<HostReset> {
+    let done = api.engine.reset_host_breaker().await;
+    let detail = if done {
+        "the host's breaker is closed; what waits starts a few at a time"
+    } else {
+        "the host's breaker was closed"
+    };
+    Json(HostReset {
+        done,
+        detail: detail.to_owned(),
+    })
 }
 
 async fn by_name(api: &Api) -> Vec<VmRow> {

@@ -30,7 +30,7 @@ impl Engine {
         self.metrics.surveyed(&world);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
         self.metrics.planned(true, plan.steps.len());
-        self.host_breaker_is(plan.host_breaker.as_ref()).await;
+        self.host_breaker_is(&world, &plan).await;
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -75,7 +75,7 @@ impl Engine {
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
         self.metrics.planned(false, plan.steps.len());
-        self.host_breaker_is(plan.host_breaker.as_ref()).await;
+        self.host_breaker_is(&world, &plan).await;
         Ok(self.clone().act_on(plan, &rows).await)
     }
 
@@ -133,6 +133,7 @@ impl Engine {
                 })
                 .collect(),
             load: self.load(),
+            host: self.host_memory(),
             policy: Policy {
                 stance: self.modes.stance(),
                 ..self.settings.policy.clone()

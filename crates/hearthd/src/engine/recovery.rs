@@ -6,7 +6,6 @@
 //! ```
 
 use hearth_host::pressure::Resource;
-use hearth_plan::breaker::host::HostBreaker;
 use hearth_plan::breaker::{self, Change};
 use hearth_plan::{Load, Step, World};
 use hearth_store::VmRow;
@@ -105,42 +104,6 @@ impl Engine {
             cpu_pressure: processes.pressure(Resource::Cpu),
             memory_pressure: processes.pressure(Resource::Memory),
         }
-    }
-
-    /// The host's circuit breaker as of the last pass, unless it is closed.
-    #[must_use]
-    pub fn host_breaker(&self) -> Option<HostBreaker> {
-        self.host_breaker.lock().clone()
-    }
-
-    /// A pass found the host's breaker so: what changed is told.
-    pub(super) async fn host_breaker_is(&self, open: Option<&HostBreaker>) {
-        let before = std::mem::replace(&mut *self.host_breaker.lock(), open.cloned());
-        let cause = |breaker: &HostBreaker| breaker.cause;
-        if before.as_ref().map(cause) == open.map(cause) {
-            return;
-        }
-        let event = match (open, &before) {
-            (Some(open), _) => {
-                let message = format!(
-                    "[recovery] {}: no automatic starts but one on trial",
-                    open.reason()
-                );
-                let details = serde_json::json!({
-                    "cause": open.cause, "vms": open.vms, "since": open.opened_at,
-                });
-                NewEvent::info("host.breaker_opened", message)
-                    .severity(Severity::Error)
-                    .details(details)
-            }
-            (None, Some(before)) => {
-                let cause = before.cause.as_str();
-                let message = format!("[recovery] host breaker closed ({cause})");
-                NewEvent::info("host.breaker_closed", message)
-            }
-            (None, None) => return,
-        };
-        self.tell(event).await;
     }
 
     /// Tells what became of a VM's breaker between two of its rows.

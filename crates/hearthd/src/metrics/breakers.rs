@@ -40,6 +40,16 @@ pub(super) fn register(registry: &mut Registry, rows: &[VmRow], host: Option<&Ho
     }
     let help = "1 where the host's circuit breaker is open: VMs failed at once for this cause";
     registry.register("host_breaker_open", help, open);
+    let failed = host.map_or(0, |host| i64::from(host.failed_trials));
+    let help = "trials of the host's circuit breaker that have failed since it opened; 0 when it is closed";
+    registry.register("host_breaker_failed_trials", help, ConstGauge::new(failed));
+    let half = host.is_some_and(|host| host.trial.is_some());
+    let help = "1 while one VM is on trial for the host's circuit breaker, or about to be";
+    registry.register(
+        "host_breaker_half_open",
+        help,
+        ConstGauge::new(i64::from(half)),
+    );
     let held = rows.iter().filter(|row| row.status.recovery.hold.is_some());
     let help = "VMs that their operator holds: observed, and nothing is done to them automatically";
     registry.register("vms_held", help, ConstGauge::new(whole(held.count())));

@@ -57,6 +57,8 @@ struct InForce<'a> {
     mode: Mode,
     by: ModeBy,
     reason: Option<&'a str>,
+    /// The rule that asks for it.
+    rule: Option<ModeRule>,
 }
 
 impl Book {
@@ -70,16 +72,19 @@ impl Book {
                 mode: rule.mode(),
                 by: ModeBy::Rule,
                 reason: Some(&cause.reason),
+                rule: Some(*rule),
             },
             (_, Some(word)) => InForce {
                 mode: word.mode,
                 by: ModeBy::Hand,
                 reason: word.reason.as_deref(),
+                rule: None,
             },
             _ => InForce {
                 mode: Mode::Normal,
                 by: ModeBy::Default,
                 reason: None,
+                rule: None,
             },
         }
     }
@@ -91,18 +96,26 @@ impl Book {
     }
 
     pub(super) fn stance(&self) -> Stance {
-        let InForce { mode, by, reason } = self.in_force();
+        let InForce {
+            mode,
+            by,
+            reason,
+            rule,
+        } = self.in_force();
         let by_hand = || "set by hand".to_owned();
         Stance {
             mode,
             reason: (mode != Mode::Normal).then(|| reason.map_or_else(by_hand, str::to_owned)),
             // One that is outweighed by a word is looked at, too.
             by_rule: by == ModeBy::Rule || !self.rules.is_empty(),
+            by_breaker: rule == Some(ModeRule::HostBreaker),
         }
     }
 
     pub(super) fn view(&self) -> ModeView {
-        let InForce { mode, by, reason } = self.in_force();
+        let InForce {
+            mode, by, reason, ..
+        } = self.in_force();
         let hand = self.hand.as_ref().map(|word| HandMode {
             mode: word.mode,
             reason: word.reason.clone(),
@@ -197,6 +210,7 @@ impl Book {
             mode: to,
             by,
             reason,
+            ..
         } = self.in_force();
         if from == to {
             return None;

@@ -219,28 +219,6 @@ fn a_word_sets_a_full_disk_aside() {
     });
 }
 
-#[test]
-fn the_hook_of_a_breaker_holds_what_is_automatic() {
-    if !root() {
-        return;
-    }
-    World::new().live(async |life| {
-        let web = life.create(always("web"), Goal::Running).await;
-        life.settled("it runs").await;
-        let rule = ModeRule::HostBreaker;
-        let engine = &life.engine;
-        engine.mode_rule(rule, Some("many fall".to_owned())).await;
-        engine.mode_rule(rule, Some("many fall".to_owned())).await;
-        assert_eq!(engine.modes.mode(), Mode::Maintenance);
-        crash(life, web).await;
-        tokio::time::sleep(HOUR).await;
-        assert_eq!(life.rooms.change(|host| host.vmms(web).count()), 0);
-        engine.mode_rule(rule, None).await;
-        life.settled("it runs again").await;
-        assert_eq!(life.events("daemon.mode_changed").await, 2);
-    });
-}
-
 /// One switch off: what it names is not done, and the plan says so.
 fn switched_off(
     switch: impl FnOnce(&mut hearth_plan::mode::Switches),
