@@ -48,6 +48,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
         resources: hearth_types::resources::Resources::default(),
         stop_timeout: Duration::from_secs(10),
         user: None,
+        qemu_agent: false,
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 1,

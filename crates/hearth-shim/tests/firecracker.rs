@@ -157,6 +157,7 @@ impl Vms {
             },
             stop_timeout: Duration::from_secs(1),
             user: Some(UID),
+            qemu_agent: false,
             console: LogLimits {
                 max_bytes: 10_000,
                 keep: 2,

@@ -42,6 +42,7 @@ fn launch_spec(vm: VmId, installation: InstallationId) -> LaunchSpec {
         resources: hearth_types::resources::Resources::default(),
         stop_timeout: Duration::from_secs(10),
         user: None,
+        qemu_agent: false,
         console: LogLimits {
             max_bytes: 1,
             keep: 0,

@@ -170,6 +170,10 @@ impl Vmm for Drivers {
         self.of(dir).agent(vm, dir).await
     }
 
+    async fn qemu_agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+        self.of(dir).qemu_agent(vm, dir).await
+    }
+
     async fn console(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
         self.of(dir).console(vm, dir).await
     }

@@ -265,6 +265,11 @@ impl Vmm for FirecrackerDriver {
                 ),
             });
         }
+        if spec.health.asks_qemu_agent() {
+            return Err(VmmError::Unsuitable {
+                detail: "Firecracker has no port for QEMU's guest agent; leave the check qemu-agent out or choose the driver qemu".to_owned(),
+            });
+        }
         let binary = self.binary()?;
         self.known.version(&binary).await?;
         self.shim()?;

@@ -99,6 +99,8 @@ pub struct LaunchSpec {
     pub stop_timeout: Duration,
     /// The uid and gid to run as; `None` keeps the daemon's.
     pub user: Option<u32>,
+    /// A port for QEMU's guest agent.
+    pub qemu_agent: bool,
     /// Limits of the console log.
     pub console: LogLimits,
 }
@@ -350,6 +352,16 @@ pub trait Vmm: Send + Sync {
 
     /// Returns when the process is dead (at once if it is dead already or somebody else).
     async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;
+
+    /// Opens the byte stream to the port of QEMU's guest agent.
+    ///
+    /// # Errors
+    /// When the driver has no such port, or the VM was started without one.
+    async fn qemu_agent(&self, _vm: VmId, _dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+        Err(VmmError::Unsuitable {
+            detail: format!("{} has no port for QEMU's guest agent", self.name()),
+        })
+    }
 
     /// Opens the byte stream to the guest's agent.
     async fn agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError>;

@@ -268,6 +268,10 @@ impl Vmm for QemuDriver {
         connect(vm, dir, args::AGENT_SOCKET).await
     }
 
+    async fn qemu_agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
+        connect(vm, dir, args::QEMU_AGENT_SOCKET).await
+    }
+
     async fn console(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
         connect(vm, dir, hearth_shim::CONSOLE_SOCKET).await
     }

@@ -23,6 +23,10 @@ pub(crate) struct HealthArgs {
     #[arg(long, value_name = "PORT[/PATH]", value_parser = http)]
     health_http: Vec<CheckSpec>,
 
+    /// QEMU's guest agent in the guest must answer: the VM gets a port for it
+    #[arg(long)]
+    health_qemu_agent: bool,
+
     /// Text that has to appear on the console, such as "login:"
     #[arg(long, value_name = "TEXT")]
     health_console: Option<String>,
@@ -95,7 +99,15 @@ impl HealthArgs {
             command: Some(["/bin/sh", "-c", text].map(str::to_owned).to_vec()),
             ..CheckSpec::new(CheckKind::Exec)
         });
-        console.chain(tcp).chain(http).chain(cmd).collect()
+        let qemu = self
+            .health_qemu_agent
+            .then(|| CheckSpec::new(CheckKind::QemuAgent));
+        console
+            .chain(tcp)
+            .chain(http)
+            .chain(cmd)
+            .chain(qemu)
+            .collect()
     }
 }
 

@@ -26,6 +26,7 @@ mod machine;
 mod net;
 mod probe;
 mod process;
+mod qemu_agent;
 mod unit;
 
 use std::collections::BTreeMap;

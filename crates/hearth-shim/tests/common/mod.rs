@@ -144,6 +144,7 @@ impl Vms {
             resources: hearth_types::resources::Resources::default(),
             stop_timeout: std::time::Duration::from_secs(10),
             user: self.drop_privileges.then_some(UID),
+            qemu_agent: false,
             console: LogLimits {
                 max_bytes: 10_000,
                 keep: 2,

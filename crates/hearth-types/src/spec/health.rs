@@ -165,11 +165,13 @@ pub enum CheckKind {
     Http,
     /// A command in the guest exits with 0.
     Exec,
+    /// QEMU's guest agent (`qemu-ga`) in the guest answers; only with the driver `qemu`.
+    QemuAgent,
 }
 
 impl CheckKind {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Process,
         Self::VmmApi,
         Self::Agent,
@@ -178,6 +180,7 @@ impl CheckKind {
         Self::Tcp,
         Self::Http,
         Self::Exec,
+        Self::QemuAgent,
     ];
 
     /// As in files, requests and metrics.
@@ -192,6 +195,7 @@ impl CheckKind {
             Self::Tcp => "tcp",
             Self::Http => "http",
             Self::Exec => "exec",
+            Self::QemuAgent => "qemu-agent",
         }
     }
 }
@@ -280,6 +284,13 @@ impl utoipa::PartialSchema for StatusRange {
 impl ToSchema for StatusRange {}
 
 impl HealthSpec {
+    /// Whether QEMU's guest agent is asked, which needs a port of its own.
+    #[must_use]
+    pub fn asks_qemu_agent(&self) -> bool {
+        let mut checks = self.checks.iter();
+        checks.any(|check| check.kind == CheckKind::QemuAgent)
+    }
+
     /// Nothing is said.
     #[must_use]
     pub fn is_default(&self) -> bool {

@@ -55,6 +55,7 @@ impl Fixture for Fakes {
             resources: hearth_types::resources::Resources::default(),
             stop_timeout: Duration::from_secs(10),
             user: None,
+            qemu_agent: false,
             console: LogLimits {
                 max_bytes: 1000,
                 keep: 1,

@@ -259,6 +259,7 @@ fn spec(vm: VmId, dir: &Utf8Path, elf: &Utf8Path) -> LaunchSpec {
         resources: Resources::default(),
         stop_timeout: Duration::from_secs(10),
         user: rustix::process::geteuid().is_root().then_some(NOBODY),
+        qemu_agent: false,
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 0,

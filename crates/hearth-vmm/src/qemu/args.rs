@@ -16,6 +16,10 @@ pub(super) const QMP_SOCKET: &str = "qmp.sock";
 pub(super) const AGENT_SOCKET: &str = "agent.sock";
 /// The agent's virtio-serial port.
 pub(super) const AGENT_PORT: &str = "org.hearth.agent";
+/// The socket of the port of QEMU's guest agent within the VM's folder.
+pub(super) const QEMU_AGENT_SOCKET: &str = "qga.sock";
+/// The virtio-serial port that QEMU's guest agent listens on by default.
+pub(super) const QEMU_AGENT_PORT: &str = "org.qemu.guest_agent.0";
 /// The virtio-serial port for the guest's exit report.
 pub(super) const REPORT_PORT: &str = "org.hearth.report";
 
@@ -85,7 +89,14 @@ pub(super) fn request(
                 interface: nic.tap.clone(),
             })
             .collect(),
-        sockets: vec![socket("qmp", QMP_SOCKET), socket("agent", AGENT_SOCKET)],
+        sockets: [
+            Some(socket("qmp", QMP_SOCKET)),
+            Some(socket("agent", AGENT_SOCKET)),
+            spec.qemu_agent.then(|| socket("qga", QEMU_AGENT_SOCKET)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
         owned: spec.disks.iter().map(|disk| disk.file.clone()).collect(),
         user: spec.user,
         groups: match accelerator {
@@ -191,7 +202,7 @@ fn arguments(spec: &LaunchSpec, accelerator: &Accelerator) -> Vec<String> {
     };
     disks(&mut args, spec, bus);
     network(&mut args, spec, bus);
-    channels(&mut args, bus);
+    channels(&mut args, spec, bus);
     args.0
 }
 
@@ -256,7 +267,7 @@ fn network(args: &mut Args, spec: &LaunchSpec, bus: &str) {
         .value(format!("virtio-net-{bus},netdev=net0,mac={}{rom}", nic.mac));
 }
 
-fn channels(args: &mut Args, bus: &str) {
+fn channels(args: &mut Args, spec: &LaunchSpec, bus: &str) {
     args.flag("-object")
         .value("rng-random,id=rng0,filename=/dev/urandom");
     args.flag("-device")
@@ -277,6 +288,12 @@ fn channels(args: &mut Args, bus: &str) {
     args.flag("-device").value(format!(
         "virtserialport,bus=serial0.0,nr=2,chardev=report,name={REPORT_PORT}"
     ));
+    if spec.qemu_agent {
+        args.flag("-chardev").value(socket("qga"));
+        args.flag("-device").value(format!(
+            "virtserialport,bus=serial0.0,nr=3,chardev=qga,name={QEMU_AGENT_PORT}"
+        ));
+    }
     args.flag("-chardev").value("stdio,id=console,signal=off");
     args.flag("-serial").value("chardev:console");
     args.flag("-chardev").value(socket("qmp"));

@@ -301,6 +301,7 @@ impl Boot {
             resources: Resources::default(),
             stop_timeout: Duration::from_secs(10),
             user: self.user,
+            qemu_agent: false,
             console: LogLimits {
                 max_bytes: 1 << 20,
                 keep: 0,

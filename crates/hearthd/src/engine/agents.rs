@@ -143,7 +143,7 @@ impl Agents {
 }
 
 /// A number that nobody could have guessed.
-pub(super) fn nonce() -> anyhow::Result<u64> {
+pub(crate) fn nonce() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
         .context("the kernel gives no random numbers")?;

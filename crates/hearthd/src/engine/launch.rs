@@ -147,6 +147,7 @@ impl Engine {
             user: self.settings.unprivileged.then_some(row.leases.uid),
             resources: row.spec.resources.clone(),
             stop_timeout: row.spec.stop_timeout.as_duration(),
+            qemu_agent: row.spec.health.asks_qemu_agent(),
             console: self.settings.console,
             dir,
         })

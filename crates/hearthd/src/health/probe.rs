@@ -8,7 +8,7 @@ use hearth_types::observe::RunState;
 use hearth_types::spec::health::{Check, Probe};
 use tokio::time::timeout;
 
-use super::{Ward, console, exec, net, process};
+use super::{Ward, console, exec, net, process, qemu_agent};
 use crate::engine::Engine;
 
 /// How long one attempt to reach the agent of a guest that boots may take.
@@ -95,6 +95,7 @@ pub(super) async fn make(
                 Outcome::unknown("the guest's agent does not answer yet")
             }
             Probe::Exec { command } => exec::check(engine, ward.vm, command, deadline).await,
+            Probe::QemuAgent => qemu_agent::check(engine, ward, check.timeout).await,
         }
     };
     timeout(deadline, probe).await.unwrap_or_else(|_| {

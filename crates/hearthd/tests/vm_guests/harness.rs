@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `tools` | what must be installed, and where our own programs are |
 //! | `template` | an image and a kernel, imported once and copied for each host |
+//! | `programs` | an image with a program of this host in it |
 //! | `registry` | a real registry on the host's loopback |
 //! | `small_disk` | a file system of its own for the data folder |
 //! | `strangers` | what looks like ours and is not |
@@ -14,6 +15,7 @@
 
 mod host;
 mod netns;
+mod programs;
 mod registry;
 mod small_disk;
 pub(crate) mod strangers;

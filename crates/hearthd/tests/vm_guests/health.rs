@@ -102,3 +102,44 @@ async fn vm_that_hangs_is_started_again_where_that_is_asked_for() {
     vm.remove().await;
     host.clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_is_asked_through_qemus_own_agent_where_that_is_asked_for() {
+    let Some(mut host) = Host::new().await else {
+        return;
+    };
+    host.start_daemon().await;
+    let Some(image) = host.import_program("qemu-ga").await else {
+        return;
+    };
+    let port = "ls /sys/class/virtio-ports/vport0p3";
+    let without = host.run(watched("without")).await;
+    assert!(without.sh(port).await.code != 0, "nobody asked for a port");
+    without.remove().await;
+
+    let mut web = watched("web");
+    web.image = image;
+    // There is no udev in this image that would give the port its name.
+    let agent = "while :; do qemu-ga -m virtio-serial -p /dev/vport0p3 -t /tmp; sleep 0.2; done";
+    web.command = Some(words(&["sh", "-c", agent]));
+    web.health.checks = vec![CheckSpec::new(CheckKind::QemuAgent)];
+    let vm = host.run(web).await;
+    vm.healthy().await;
+    let health = vm.health().await;
+    assert_eq!(state(&health, "qemu-agent"), Some(Health::Healthy));
+    // It stops answering, and the VM's own agent says nothing of it.
+    vm.must("kill -STOP $(pidof qemu-ga)").await;
+    let ill = |now: &Vm| now.health == Health::Unhealthy;
+    vm.until("unhealthy", ill).await;
+    let health = vm.health().await;
+    assert_eq!(state(&health, "agent"), Some(Health::Healthy));
+    let reason = health.reason.unwrap();
+    assert!(reason.contains("qemu-agent: no answer"), "{reason}");
+    vm.must("kill -CONT $(pidof qemu-ga)").await;
+    vm.healthy().await;
+    // Another one has its place: what was asked of the first is not answered to us.
+    vm.must("kill -KILL $(pidof qemu-ga)").await;
+    vm.healthy().await;
+    vm.remove().await;
+    host.clean().await;
+}

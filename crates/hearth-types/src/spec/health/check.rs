@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{BUILT_IN, CheckKind, CheckSpec, HealthSpec, MAX_CHECKS, OnFailure};
-use crate::spec::{FieldError, NetworkMode, RestartPolicy, VmSpec};
+use crate::spec::{DriverChoice, FieldError, NetworkMode, RestartPolicy, VmSpec};
 use crate::units::Span;
 
 /// The range of an interval: below it the daemon would do little else.
@@ -84,6 +84,12 @@ impl HealthSpec {
                 let message = format!("{} is used twice: give one a name", check.label());
                 errors.push(FieldError::new(format!("{path}.name"), message));
             }
+            let earlier = &self.checks[..index];
+            if check.kind == CheckKind::QemuAgent && earlier.iter().any(|it| it.kind == check.kind)
+            {
+                let message = "can be asked for once: its port has one client";
+                errors.push(FieldError::new(format!("{path}.kind"), message));
+            }
             if self.without.contains(&check.kind) {
                 let message = format!("{} is left out by health.without", check.kind.as_str());
                 errors.push(FieldError::new(format!("{path}.kind"), message));
@@ -161,6 +167,10 @@ impl CheckSpec {
                     refuse("port", "must be the guest's port, 1 to 65535".to_owned());
                 }
             }
+            CheckKind::QemuAgent if vm.driver == DriverChoice::Firecracker => {
+                let needs = "needs the driver qemu: Firecracker has no virtio-serial";
+                refuse("kind", format!("{kind} {needs}"));
+            }
             CheckKind::Exec if self.command.is_none() => {
                 refuse("command", "must be given".to_owned());
             }
@@ -197,7 +207,11 @@ impl CheckSpec {
             CheckKind::Http => &["port", "path", "status"],
             CheckKind::Exec => &["command"],
             CheckKind::Console => &["pattern", "bad"],
-            CheckKind::Process | CheckKind::VmmApi | CheckKind::Agent | CheckKind::Unit => &[],
+            CheckKind::Process
+            | CheckKind::VmmApi
+            | CheckKind::Agent
+            | CheckKind::Unit
+            | CheckKind::QemuAgent => &[],
         };
         fields.contains(&field)
     }

@@ -70,6 +70,8 @@ pub enum Probe {
         /// Program and arguments.
         command: Vec<String>,
     },
+    /// [`CheckKind::QemuAgent`].
+    QemuAgent,
 }
 
 impl Probe {
@@ -85,6 +87,7 @@ impl Probe {
             Self::Tcp { .. } => CheckKind::Tcp,
             Self::Http { .. } => CheckKind::Http,
             Self::Exec { .. } => CheckKind::Exec,
+            Self::QemuAgent => CheckKind::QemuAgent,
         }
     }
 }
@@ -164,6 +167,7 @@ impl CheckSpec {
             CheckKind::Exec => Probe::Exec {
                 command: self.command.clone().unwrap_or_default(),
             },
+            CheckKind::QemuAgent => Probe::QemuAgent,
         }
     }
 }

@@ -163,6 +163,27 @@ fn impossible_values_are_named_by_path() {
 }
 
 #[test]
+fn qemus_agent_is_asked_once_and_by_qemu() {
+    let agent = CheckSpec::new(CheckKind::QemuAgent);
+    let second = CheckSpec {
+        name: Some("again".to_owned()),
+        ..agent.clone()
+    };
+    let mut spec = vm(HealthSpec {
+        checks: vec![agent],
+        ..HealthSpec::default()
+    });
+    assert_eq!(paths(&spec), Vec::<String>::new());
+    assert!(spec.health.asks_qemu_agent());
+    assert!(!HealthSpec::default().asks_qemu_agent());
+    spec.driver = crate::spec::DriverChoice::Firecracker;
+    assert_eq!(paths(&spec), ["health.checks[0].kind"]);
+    spec.driver = crate::spec::DriverChoice::Auto;
+    spec.health.checks.push(second);
+    assert_eq!(paths(&spec), ["health.checks[1].kind"]);
+}
+
+#[test]
 fn there_is_an_end_to_checks() {
     let mut spec = vm(HealthSpec {
         checks: (0..=MAX_CHECKS)

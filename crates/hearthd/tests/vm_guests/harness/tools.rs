@@ -58,7 +58,7 @@ impl Tools {
     }
 }
 
-fn on_path(name: &str) -> Option<Utf8PathBuf> {
+pub(super) fn on_path(name: &str) -> Option<Utf8PathBuf> {
     [
         "/usr/local/sbin",
         "/usr/local/bin",

@@ -34,6 +34,7 @@ fn spec(dir: &str) -> LaunchSpec {
         resources: Resources::default(),
         stop_timeout: Duration::from_secs(10),
         user: Some(200_001),
+        qemu_agent: false,
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 1,
