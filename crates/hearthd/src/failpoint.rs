@@ -8,10 +8,24 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use hearth_plan::Step;
 
 /// Told of each place that is reached: `before` or `after`, and the kind of step. The daemon
 /// goes on when the future is done.
 pub type Hook = Arc<dyn Fn(&'static str, &'static str) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The sides of a step.
+const SIDES: [&str; 2] = ["before", "after"];
+/// Places within steps: between two effects of one step.
+const WITHIN: [(&str, &str); 1] = [("after", "launch")];
+
+/// Every place there is.
+pub fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let steps = Step::KINDS.into_iter();
+    steps
+        .flat_map(|step| SIDES.map(|side| (side, step)))
+        .chain(WITHIN)
+}
 
 /// The failpoints of one engine.
 #[derive(Clone, Default)]
@@ -36,6 +50,10 @@ impl Failpoints {
 
     /// Marks a place.
     pub async fn hit(&self, side: &'static str, step: &'static str) {
+        debug_assert!(
+            places().any(|place| place == (side, step)),
+            "tests cannot know of {side}:{step}"
+        );
         #[cfg(feature = "failpoints")]
         kill_if_asked(side, step);
         if let Some(hook) = &self.hook {
