@@ -38,11 +38,11 @@ pub(super) enum Fault {
     TapUnbridged,
     /// `ip link set down` of the bridge.
     BridgeDown,
-    /// `nft flush table`.
+    /// `nft flush table` of both of our tables.
     RulesFlushed,
-    /// One set of our table loses its elements.
+    /// The set of guests that may send loses its elements.
     ElementsDeleted,
-    /// `nft delete table`.
+    /// `nft delete table` of both.
     TableDeleted,
     /// SIGKILL of the name server.
     NamesKilled,

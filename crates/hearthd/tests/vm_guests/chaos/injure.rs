@@ -103,14 +103,14 @@ impl Stage {
 
     async fn injure_host(&mut self, fault: Fault) -> Injury {
         let at = Timestamp::now();
-        let table = ["inet", "hearth"];
         match fault {
             Fault::BridgeDown => self.ip(&["link", "set", "hearth0", "down"]),
-            Fault::RulesFlushed => self.nft(&["flush", "table", table[0], table[1]]),
-            Fault::TableDeleted => self.nft(&["delete", "table", table[0], table[1]]),
+            Fault::RulesFlushed => self.nft("flush table"),
+            Fault::TableDeleted => self.nft("delete table"),
             Fault::ElementsDeleted => {
-                let set = self.set_with_elements();
-                self.nft(&["flush", set.0, table[0], table[1], &set.1]);
+                self.host
+                    .netns
+                    .run("nft", &["flush", "set", "bridge", "hearth", "guests"]);
             }
             Fault::NamesKilled => {
                 for pid in self.processes("names") {
@@ -142,32 +142,13 @@ impl Stage {
         self.host.netns.run("ip", arguments);
     }
 
-    fn nft(&self, arguments: &[&str]) {
-        self.host.netns.run("nft", arguments);
-    }
-
-    /// `set` or `map`, and the name of the first one that has elements.
-    fn set_with_elements(&self) -> (&'static str, String) {
-        let text = self
-            .host
-            .netns
-            .run("nft", &["-s", "list", "table", "inet", "hearth"]);
-        let mut last = None;
-        for line in text.lines().map(str::trim) {
-            for kind in ["set", "map"] {
-                if let Some(rest) = line
-                    .strip_prefix(kind)
-                    .and_then(|rest| rest.strip_prefix(' '))
-                    && let Some(name) = rest.strip_suffix(" {")
-                {
-                    last = Some((kind, name.to_owned()));
-                }
-            }
-            if line.starts_with("elements =") {
-                break;
-            }
+    /// Does this to both of our tables.
+    fn nft(&self, what: &str) {
+        let words: Vec<&str> = what.split(' ').collect();
+        for family in ["bridge", "inet"] {
+            let arguments = [words.as_slice(), &[family, "hearth"]].concat();
+            self.host.netns.run("nft", &arguments);
         }
-        last.expect("running VMs have elements")
     }
 
     /// Kills the daemon and starts it again, as a service manager would.

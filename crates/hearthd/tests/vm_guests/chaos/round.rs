@@ -85,7 +85,11 @@ impl Stage {
             println!("{}", one.case);
             report.add(one.case);
         }
-        whole && self.audit(round, &before.vms, report).await
+        if whole {
+            return self.audit(round, &before.vms, report).await;
+        }
+        let now = self.look().await;
+        now.vms.iter().all(|vm| vm.health == Health::Healthy)
     }
 
     async fn begin(&mut self, round: &Round, before: &[Vm], report: &mut Report) -> Vec<Open> {
