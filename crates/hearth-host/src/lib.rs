@@ -12,6 +12,7 @@
 //! | [`memory`] | how much freed memory this process keeps |
 //! | [`pressure`] | how much of the time tasks wait for CPU or memory |
 //! | [`command`] | other programs, with a deadline and their words on failure |
+//! | [`waits`] | threads that wait in the kernel, and for what |
 //! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
 
 pub mod boot;
@@ -25,3 +26,4 @@ pub mod pressure;
 pub mod process;
 pub mod unixsock;
 pub mod usage;
+pub mod waits;

@@ -80,6 +80,18 @@ impl Processes for HostProcesses {
     ) -> anyhow::Result<hearth_host::process::Condition> {
         Ok(hearth_host::process::condition(identity)?)
     }
+
+    fn kernel_waits(
+        &self,
+        vmm: Option<&ProcessIdentity>,
+    ) -> hearth_types::survey::Survey<Vec<hearth_host::waits::KernelWait>> {
+        // A pid that is somebody else's by now is nobody's to look at.
+        let same = |vmm: &&ProcessIdentity| {
+            let condition = hearth_host::process::condition(vmm);
+            condition.is_ok_and(|condition| condition != hearth_host::process::Condition::Gone)
+        };
+        crate::stuck::look(vmm.filter(same).map(|vmm| vmm.pid))
+    }
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -103,6 +115,7 @@ pub async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let engine_loop = tokio::spawn(Arc::clone(&engine).run(stopping.clone()));
+    crate::stuck::guard_runtime(&engine).context("cannot make a thread")?;
     // Nothing is answered before the first pass: no client is told what was true once.
     let mut changes = engine.passes();
     tokio::select! {

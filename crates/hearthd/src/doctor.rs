@@ -9,6 +9,7 @@ use hearth_types::units::{Bytes, GIB};
 use hearth_vmm::{KernelFiles, Probe, VmmError};
 
 use crate::engine::Engine;
+use std::sync::Arc;
 
 /// Less free space than this is worth a warning.
 const LOW_SPACE: u64 = 2 * GIB;
@@ -26,7 +27,7 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs all checks.
-pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
+pub async fn examine(engine: &Arc<Engine>, config: &ConfigView) -> DoctorReport {
     let mut checks = vec![user()];
     checks.extend(service::service().await);
     checks.push(service::socket(config));
@@ -44,6 +45,7 @@ pub async fn examine(engine: &Engine, config: &ConfigView) -> DoctorReport {
     checks.push(space(engine.paths.data()));
     checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));
+    checks.push(steps(engine).await);
     checks.push(mode(engine));
     checks.push(breakers(engine).await);
     DoctorReport { checks }
@@ -315,6 +317,30 @@ fn init(systemd: bool, limited: &[String]) -> DoctorCheck {
         ),
         Some("run hearthd on a host with systemd, or take `resources` out of their specs"),
     )
+}
+
+/// What has been under way for too long, and the VMMs that wait in the kernel at this moment.
+async fn steps(engine: &Arc<Engine>) -> DoctorCheck {
+    let mut lines = engine.stuck_words().await;
+    let status = if lines.is_empty() {
+        DoctorStatus::Warning
+    } else {
+        DoctorStatus::Failed
+    };
+    for row in engine.parts.store.vms().await {
+        let Some(vmm) = row.status.vmm else { continue };
+        let condition = engine.parts.processes.condition(&vmm);
+        if matches!(condition, Ok(hearth_host::process::Condition::Stuck)) {
+            let waits = engine.kernel_waits(Some(vmm)).await;
+            let said = crate::stuck::said(&waits);
+            lines.push(format!("the VMM of {}: {said}", row.spec.name));
+        }
+    }
+    if lines.is_empty() {
+        return check("steps", DoctorStatus::Ok, "none is stuck", None);
+    }
+    let hint = "what waits in the kernel waits for a device: see dmesg; a step goes on by itself when it answers";
+    check("steps", status, lines.join("; "), Some(hint))
 }
 
 fn last_pass(engine: &Engine) -> DoctorCheck {

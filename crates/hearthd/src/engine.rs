@@ -56,6 +56,7 @@ use crate::health::Wards;
 use crate::host::{Clock, Processes};
 use crate::metrics::Metrics;
 use crate::mode::Modes;
+use crate::stuck::UnderWay;
 use paths::Paths;
 
 /// What the engine needs to know of the configuration.
@@ -117,6 +118,8 @@ pub struct Engine {
     pub health: Wards,
     /// How much may be done.
     pub modes: Modes,
+    /// What is being done.
+    pub under_way: UnderWay,
     host_watch: Mutex<host_breaker::HostWatch>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
@@ -207,6 +210,7 @@ impl Engine {
         });
         Arc::new(Self {
             modes,
+            under_way: UnderWay::default(),
             host_watch: Mutex::default(),
             metrics,
             failpoints,
@@ -327,6 +331,9 @@ impl Engine {
         let mut due = Instant::now();
         self.recall_mode().await;
         self.recall_host_breaker().await;
+        drop(tokio::spawn(
+            Arc::clone(&self).watch_for_stuck(stop.clone()),
+        ));
         while !*stop.borrow() {
             // A timer cannot say which VM it was for, and planning all of them is cheap.
             let full = std::mem::take(&mut self.work.lock().full) || Instant::now() >= due;
@@ -346,12 +353,14 @@ impl Engine {
     async fn turn(self: Arc<Self>, full: bool) -> Option<Timestamp> {
         let dirty = std::mem::take(&mut self.work.lock().dirty);
         let begun = Instant::now();
+        self.pass_at("the rules of the mode");
         self.look_at_rules(full).await;
         let result = if full {
             self.clone().full_pass().await
         } else {
             self.clone().quick_pass(&dirty).await
         };
+        self.under_way.pass_over();
         self.metrics
             .pass_ended(full, begun.elapsed(), result.is_ok());
         match result {
@@ -370,6 +379,11 @@ impl Engine {
                 Some(self.now() + std::time::Duration::from_secs(1))
             }
         }
+    }
+
+    /// What the pass does from here on.
+    fn pass_at(&self, stage: &str) {
+        self.under_way.pass_at(stage, self.now());
     }
 
     fn until(&self, next: Option<Timestamp>) -> std::time::Duration {

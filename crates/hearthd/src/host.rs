@@ -3,9 +3,11 @@
 use async_trait::async_trait;
 use hearth_host::pressure::Resource;
 use hearth_host::process::Condition;
+use hearth_host::waits::KernelWait;
 use hearth_types::InstallationId;
 use hearth_types::observe::ObservedProcess;
 use hearth_types::process::ProcessIdentity;
+use hearth_types::survey::Survey;
 use jiff::Timestamp;
 
 /// Tells the time. Simulated in tests.
@@ -49,4 +51,10 @@ pub trait Processes: Send + Sync {
     /// # Errors
     /// When it cannot be told.
     fn condition(&self, identity: &ProcessIdentity) -> Result<Condition, anyhow::Error>;
+
+    /// Threads that wait in the kernel and hear no signal: of this process, of the programs that it
+    /// runs, and of this VMM.
+    fn kernel_waits(&self, _vmm: Option<&ProcessIdentity>) -> Survey<Vec<KernelWait>> {
+        Survey::Unknown("nobody can look".to_owned())
+    }
 }

@@ -25,3 +25,4 @@ pub mod manager;
 pub mod metrics;
 pub mod mode;
 pub mod orphans;
+pub mod stuck;

@@ -18,6 +18,7 @@ mod sim {
     mod orphans;
     mod slow;
     mod storm;
+    mod stuck;
     mod timers;
     mod told;
     mod units;

@@ -85,6 +85,8 @@ impl Engine {
     ) -> anyhow::Result<()> {
         let (step, kind) = (&planned.step, planned.step.kind());
         let intent = intents.take(index).context("cannot write the journal")?;
+        let name = row.map(|row| row.spec.name.as_str());
+        let _taking = self.under_way.step(step, name, self.now());
         self.failpoints.hit("before", kind).await;
         let result = if let Step::SetStatus { vm, status, event } = step {
             self.set_status(*vm, status, event.as_deref()).await

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use hearth_plan::model::OpenIntent;
 use hearth_plan::{Plan, PlannedStep, Policy, Step, World};
 use hearth_store::VmRow;
+use hearth_types::api::PlanReason;
 use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
 use hearth_types::survey::Survey;
@@ -23,7 +24,9 @@ impl Engine {
     /// Looks at everything and does what the plan says.
     pub(super) async fn full_pass(self: Arc<Self>) -> anyhow::Result<Option<Timestamp>> {
         let busy = self.busy();
+        self.pass_at("the survey of the host");
         let observed = self.survey_all().await;
+        self.pass_at("its records and its plan");
         self.report_unknown(&observed);
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
@@ -70,7 +73,9 @@ impl Engine {
         };
         // The owner task of a busy VM asks for a look of its own when it is done.
         let vms: BTreeSet<VmId> = vms - &self.busy();
+        self.pass_at("the survey of some VMs");
         let observed = self.survey_some(&vms, &shared).await;
+        self.pass_at("its records and its plan");
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
@@ -85,7 +90,11 @@ impl Engine {
     /// When the database cannot be read.
     pub async fn dry_run(&self) -> anyhow::Result<hearth_types::api::PlanView> {
         let (world, plan) = self.foresee().await?;
-        Ok(hearth_plan::view::plan(&plan, &world))
+        let mut view = hearth_plan::view::plan(&plan, &world);
+        let stuck = self.under_way.stuck();
+        let words = stuck.iter().map(crate::stuck::Work::words);
+        view.notes.extend(words);
+        Ok(view)
     }
 
     /// Looks at everything and plans, without doing anything.
@@ -104,7 +113,16 @@ impl Engine {
         let observed = self.survey_all().await;
         let (world, _) = self.world(observed).await?;
         let plan = hearth_plan::plan(&world);
-        Ok(hearth_plan::view::vm(&plan, &world, vm))
+        let mut view = hearth_plan::view::vm(&plan, &world, vm);
+        if let Some(view) = &mut view {
+            let stuck = self.under_way.stuck().into_iter();
+            let concerns = stuck.filter(|work| work.vm.is_none_or(|of| of == vm));
+            view.reasons.extend(concerns.map(|work| PlanReason {
+                topic: "stuck".to_owned(),
+                text: work.words(),
+            }));
+        }
+        Ok(view)
     }
 
     async fn world(&self, observed: Observed) -> anyhow::Result<(World, BTreeMap<VmId, VmRow>)> {
@@ -271,6 +289,7 @@ impl Engine {
             let row = rows.get(&vm).cloned();
             self.clone().hand_over(vm, row, steps, ready.clone());
         }
+        self.pass_at("the steps on what all VMs share");
         let outcome = self.take_shared(&shared).await;
         let next = match outcome {
             Err(_) => Some(self.now() + SHARED_PAUSE),

@@ -18,7 +18,11 @@ pub(super) fn check(engine: &Engine, ward: &Ward) -> Outcome {
         // Its death is noticed and told by itself; it is no illness.
         Ok(Condition::Gone) => Outcome::fail(format!("process {pid} has ended")),
         Ok(Condition::Suspended) => Outcome::fail(format!("process {pid} is stopped by a signal")),
-        Ok(Condition::Stuck) => Outcome::fail(format!("process {pid} is stuck in the kernel")),
+        Ok(Condition::Stuck) => {
+            let waits = engine.parts.processes.kernel_waits(Some(&ward.vmm));
+            let said = crate::stuck::said(&waits);
+            Outcome::fail(format!("process {pid} is stuck in the kernel: {said}"))
+        }
         Ok(Condition::Runs) if empty_cgroup(ward.vm) => Outcome::fail(format!(
             "process {pid} is not in the cgroup of its unit: its limits do not hold"
         )),

@@ -56,6 +56,7 @@ impl Engine {
         self.register_mode(&mut read);
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
+        self.register_under_way(&mut read);
         breakers::register(&mut read, &rows, self.host_breaker().as_ref());
         let mut own = Registry::default();
         process::register(&mut own);
@@ -85,6 +86,18 @@ impl Engine {
         let help = "A pass is due at least this often";
         let interval = ConstGauge::new(self.settings.policy.resync.as_secs_f64());
         registry.register_with_unit("reconcile_interval", help, Unit::Seconds, interval);
+    }
+
+    fn register_under_way(&self, registry: &mut Registry) {
+        let under_way = &self.under_way;
+        let stuck = ConstGauge::new(whole(under_way.stuck().len()));
+        let help = "Steps that have been under way for longer than they may, the pass included";
+        registry.register("steps_stuck", help, stuck);
+        let help = "Steps that were told to be stuck, by kind";
+        registry.register("step_stuck", help, under_way.told.clone());
+        let age = ConstGauge::new(under_way.pass_age().as_secs_f64());
+        let help = "How long the pass that is under way has taken; 0 between two passes";
+        registry.register_with_unit("pass_running", help, Unit::Seconds, age);
     }
 
     fn register_mode(&self, registry: &mut Registry) {

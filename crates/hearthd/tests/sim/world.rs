@@ -15,6 +15,7 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::FutureExt as _;
 use hearth_host::process::Condition;
+use hearth_host::waits::KernelWait;
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::KernelStore;
 use hearth_net::NetworkConfig;
@@ -30,6 +31,7 @@ use hearth_types::observe::{ObservedProcess, ProcessRole};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::{NetworkMode, VmSpec};
 use hearth_types::status::{Goal, Phase};
+use hearth_types::survey::Survey;
 use hearth_vmm::LogLimits;
 use hearthd::engine::paths::Paths;
 use hearthd::engine::{Engine, Parts, Settings};
@@ -97,6 +99,10 @@ impl Processes for Sim {
         } else {
             Condition::Gone
         })
+    }
+
+    fn kernel_waits(&self, _: Option<&ProcessIdentity>) -> Survey<Vec<KernelWait>> {
+        Survey::Known(vec![super::stuck::a_wait()])
     }
 }
 
