@@ -167,9 +167,20 @@ cleanup() {
   stop_registry
 }
 
+# Also what a demo that was killed has left on the host: its daemon knows how to remove it.
 clean() {
+  export PATH=$PWD/target/release:$PATH
   if [ -S "$demo/hearthd.sock" ] && hearth version >/dev/null 2>&1; then
     refuse "a demo daemon runs" "end it first"
+  fi
+  if [ -e "$demo/data/hearth.db" ] && [ -x target/release/hearthd ]; then
+    guest=$PWD/target/hearth-guest
+    trap cleanup EXIT
+    start_daemon
+    hearth ps -a -q | xargs -r hearth rm -f >/dev/null
+    wait_for "the end of the VMs" no_vms
+    stop_daemon
+    hearthd clean-up --config "$demo/config" >&2
   fi
   rm -rf "$demo"
   say "removed $demo"

@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A groups=(
   [build]="gcc:links_and_compiles_SQLite_and_zstd libc6-dev:static_guest_binary mold:fast_linker make:the_two_commands"
   [run]="qemu-system-x86:the_VMM nftables:filters_and_published_ports dnsmasq-base:names_of_guests conntrack:forgets_connections_of_reused_addresses e2fsprogs:makes_ext4_volumes iproute2:shows_the_network_to_people"
-  [test]="docker-registry:real_registry skopeo:pushes_images umoci:makes_OCI_images openssl:certificates_of_test_registries busybox-static:tiny_guests cpio:checks_initramfs_archives curl:asks_published_ports jq:reads_JSON kmod:checks_module_order xfsprogs:reflink_tests procps:finds_processes zstd:compressed_layers xz-utils:compressed_layers ca-certificates:TLS python3-prometheus-client:reads_metrics_as_Prometheus_does qemu-guest-agent:answers_in_a_guest"
+  [test]="docker-registry:real_registry skopeo:pushes_images umoci:makes_OCI_images openssl:certificates_of_test_registries busybox-static:tiny_guests cpio:checks_initramfs_archives curl:asks_published_ports jq:reads_JSON kmod:checks_module_order xfsprogs:reflink_tests procps:finds_processes zstd:compressed_layers xz-utils:compressed_layers ca-certificates:TLS python3-prometheus-client:reads_metrics_as_Prometheus_does qemu-guest-agent:answers_in_a_guest python3-venv:schemathesis_has_a_place_of_its_own"
   [package]="dpkg-dev:finds_the_libraries_that_programs_need binutils:strips_programs"
   [testbed]="mmdebstrap:makes_the_host_image nbdkit:disks_that_lose_what_was_not_flushed qemu-utils:disk_overlays openssh-client:drives_the_host"
   [lint]="shellcheck:reads_shell_scripts systemd:checks_units prometheus:promtool_tests_the_alert_rules"

@@ -6,10 +6,12 @@ mkdir -p "$folder"
 if ls "$folder"/linux-image-*-cloud-amd64_*.deb >/dev/null 2>&1; then
   exit 0
 fi
-package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+# Without package lists apt-cache fails, which is no reason to stop here.
+newest() { { apt-cache depends linux-image-cloud-amd64 2>/dev/null || true; } | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1; }
+package=$(newest)
 if [ -z "$package" ]; then
-  apt-get update -q >/dev/null
-  package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9][^ ]*\)/\1/p' | head -n 1)
+  apt-get update -q >/dev/null || true
+  package=$(newest)
 fi
 if [ -z "$package" ]; then
   echo "error: the package lists know no linux-image-cloud-amd64" >&2

@@ -104,10 +104,14 @@ fn commit_time() -> anyhow::Result<String> {
     let output = Command::new("git")
         .args(["log", "-1", "--format=%ct"])
         .current_dir(root())
-        .output()
-        .context("cannot run git")?;
-    let time = String::from_utf8(output.stdout)?.trim().to_owned();
-    // Sources without their history, from an archive, have no time of their own.
+        .output();
+    // Sources without their history, from an archive, have no time of their own; nor have they
+    // where there is no git.
+    let time = match output {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        output => String::from_utf8(output.context("cannot run git")?.stdout)?,
+    };
+    let time = time.trim().to_owned();
     Ok(if time.is_empty() {
         "0".to_owned()
     } else {
