@@ -10,7 +10,7 @@ pub(super) enum Fault {
     VmmKilled,
     /// SIGSEGV.
     VmmCrashed,
-    /// Its cgroup has no memory left when the guest wants more; the kernel kills it.
+    /// Its cgroup has no memory left; the kernel kills it.
     VmmOutOfMemory,
     /// `echo c > /proc/sysrq-trigger`.
     GuestPanicked,
@@ -148,6 +148,17 @@ impl Fault {
             | Self::DaemonKilled
             | Self::DaemonKilledMidway
             | Self::MemoryPressure => Sign::None,
+        }
+    }
+
+    /// The lower, the longer it takes to make: no other one is to wait for it.
+    pub(super) const fn haste(self) -> u8 {
+        match self {
+            // What the daemon starts under memory pressure would stay under it.
+            Self::MemoryPressure => 0,
+            Self::VmmOutOfMemory => 1,
+            Self::GuestPanicked | Self::GuestPoweredOff => 2,
+            _ => 3,
         }
     }
 

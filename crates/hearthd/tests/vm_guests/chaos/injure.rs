@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,7 +22,9 @@ use crate::harness::{Vm, eventually, request, spec};
 const HARM: Duration = Duration::from_secs(60);
 /// Memory that the daemon shares with a program that wants all of it.
 const CRAMPED: &str = "192M";
-/// How often that program tries.
+/// Memory that a VMM shares with one: less than it has taken already.
+const SMALL: &str = "16M";
+/// How often the daemon's neighbour tries.
 const GREEDY: u32 = 5;
 
 /// What a fault leaves to be taken away.
@@ -77,7 +79,7 @@ impl Stage {
             Fault::VmmStopped => signal(pid, Signal::STOP),
             Fault::GuestPanicked => return harm(vm, pid, "echo c > /proc/sysrq-trigger").await,
             Fault::GuestPoweredOff => return harm(vm, pid, "poweroff -f").await,
-            Fault::VmmOutOfMemory => return starve(vm, pid).await,
+            Fault::VmmOutOfMemory => return starve(pid).await,
             Fault::VmmFrozen => {
                 let Some(group) = Cgroup::freezer(pid) else {
                     return Injury::Skipped("no cgroup freezer");
@@ -218,20 +220,21 @@ async fn harm(vm: &Vm, pid: i32, line: &'static str) -> Injury {
         })
 }
 
-/// Takes the VMM's memory away and has the guest want some.
-async fn starve(vm: &Vm, pid: i32) -> Injury {
-    let Some(group) = Cgroup::memory("8M") else {
+/// The VMM shares a cgroup without memory with a program that wants all of it and is not to be
+/// killed: so the kernel kills the VMM.
+async fn starve(pid: i32) -> Injury {
+    let Some(group) = Cgroup::memory(SMALL) else {
         return Injury::Skipped("no memory cgroup");
     };
+    let dead = death_of(pid);
     group.take(pid);
-    let injury = harm(
-        vm,
-        pid,
-        "dd if=/dev/zero of=/root/more bs=1M count=24; cat /root/more > /dev/null; rm /root/more",
-    )
-    .await;
-    drop(group);
-    injury
+    let mut greedy = group.greedy(-1000);
+    let died = dead.await.unwrap();
+    greedy.kill().unwrap();
+    greedy.wait().unwrap();
+    died.map_or(Injury::Skipped("the kernel killed nothing"), |at| {
+        Injury::Done(at, None)
+    })
 }
 
 /// When a process ends; `None` if it does not in time.
@@ -296,13 +299,7 @@ async fn cramp(daemon: i32) -> Injury {
     let at = Timestamp::now();
     group.take(daemon);
     for _ in 0..GREEDY {
-        let enter = "echo 1000 > /proc/self/oom_score_adj; echo $$ > $0; exec tail /dev/zero";
-        let procs = group.path.join("cgroup.procs");
-        let mut greedy = Command::new("sh")
-            .args(["-c", enter, procs.as_str()])
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut greedy = group.greedy(1000);
         eventually("the kernel to kill it", || {
             std::future::ready(greedy.try_wait().unwrap())
         })
@@ -364,6 +361,17 @@ impl Cgroup {
 
     fn take(&self, pid: i32) {
         self.say(("cgroup.procs", &pid.to_string())).unwrap();
+    }
+
+    /// A program in it that wants all of its memory; `score` says how gladly the kernel kills it.
+    fn greedy(&self, score: i32) -> Child {
+        let enter = "echo $1 > /proc/self/oom_score_adj; echo $$ > $0; exec tail /dev/zero";
+        let procs = self.path.join("cgroup.procs");
+        Command::new("sh")
+            .args(["-c", enter, procs.as_str(), &score.to_string()])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     fn say(&self, (file, word): (&str, &str)) -> std::io::Result<()> {

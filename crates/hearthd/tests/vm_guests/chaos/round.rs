@@ -86,23 +86,20 @@ impl Stage {
             report.add(one.case);
         }
         if whole {
-            return self.audit(round, &before.vms, report).await;
+            self.audit(round, &before.vms, report).await;
         }
         let now = self.look().await;
-        now.vms.iter().all(|vm| vm.health == Health::Healthy)
+        let well = now.vms.iter().all(|vm| vm.health == Health::Healthy);
+        well && self.left_over(&now.vms).is_empty()
     }
 
     async fn begin(&mut self, round: &Round, before: &[Vm], report: &mut Report) -> Vec<Open> {
         let names: Vec<_> = round.faults.iter().map(|drawn| drawn.fault).collect();
         println!("round {}: {names:?}", report.rounds());
         let mut open = Vec::new();
-        // What the daemon starts under memory pressure would stay under it.
-        let (first, rest): (Vec<Drawn>, Vec<Drawn>) = round
-            .faults
-            .iter()
-            .copied()
-            .partition(|drawn| drawn.fault == Fault::MemoryPressure);
-        for drawn in first.into_iter().chain(rest) {
+        let mut faults = round.faults.clone();
+        faults.sort_by_key(|drawn| drawn.fault.haste());
+        for drawn in faults {
             let vm = drawn.vm.map(|index| &before[index]);
             match self.injure(drawn).await {
                 Injury::Done(at, trap) => open.push(Open {
@@ -219,15 +216,17 @@ impl Stage {
                 self.rules_now() == self.rules
             }
             Fault::NamesKilled => self.processes("names").len() == 1,
-            Fault::DiskFull => sight.mode == Mode::Normal,
+            // A guest that found no room goes on where it was.
+            Fault::DiskFull => {
+                sight.mode == Mode::Normal && sight.vms.iter().all(|vm| self.serves(vm))
+            }
             Fault::MemoryPressure => self.host.daemon_pid().is_some(),
             _ => sight.vms.iter().all(|vm| vm.health == Health::Healthy),
         }
     }
 
     /// After one more full pass: is anything left over, missing, or touched without a cause?
-    async fn audit(&mut self, round: &Round, before: &[Vm], report: &mut Report) -> bool {
-        let trouble = report.broken().len();
+    async fn audit(&mut self, round: &Round, before: &[Vm], report: &mut Report) {
         self.one_full_pass().await;
         self.host.settled().await;
         let now = self.look().await;
@@ -253,7 +252,6 @@ impl Stage {
             report.broke(format!("after {round:?} a stranger was touched: {broken}"));
         }
         report.played();
-        report.broken().len() == trouble
     }
 
     async fn one_full_pass(&self) {
