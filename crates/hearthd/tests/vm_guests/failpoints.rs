@@ -18,7 +18,7 @@ use stories::Story;
 type Place = (&'static str, &'static str);
 
 /// Stories with the steps that are taken in them.
-const TOLD: [(Story, &[&str]); 7] = [
+const TOLD: [(Story, &[&str]); 8] = [
     (
         Story::Start,
         &[
@@ -32,7 +32,8 @@ const TOLD: [(Story, &[&str]); 7] = [
         ],
     ),
     (Story::Stop, &["stop", "remove_tap"]),
-    (Story::Restart, &["set_status", "start_vmm"]),
+    (Story::Again, &["stop", "set_status", "start_vmm"]),
+    (Story::Restart, &["start_vmm"]),
     (Story::Pause, &["pause", "resume"]),
     (Story::Adopt, &["adopt"]),
     (
@@ -63,7 +64,7 @@ const ELSEWHERE: [(&str, &str); 2] = [
 
 /// What is taken unless all are asked for: each kind of story, and the places where most is at
 /// stake.
-const SAMPLE: [(Story, &[Place]); 7] = [
+const SAMPLE: [(Story, &[Place]); 8] = [
     (
         Story::Start,
         &[
@@ -82,6 +83,7 @@ const SAMPLE: [(Story, &[Place]); 7] = [
         Story::Restart,
         &[("before", "start_vmm"), ("after", "start_vmm")],
     ),
+    (Story::Again, &[("after", "set_status")]),
     (Story::Pause, &[("after", "pause"), ("before", "resume")]),
     (Story::Adopt, &[("before", "adopt"), ("after", "adopt")]),
     (Story::Orphans, &[("after", "kill_orphan")]),
@@ -193,6 +195,11 @@ async fn vm_is_stopped_whenever_the_daemon_is_killed_on_the_way() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_is_started_again_whenever_the_daemon_is_killed_on_the_way() {
     tell(Story::Restart).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_is_restarted_by_its_user_whenever_the_daemon_is_killed_on_the_way() {
+    tell(Story::Again).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

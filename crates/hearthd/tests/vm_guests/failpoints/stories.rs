@@ -16,7 +16,10 @@ use crate::harness::{Host, Vm, eventually, kill, processes_of, spec};
 pub(super) enum Story {
     Start,
     Stop,
+    /// By its policy.
     Restart,
+    /// By the user.
+    Again,
     Pause,
     Adopt,
     Orphans,
@@ -31,6 +34,7 @@ impl Story {
             Self::Start => start(host, place, name).await,
             Self::Stop => stop(host, place, name).await,
             Self::Restart => restart(host, place, name).await,
+            Self::Again => again(host, place, name).await,
             Self::Pause => pause(host, place, name).await,
             Self::Adopt => adopt(host, place, name).await,
             Self::Orphans => orphans(host, place).await,
@@ -99,6 +103,19 @@ async fn restart(host: &mut Host, place: &str, name: &str) {
     let vm = run_and_arm(host, place, name, RestartPolicy::Always).await;
     let first = vm.pid().await;
     kill(first).unwrap();
+    dies_and_comes_back(host, place).await;
+    let again = |now: &View| now.phase == Phase::Running && now.pid.is_some_and(|pid| pid != first);
+    vm.until("a new VMM", again).await;
+    has_one_vmm(host, &vm, place).await;
+    vm.remove().await;
+}
+
+/// The user wants another run.
+async fn again(host: &mut Host, place: &str, name: &str) {
+    let vm = run_and_arm(host, place, name, RestartPolicy::No).await;
+    let first = vm.pid().await;
+    // It may die before the answer is out.
+    vm.act(Action::Restart).await.ok();
     dies_and_comes_back(host, place).await;
     let again = |now: &View| now.phase == Phase::Running && now.pid.is_some_and(|pid| pid != first);
     vm.until("a new VMM", again).await;
