@@ -161,7 +161,8 @@ impl Stage {
 
     /// The daemon dies while a VM is made, and while it is removed.
     async fn die_midway(&mut self) {
-        let wanted = spec("midway");
+        // A name is a key: of one that was there before, the answer would be the old one.
+        let wanted = spec(&format!("midway-{}", self.seen.0));
         let folders = || {
             let listed = self.host.data().join("vms").read_dir().unwrap();
             listed.count()
@@ -365,7 +366,9 @@ impl Cgroup {
 
     /// A program in it that wants all of its memory; `score` says how gladly the kernel kills it.
     fn greedy(&self, score: i32) -> Child {
-        let enter = "echo $1 > /proc/self/oom_score_adj; echo $$ > $0; exec tail /dev/zero";
+        // One that cannot enter takes nothing, and none can take more than this many KiB.
+        let enter = "ulimit -v 1048576 && echo $$ > $0 && echo $1 > /proc/self/oom_score_adj \
+                     && exec tail /dev/zero";
         let procs = self.path.join("cgroup.procs");
         Command::new("sh")
             .args(["-c", enter, procs.as_str(), &score.to_string()])

@@ -184,15 +184,20 @@ impl Report {
         for line in self.verdicts() {
             println!("{line}");
         }
+        println!("{}", self.save());
+    }
+
+    /// Writes the JSON; says where.
+    pub(super) fn save(&self) -> camino::Utf8PathBuf {
         let folder = camino::Utf8Path::new(env!("CARGO_TARGET_TMPDIR"));
         let folder = folder.with_file_name("chaos");
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join(format!("{}.json", self.seed));
         let body = serde_json::json!({
-            "run": self, "kinds": rows, "verdicts": self.verdicts(),
+            "run": self, "kinds": self.rows(), "verdicts": self.verdicts(),
         });
         std::fs::write(&file, serde_json::to_string_pretty(&body).unwrap()).unwrap();
-        println!("{file}");
+        file
     }
 
     fn rows(&self) -> Vec<Row> {

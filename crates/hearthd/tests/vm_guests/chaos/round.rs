@@ -88,6 +88,8 @@ impl Stage {
         if whole {
             self.audit(round, &before.vms, report).await;
         }
+        // Whatever becomes of the rest.
+        report.save();
         let now = self.look().await;
         let well = now.vms.iter().all(|vm| vm.health == Health::Healthy);
         well && self.left_over(&now.vms).is_empty()
