@@ -7,7 +7,7 @@ use hearth_types::api::{
     ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version, Vm,
 };
 use hearth_types::event::Event;
-use hearth_types::history::History;
+use hearth_types::history::{Dump, History};
 use hearth_types::ids::EventSeq;
 use hearth_types::mode::{ModeView, SetMode};
 use hearth_types::orphan::{AdoptOrphan, OrphanList, OrphansRemoved, RemoveOrphans};
@@ -75,6 +75,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn history(&self, vm: &str) -> Result<History, ClientError> {
         self.fetch(Call::get(&["v1", "vms", vm, "history"])).await
+    }
+
+    /// Writes a guest's memory into a file on the host.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dump(&self, vm: &str) -> Result<Dump, ClientError> {
+        self.fetch(Call::post(&["v1", "vms", vm, "dump"])).await
     }
 
     /// What is ours and not wanted, wanted and missing, or only looks like ours.

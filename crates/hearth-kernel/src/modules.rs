@@ -106,7 +106,7 @@ const fn useful(name: &'static str) -> Wanted {
 
 /// What every VM loads, in this order: transports first, so that the devices are found as
 /// soon as their drivers come.
-pub const WANTED: [Wanted; 12] = [
+pub const WANTED: [Wanted; 13] = [
     useful("virtio_mmio"),
     useful("virtio_pci"),
     essential("virtio_console"),
@@ -121,6 +121,8 @@ pub const WANTED: [Wanted; 12] = [
     useful("evdev"),
     // DHCP clients of images open packet sockets.
     useful("af_packet"),
+    // Tells the VMM of a panic, where its guest's memory is to be dumped then.
+    useful("pvpanic_mmio"),
 ];
 
 /// Every module of one kernel, by name, and what is built in.

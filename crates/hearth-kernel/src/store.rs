@@ -43,7 +43,7 @@ const DEFAULT: &str = "default";
 const RECORD_LIMIT: u64 = 1 << 20;
 /// Counted up when the base initramfs changes its form: a kernel from before is built anew
 /// when it is imported again.
-const BUILDER: u32 = 1;
+const BUILDER: u32 = 2;
 /// Length of a kernel's name; a folder's name may have 255 bytes.
 const NAME_LIMIT: usize = 128;
 

@@ -49,6 +49,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
         stop_timeout: Duration::from_secs(10),
         user: None,
         qemu_agent: false,
+        crash_dump: hearth_types::spec::CrashDump::default(),
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 1,

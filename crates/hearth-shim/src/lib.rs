@@ -115,6 +115,9 @@ pub struct Request {
     /// The VMM's `oom_score_adj` (proc(5)); without it the VMM has the shim's.
     #[serde(default)]
     pub oom_score: Option<i16>,
+    /// The largest core that the VMM may leave when a signal ends it, in bytes; without it none.
+    #[serde(default)]
+    pub core_bytes: Option<u64>,
     /// Bytes per console log file.
     pub console_bytes: u64,
     /// Old console logs kept.

@@ -336,12 +336,13 @@ fn execute(
     for arg in &request.args {
         args.push(fill_in(arg, numbers)?);
     }
-    // Both are inherited by the VMM; the shim needs neither dumps nor new privileges.
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
+    // Both are inherited by the VMM. No dumps unless asked, and never new privileges.
+    let most = request.core_bytes.unwrap_or(0);
+    let core = Rlimit {
+        current: Some(most),
+        maximum: Some(most),
     };
-    rustix::process::setrlimit(Resource::Core, none).map_err(failed("forbid core dumps"))?;
+    rustix::process::setrlimit(Resource::Core, core).map_err(failed("limit core dumps"))?;
     rustix::thread::set_no_new_privs(true).map_err(failed("forbid new privileges"))?;
     let mut command = Command::new(program_of(request));
     command

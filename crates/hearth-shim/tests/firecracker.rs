@@ -158,6 +158,7 @@ impl Vms {
             stop_timeout: Duration::from_secs(1),
             user: Some(UID),
             qemu_agent: false,
+            crash_dump: hearth_types::spec::CrashDump::default(),
             console: LogLimits {
                 max_bytes: 10_000,
                 keep: 2,
@@ -406,6 +407,7 @@ fn launch_for(caller: &std::process::Child, vms: &Vms, spec: &LaunchSpec) -> Pro
         user: spec.user,
         groups: Vec::new(),
         oom_score: Some(700),
+        core_bytes: None,
         console_bytes: 1000,
         console_keep: 0,
         max_millis: None,

@@ -43,6 +43,7 @@ fn launch_spec(vm: VmId, installation: InstallationId) -> LaunchSpec {
         stop_timeout: Duration::from_secs(10),
         user: None,
         qemu_agent: false,
+        crash_dump: hearth_types::spec::CrashDump::default(),
         console: LogLimits {
             max_bytes: 1,
             keep: 0,

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::process::ProcessExit;
 use crate::status::EndClass;
+use crate::units::Bytes;
 
 /// Ends kept of each VM.
 pub const HISTORY_KEPT: usize = 20;
@@ -62,4 +63,22 @@ pub struct Attempt {
 pub struct History {
     /// The ends, the newest first; at most 20.
     pub items: Vec<HistoryEntry>,
+    /// Dumps of the guest's memory that are kept, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dumps: Vec<Dump>,
+    /// Where the core of a VMM goes on this host, if the VM asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_cores: Option<String>,
+}
+
+/// A dump of a guest's memory. It holds what the guest knew, passwords and keys included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Dump {
+    /// Its file, readable by root only. Goes with the VM.
+    pub file: String,
+    /// What it takes on the disk.
+    pub size: Bytes,
+    /// When it was finished.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
 }

@@ -2,6 +2,7 @@
 
 pub mod bootstrap;
 mod check;
+pub mod dump;
 pub mod health;
 mod network;
 mod restart;
@@ -17,6 +18,7 @@ use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
 pub use bootstrap::{BootstrapPolicy, BreakerSpec};
+pub use dump::CrashDump;
 pub use health::HealthSpec;
 pub use network::{NetworkMode, NetworkSpec, PortSpec};
 pub use restart::RestartPolicy;
@@ -113,6 +115,9 @@ pub struct VmSpec {
     /// When its circuit breaker opens, and for how long.
     #[serde(default, skip_serializing_if = "BreakerSpec::is_default")]
     pub breaker: BreakerSpec,
+    /// What is kept of it when it crashes.
+    #[serde(default, skip_serializing_if = "CrashDump::is_default")]
+    pub crash_dump: CrashDump,
     /// Remove the VM as soon as it has ended (`--rm`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto_remove: bool,
@@ -221,6 +226,7 @@ impl VmSpec {
             bootstrap: None,
             after: Vec::new(),
             breaker: BreakerSpec::default(),
+            crash_dump: CrashDump::default(),
             auto_remove: false,
         }
     }

@@ -137,6 +137,20 @@ impl Vmm for Drivers {
         self.of(dir).quit(vm, dir).await
     }
 
+    async fn panicked(&self, vm: VmId, dir: &Utf8Path) -> Result<bool, VmmError> {
+        self.of(dir).panicked(vm, dir).await
+    }
+
+    async fn dump_memory(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+        file: &str,
+        deadline: Duration,
+    ) -> Result<(), VmmError> {
+        self.of(dir).dump_memory(vm, dir, file, deadline).await
+    }
+
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
         launch::kill(identity).await
     }

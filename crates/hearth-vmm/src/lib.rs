@@ -27,7 +27,7 @@ use hearth_types::net::MacAddr;
 use hearth_types::observe::{ObservedUnit, RunState};
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::resources::Resources;
-use hearth_types::spec::{DriverChoice, Machine, VmSpec};
+use hearth_types::spec::{CrashDump, DriverChoice, Machine, VmSpec};
 use hearth_types::units::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -101,6 +101,8 @@ pub struct LaunchSpec {
     pub user: Option<u32>,
     /// A port for QEMU's guest agent.
     pub qemu_agent: bool,
+    /// What is kept of it when it crashes.
+    pub crash_dump: CrashDump,
     /// Limits of the console log.
     pub console: LogLimits,
 }
@@ -324,6 +326,26 @@ pub trait Vmm: Send + Sync {
 
     /// Asks the VMM to quit.
     async fn quit(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Whether its guest's kernel has panicked and the VMM has kept it as it was then. Only those whose
+    /// [`LaunchSpec::crash_dump`] asks for the guest's memory are kept.
+    async fn panicked(&self, _vm: VmId, _dir: &Utf8Path) -> Result<bool, VmmError> {
+        Ok(false)
+    }
+
+    /// Writes the guest's memory into a file of its folder that exists and that the VMM may write to.
+    /// The guest stands still meanwhile.
+    async fn dump_memory(
+        &self,
+        _vm: VmId,
+        _dir: &Utf8Path,
+        _file: &str,
+        _deadline: Duration,
+    ) -> Result<(), VmmError> {
+        Err(VmmError::Unsuitable {
+            detail: format!("{} cannot dump a guest's memory; QEMU can", self.name()),
+        })
+    }
 
     /// Proves the identity again, kills the process and returns when it is dead.
     /// A process that is dead already is a success.

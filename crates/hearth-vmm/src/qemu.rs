@@ -255,6 +255,30 @@ impl Vmm for QemuDriver {
             .map(drop)
     }
 
+    async fn panicked(&self, vm: VmId, dir: &Utf8Path) -> Result<bool, VmmError> {
+        let answer = Self::command(vm, dir, "query-status", COMMAND_DEADLINE).await?;
+        Ok(answer.get("status").and_then(Value::as_str) == Some("guest-panicked"))
+    }
+
+    async fn dump_memory(
+        &self,
+        vm: VmId,
+        dir: &Utf8Path,
+        file: &str,
+        deadline: Duration,
+    ) -> Result<(), VmmError> {
+        const COMMAND: &str = "dump-guest-memory";
+        // Not detached: QEMU does nothing else meanwhile, so nobody lets the guest go on halfway.
+        let arguments = serde_json::json!({
+            "paging": false, "protocol": format!("file:{file}"), "detach": false,
+            "format": "kdump-zlib",
+        });
+        let answer = qmp::execute_with(dir, COMMAND, Some(arguments), deadline).await;
+        answer
+            .map(drop)
+            .map_err(|error| control(vm, COMMAND, &error))
+    }
+
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {
         launch::kill(identity).await
     }

@@ -113,6 +113,7 @@ enum Command {
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
     History(commands::history::HistoryArgs),
+    Dump(commands::history::DumpArgs),
     /// Checks whether the host has what VMs need
     Doctor,
     /// Shows the daemon's configuration
@@ -204,6 +205,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,
+        Command::Dump(args) => commands::history::dump(context, args).await,
         Command::Orphans(args) => commands::orphans::run(context, args).await,
         Command::Mode(args) => commands::mode::run(context, args).await,
         Command::Doctor => commands::system::doctor(context).await,

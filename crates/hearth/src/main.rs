@@ -9,6 +9,7 @@ mod ages;
 mod cli;
 mod commands;
 mod docker_auth;
+mod dump_args;
 mod exit_codes;
 mod failure;
 mod friendly_names;

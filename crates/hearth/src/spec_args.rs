@@ -13,6 +13,7 @@ use hearth_types::spec::{
 use hearth_types::units::{Bytes, Span};
 use hearth_types::{Label, VmName};
 
+use crate::dump_args::DumpArgs;
 use crate::exit_codes;
 use crate::failure::Failure;
 use crate::health_args::HealthArgs;
@@ -121,6 +122,9 @@ pub(crate) struct SpecArgs {
     health: HealthArgs,
 
     #[command(flatten)]
+    dumps: DumpArgs,
+
+    #[command(flatten)]
     resources: ResourceArgs,
 }
 
@@ -152,6 +156,7 @@ impl SpecArgs {
             driver: self.driver,
             machine: self.machine,
             resources: self.resources.to_resources(),
+            crash_dump: self.dumps.to_crash_dump(),
             health: self.health.to_health(),
             auto_remove: self.rm,
             ..VmSpec::new(name, self.image.clone())

@@ -118,6 +118,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(archive::copy_out))
         .routes(routes!(stats::stats))
         .routes(routes!(history::history))
+        .routes(routes!(history::dump))
         .routes(routes!(health::health))
         .routes(routes!(images::list))
         .routes(routes!(images::get, images::delete))

@@ -121,6 +121,10 @@ pub struct Engine {
     /// What is being done.
     pub under_way: UnderWay,
     host_watch: Mutex<host_breaker::HostWatch>,
+    /// VMs whose guests their VMMs keep when they panic.
+    pub(crate) kept_guests: Mutex<Vec<VmId>>,
+    /// VMs whose guests' memory is being dumped.
+    pub(crate) dumping: Mutex<BTreeSet<VmId>>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     wake: Arc<Notify>,
@@ -212,6 +216,8 @@ impl Engine {
             modes,
             under_way: UnderWay::default(),
             host_watch: Mutex::default(),
+            kept_guests: Mutex::default(),
+            dumping: Mutex::default(),
             metrics,
             failpoints,
             parts,
@@ -333,6 +339,9 @@ impl Engine {
         self.recall_host_breaker().await;
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),
+        ));
+        drop(tokio::spawn(
+            Arc::clone(&self).watch_for_panics(stop.clone()),
         ));
         while !*stop.borrow() {
             // A timer cannot say which VM it was for, and planning all of them is cheap.

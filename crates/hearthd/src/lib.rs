@@ -14,6 +14,7 @@ pub mod api;
 pub mod clean_up;
 pub mod daemon;
 pub mod doctor;
+pub mod dumps;
 pub mod engine;
 pub mod failpoint;
 pub mod health;

@@ -145,6 +145,7 @@ impl Vms {
             stop_timeout: std::time::Duration::from_secs(10),
             user: self.drop_privileges.then_some(UID),
             qemu_agent: false,
+            crash_dump: hearth_types::spec::CrashDump::default(),
             console: LogLimits {
                 max_bytes: 10_000,
                 keep: 2,

@@ -27,6 +27,7 @@ impl VmSpec {
         self.resources.check(&mut errors);
         self.health.check(self, &mut errors);
         self.check_recovery(&mut errors);
+        self.crash_dump.check(self, &mut errors);
         for (key, value) in &self.labels {
             if let Err(error) = check_label(key, value) {
                 errors.push(FieldError::new(format!("labels.{key}"), error.to_string()));

@@ -56,6 +56,7 @@ impl Fixture for Fakes {
             stop_timeout: Duration::from_secs(10),
             user: None,
             qemu_agent: false,
+            crash_dump: hearth_types::spec::CrashDump::default(),
             console: LogLimits {
                 max_bytes: 1000,
                 keep: 1,

@@ -260,6 +260,7 @@ fn spec(vm: VmId, dir: &Utf8Path, elf: &Utf8Path) -> LaunchSpec {
         stop_timeout: Duration::from_secs(10),
         user: rustix::process::geteuid().is_root().then_some(NOBODY),
         qemu_agent: false,
+        crash_dump: hearth_types::spec::CrashDump::default(),
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 0,

@@ -69,6 +69,7 @@ pub(super) fn shim_request(
         user: spec.user,
         groups: kvm::groups(),
         oom_score: None,
+        core_bytes: spec.crash_dump.core_bytes(),
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,

@@ -104,6 +104,7 @@ pub(super) fn request(
             Accelerator::Tcg { .. } => Vec::new(),
         },
         oom_score: None,
+        core_bytes: spec.crash_dump.core_bytes(),
         console_bytes: spec.console.max_bytes,
         console_keep: spec.console.keep,
         max_millis: None,
@@ -184,6 +185,11 @@ fn arguments(spec: &LaunchSpec, accelerator: &Accelerator) -> Vec<String> {
     machine(&mut args, spec.machine, accelerator);
     for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
         args.flag(flag);
+    }
+    if spec.crash_dump.guest_memory {
+        // Its guest's kernel says so by this device when it panics, and is kept as it is then.
+        args.flag("-device").value("pvpanic");
+        args.flag("-action").value("panic=pause");
     }
     args.flag("-display").value("none");
     args.flag("-sandbox").value(

@@ -302,6 +302,7 @@ impl Boot {
             stop_timeout: Duration::from_secs(10),
             user: self.user,
             qemu_agent: false,
+            crash_dump: hearth_types::spec::CrashDump::default(),
             console: LogLimits {
                 max_bytes: 1 << 20,
                 keep: 0,

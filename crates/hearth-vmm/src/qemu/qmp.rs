@@ -68,9 +68,19 @@ pub(super) async fn execute(
     command: &str,
     deadline: Duration,
 ) -> Result<Value, QmpError> {
+    execute_with(dir, command, None, deadline).await
+}
+
+/// The same with arguments.
+pub(super) async fn execute_with(
+    dir: &Utf8Path,
+    command: &str,
+    arguments: Option<Value>,
+    deadline: Duration,
+) -> Result<Value, QmpError> {
     let work = async {
         let mut client = Client::connect(dir).await?;
-        client.command(command).await
+        client.command_with(command, arguments).await
     };
     tokio::time::timeout(deadline, work)
         .await
@@ -110,9 +120,21 @@ impl Client {
 
     /// Does one command and returns its answer. Events are passed over.
     pub(super) async fn command(&mut self, command: &str) -> Result<Value, QmpError> {
+        self.command_with(command, None).await
+    }
+
+    async fn command_with(
+        &mut self,
+        command: &str,
+        arguments: Option<Value>,
+    ) -> Result<Value, QmpError> {
         let id = json!(self.next_id);
         self.next_id += 1;
-        let mut line = json!({"execute": command, "id": id}).to_string();
+        let mut request = json!({"execute": command, "id": id});
+        if let Some(arguments) = arguments {
+            request["arguments"] = arguments;
+        }
+        let mut line = request.to_string();
         line.push('\n');
         self.stream
             .write_all(line.as_bytes())

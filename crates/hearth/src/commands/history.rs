@@ -28,6 +28,29 @@ pub(crate) struct HistoryArgs {
     logs: bool,
 }
 
+/// Writes a guest's memory into a file on the host, readable by root only
+///
+/// The guest stands still meanwhile. The file holds what the guest knows, passwords and keys
+/// included; it goes with the VM. QEMU only.
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// VM by name or id
+    #[arg(value_name = "VM")]
+    vm: String,
+}
+
+pub(crate) async fn dump(context: &Context, args: DumpArgs) -> Outcome {
+    let dump = context.client.dump(&args.vm).await?;
+    let out = &context.out;
+    if out.is_json() {
+        out.json(&dump)?;
+    } else {
+        out.line(&dump.file)?;
+        out.note(format!("{} written.", dump.size));
+    }
+    Ok(exit_codes::OK)
+}
+
 pub(crate) async fn run(context: &Context, args: HistoryArgs) -> Outcome {
     let history = context.client.history(&args.vm).await?;
     let out = &context.out;
@@ -42,6 +65,15 @@ pub(crate) async fn run(context: &Context, args: HistoryArgs) -> Outcome {
         table.row(row(entry, out.now));
     }
     out.table(&table)?;
+    for dump in &history.dumps {
+        out.line(format!(
+            "memory dump  {}  {}  {}",
+            dump.at, dump.size, dump.file
+        ))?;
+    }
+    if let Some(cores) = &history.vmm_cores {
+        out.line(format!("VMM cores    {cores}"))?;
+    }
     if args.logs {
         for entry in &history.items {
             out.line(format!("\n{}  {}", entry.ended_at, entry.reason))?;

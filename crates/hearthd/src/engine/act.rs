@@ -325,7 +325,10 @@ impl Engine {
                     .await
             }
             StopRung::PowerButton => Ok(self.parts.vmm.power_button(vm, &dir).await?),
-            StopRung::Quit => Ok(self.parts.vmm.quit(vm, &dir).await?),
+            StopRung::Quit => {
+                self.dump_if_panicked(row).await;
+                Ok(self.parts.vmm.quit(vm, &dir).await?)
+            }
             StopRung::Kill => Ok(self.parts.vmm.kill(identity).await?),
         }
     }

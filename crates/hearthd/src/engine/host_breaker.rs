@@ -180,7 +180,7 @@ fn changes(
             name(vm)
         );
         let event = NewEvent::info("host.breaker_half_open", message);
-        events.push(event.vm(vm, &name(vm)));
+        events.push(event.vm(vm, name(vm)));
     }
     events
 }

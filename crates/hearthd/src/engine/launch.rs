@@ -148,6 +148,7 @@ impl Engine {
             resources: row.spec.resources.clone(),
             stop_timeout: row.spec.stop_timeout.as_duration(),
             qemu_agent: row.spec.health.asks_qemu_agent(),
+            crash_dump: row.spec.crash_dump.clone(),
             console: self.settings.console,
             dir,
         })

@@ -127,6 +127,7 @@ impl Engine {
 
     async fn world(&self, observed: Observed) -> anyhow::Result<(World, BTreeMap<VmId, VmRow>)> {
         let rows = self.parts.store.vms().await;
+        self.keep_guests(&rows);
         let intents = self
             .parts
             .store

@@ -35,6 +35,7 @@ fn spec(dir: &str) -> LaunchSpec {
         stop_timeout: Duration::from_secs(10),
         user: Some(200_001),
         qemu_agent: false,
+        crash_dump: hearth_types::spec::CrashDump::default(),
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 1,
