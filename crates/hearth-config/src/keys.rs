@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use camino::Utf8PathBuf;
+use hearth_types::spec::BootstrapPolicy;
 use hearth_types::units::{Bytes, Span};
 use ipnet::Ipv4Net;
 
@@ -185,6 +186,14 @@ keys! {
     START_CPU_PRESSURE start_cpu_pressure: u32 = "80", PERCENT;
     /// The same for memory pressure.
     START_MEMORY_PRESSURE start_memory_pressure: u32 = "20", PERCENT;
+    /// Which VMs are started again after a reboot of the host, of those whose restart policy wants it.
+    /// `restart-all`: all. `restart-healthy`: those that ran when it went down, without a failure since
+    /// they were last stable, with their breaker closed, and not unhealthy. `manual`: none, until
+    /// `hearth start` or `hearth recover`. A VM's own specification (`bootstrap`) comes first.
+    BOOTSTRAP_POLICY bootstrap_policy: BootstrapPolicy = "restart-all", BOOTSTRAP;
+    /// How long an automatic start waits for the VMs that it comes after (`after` in its
+    /// specification): until they run and are healthy. Then it is made all the same.
+    AFTER_WAIT after_wait: Span = "5m", DURATION;
     /// Whether VMs are started again by their restart policy. Off: the plan says which would be.
     AUTO_RESTART auto_restart: bool = "on", SWITCH;
     /// Whether VMs are started again after a reboot of the host. Off: the plan says which would be.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use camino::Utf8PathBuf;
+use hearth_types::spec::BootstrapPolicy;
 use hearth_types::units::{Bytes, MIB, Span};
 use ipnet::Ipv4Net;
 
@@ -240,6 +241,10 @@ pub(crate) static PROVEN_ORPHANS: Kind<OrphanMode> =
     kind("choice", "remove, proven or report", |text| match text {
         "proven" => Some(OrphanMode::Proven),
         text => (ORPHANS.parse)(text),
+    });
+pub(crate) static BOOTSTRAP: Kind<BootstrapPolicy> =
+    kind("choice", "restart-all, restart-healthy or manual", |text| {
+        text.parse().ok()
     });
 pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
     "on" => Some(true),

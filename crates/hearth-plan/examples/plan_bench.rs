@@ -128,6 +128,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
             }),
         },
         intents: Vec::new(),
+        facts: hearth_plan::Facts::default(),
         load: hearth_plan::Load::default(),
         host: hearth_plan::breaker::host::HostMemory::default(),
         journaled: std::collections::BTreeSet::new(),

@@ -29,8 +29,15 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// What holds for one VM.
 #[must_use]
-pub fn rules(policy: &Policy, _spec: &VmSpec) -> BreakerPolicy {
-    policy.breaker
+pub fn rules(policy: &Policy, spec: &VmSpec) -> BreakerPolicy {
+    let (host, own) = (policy.breaker, &spec.breaker);
+    let or = |own: Option<Span>, host| own.map_or(host, Span::as_duration);
+    BreakerPolicy {
+        failures: own.failures.unwrap_or(host.failures),
+        window: or(own.window, host.window),
+        cooldown: or(own.cooldown, host.cooldown),
+        ..host
+    }
 }
 
 /// What an end of this class has in common with other VMs' ends.

@@ -4,9 +4,11 @@ use hearth_types::api::PlanReason;
 use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase, VmStatus};
 
+use crate::bootstrap;
 use crate::breaker;
 use crate::index::word_is_new;
 use crate::model::{DesiredVm, Plan, World};
+use crate::order;
 
 /// The questions in their order, each with its answer for this VM. `plan` is what was
 /// planned for the whole world.
@@ -40,6 +42,12 @@ pub fn explain(world: &World, plan: &Plan, vm: &DesiredVm) -> Vec<PlanReason> {
         );
     }
     say("policy", policy(vm));
+    if let Some(text) = bootstrap::explain(world, vm) {
+        say("bootstrap", text);
+    }
+    for text in order::explain(world, vm) {
+        say("after", text);
+    }
     if let Some(at) = status.next_start.filter(|at| *at > world.now) {
         say("back-off", format!("no automatic start before {at:.0}"));
     }

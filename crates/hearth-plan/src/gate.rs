@@ -60,6 +60,8 @@ impl<'a> Gate<'a> {
         let need = plan.steps.get(count..).unwrap_or_default();
         let origin = if self.asked || need.iter().any(|step| step.origin == Origin::Manual) {
             Origin::Manual
+        } else if plan.network_awaited {
+            Origin::Automatic(Automatic::Bootstrap)
         } else {
             let start = need
                 .iter()
@@ -236,6 +238,9 @@ impl<'a> Sorting<'a> {
             Step::Stop { .. } if before.unresponsive.is_some() => by_itself(Automatic::Restart),
             Step::SetStatus { status, .. } if status.boot_id != before.boot_id => {
                 by_itself(Automatic::Bootstrap)
+            }
+            Step::SetStatus { status, .. } if status.wait != before.wait => {
+                by_itself(self.start(before))
             }
             Step::KillOrphan { .. } => by_itself(Automatic::Orphans),
             Step::EnsureDisks { .. } | Step::StartVmm { .. } => by_itself(self.start(before)),

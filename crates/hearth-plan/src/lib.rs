@@ -47,12 +47,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bootstrap;
 pub mod breaker;
 pub mod explain;
 mod gate;
 mod index;
 pub mod mode;
 pub mod model;
+mod order;
 pub mod orphanage;
 mod orphans;
 pub mod recovery;
@@ -71,8 +73,8 @@ use hearth_types::survey::Survey;
 use gate::Gate;
 use index::Index;
 pub use model::{
-    BreakerPolicy, DesiredVm, Held, HostBreakerPolicy, Ill, Load, Note, OpenIntent, OrphanAction,
-    Plan, PlannedStep, Policy, Step, StormPolicy, World,
+    BreakerPolicy, DesiredVm, Facts, Held, HostBreakerPolicy, Ill, Load, Note, OpenIntent,
+    OrphanAction, Plan, PlannedStep, Policy, Step, StormPolicy, World,
 };
 use transition::later;
 use vm::Pass;

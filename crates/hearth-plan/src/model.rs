@@ -7,13 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use hearth_types::api::Health;
 use hearth_types::event::NewEvent;
 use hearth_types::ids::{InstallationId, IntentId, VmId};
 use hearth_types::names::VmName;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{Observed, ObservedTap, ObservedUnit};
 use hearth_types::process::ProcessIdentity;
-use hearth_types::spec::VmSpec;
+use hearth_types::spec::{BootstrapPolicy, VmSpec};
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
 use hearth_types::units::Span;
 
@@ -41,6 +42,8 @@ pub struct World {
     pub load: Load,
     /// What is remembered of the host's circuit breaker.
     pub host: HostMemory,
+    /// What is known beside the survey.
+    pub facts: Facts,
     /// VMs without a record that the journal names all the same.
     pub journaled: BTreeSet<VmId>,
     /// The operator's choices.
@@ -68,6 +71,17 @@ pub struct Load {
     pub cpu_pressure: Option<u32>,
     /// Percent of the last ten seconds in which some task waited for memory; `None`: unknown.
     pub memory_pressure: Option<u32>,
+}
+
+/// What is known beside the survey, where a start may depend on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// How those VMs are that others are started after; one that is missing has no checks.
+    pub health: BTreeMap<VmId, Health>,
+    /// What is missing of the disks of VMs that are to be started in a new boot.
+    pub missing_disks: BTreeMap<VmId, String>,
+    /// Why the network that all VMs share could not be made the last time.
+    pub network_failure: Option<String>,
 }
 
 /// One VM of the database.
@@ -144,6 +158,10 @@ pub struct Policy {
     pub quit_wait: Duration,
     /// A pass is due at least this often.
     pub resync: Duration,
+    /// Which VMs are started again after a reboot of the host.
+    pub bootstrap: BootstrapPolicy,
+    /// How long an automatic start waits for the VMs that it comes after.
+    pub after_wait: Duration,
     /// What may be done without the user's word.
     pub auto: Switches,
     /// The mode in force.
@@ -252,6 +270,8 @@ impl Default for Policy {
             power_button_wait: Duration::from_secs(5),
             quit_wait: Duration::from_secs(3),
             resync: Duration::from_secs(60),
+            bootstrap: BootstrapPolicy::default(),
+            after_wait: Duration::from_secs(300),
             auto: Switches::default(),
             stance: Stance::default(),
             reserve: Reserve::default(),
@@ -437,6 +457,8 @@ pub struct Plan {
     pub held: Vec<Held>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
+    /// Some VM that is to be started after a reboot waits for the network that all share.
+    pub network_awaited: bool,
     /// The host's circuit breaker, unless it is closed.
     pub host_breaker: Option<HostBreaker>,
     /// What is to be remembered of it.

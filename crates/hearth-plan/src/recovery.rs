@@ -6,9 +6,9 @@
 use jiff::Timestamp;
 
 use hearth_types::ids::VmId;
-use hearth_types::spec::RestartPolicy;
-use hearth_types::status::{Goal, Hold, Phase, Recovery, VmStatus};
+use hearth_types::status::{Bootstrap, Fate, Goal, Hold, Phase, Recovery, VmStatus};
 
+use crate::bootstrap::{self, Verdict};
 use crate::breaker;
 use crate::model::World;
 
@@ -77,8 +77,11 @@ pub fn recover(status: &VmStatus, goal: Goal, force: bool, now: Timestamp) -> Sa
     }
     let open = status.recovery.breaker.as_ref();
     let open = open.filter(|breaker| breaker.trial.is_none());
+    let left = bootstrap::left_by_policy(status);
     let failures = match (status.phase, open) {
-        (Phase::Exited, _) => return Said::nothing("it has ended well: start it"),
+        (Phase::Exited, _) if left.is_none() => {
+            return Said::nothing("it has ended well: start it");
+        }
         (Phase::Failed, _) if !force => {
             return Said::nothing("its restart policy has given it up: force it, or start it");
         }
@@ -86,14 +89,17 @@ pub fn recover(status: &VmStatus, goal: Goal, force: bool, now: Timestamp) -> Sa
             let why = breaker::reason(open);
             return Said::nothing(format!("{why}: force it, or reset its breaker"));
         }
-        (Phase::Failed, _) => 0,
+        (Phase::Exited | Phase::Failed, _) => 0,
         _ => status.failures,
     };
     let detail = match (status.phase, open) {
-        (_, Some(_)) => "started on trial: its breaker was open",
-        (Phase::Failed, None) => "started: its restart policy had given it up",
-        (Phase::Backoff, None) => "started: it was waiting",
-        (_, None) => "its turn has come",
+        (_, Some(_)) => "started on trial: its breaker was open".to_owned(),
+        (Phase::Failed, None) => "started: its restart policy had given it up".to_owned(),
+        (Phase::Backoff, None) => "started: it was waiting".to_owned(),
+        (_, None) => match left {
+            Some(policy) => format!("started: policy {policy} had left it after the reboot"),
+            None => "its turn has come".to_owned(),
+        },
     };
     let next = VmStatus {
         phase: Phase::Starting,
@@ -102,11 +108,16 @@ pub fn recover(status: &VmStatus, goal: Goal, force: bool, now: Timestamp) -> Sa
         next_start: None,
         reason: None,
         recovery: breaker::on_trial(&spoken(&status.recovery), now),
+        bootstrap: status.bootstrap.clone().map(|decided| Bootstrap {
+            fate: Fate::Due,
+            ..decided
+        }),
+        wait: None,
         ..status.clone()
     };
     Said {
         status: Some(next),
-        detail: detail.to_owned(),
+        detail,
     }
 }
 
@@ -117,7 +128,7 @@ pub struct Rebooted {
     pub ran: Vec<VmId>,
     /// Those of them that are started again.
     pub again: Vec<VmId>,
-    /// Those of them that wait for somebody: held, with an open breaker, or with policy `no`.
+    /// Those of them that wait for somebody: held, with an open breaker, or left by a policy.
     pub left: Vec<VmId>,
 }
 
@@ -137,7 +148,7 @@ pub fn rebooted(world: &World) -> Option<Rebooted> {
             continue;
         }
         let rules = breaker::rules(&world.policy, &vm.spec);
-        let waits = vm.spec.restart == RestartPolicy::No
+        let waits = matches!(bootstrap::judge(world, vm), Verdict::Left { .. })
             || status.recovery.hold.is_some()
             || breaker::forbids(&status.recovery, &rules, world.now).is_some();
         if waits {

@@ -265,6 +265,25 @@ pub(crate) fn ensure(world: &World, index: &Index<'_>, plan: &mut Plan) {
     }
 }
 
+/// Why what all VMs share is not all there as it should be; `None` when it is.
+pub(crate) fn unready(world: &World, index: &Index<'_>) -> Option<String> {
+    let observed = &world.observed;
+    let why = |what: &str, why: &String| Some(format!("{what} cannot be looked at: {why}"));
+    match (&observed.bridge, &observed.rules, &observed.names) {
+        (Survey::Unknown(unknown), _, _) => why("the bridge", unknown),
+        (_, Survey::Unknown(unknown), _) => why("the network rules", unknown),
+        (_, _, Survey::Unknown(unknown)) => why("the name server", unknown),
+        _ => {
+            let mut plan = Plan::default();
+            ensure(world, index, &mut plan);
+            let first = plan.steps.into_iter().next()?;
+            let failure = world.facts.network_failure.as_ref();
+            let failed = failure.map(|failure| format!(" ({failure})"));
+            Some(format!("{}{}", first.reason, failed.unwrap_or_default()))
+        }
+    }
+}
+
 /// Steps that take away what nobody uses. They come after all steps of VMs.
 pub(crate) fn remove(world: &World, plan: &mut Plan) {
     if world.vms.iter().any(bridged) {

@@ -18,7 +18,8 @@ use jiff::Timestamp;
 use hearth_types::ids::VmId;
 
 use crate::mode::Origin;
-use crate::model::{Plan, PlannedStep, Step, World};
+use crate::model::{DesiredVm, Plan, PlannedStep, Step, World};
+use crate::order;
 use crate::transition::{elapsed, later};
 
 /// The rest between two starts on a host under pressure: half of what its average spans.
@@ -54,7 +55,12 @@ pub(crate) fn thin(world: &World, plan: &mut Plan) {
         return;
     }
     let mut queue: Vec<_> = world.vms.iter().filter(|vm| due.contains(&vm.id)).collect();
-    queue.sort_by_key(|vm| (Reverse(vm.spec.resources.priority), vm.id));
+    let urgency = order::urgency(world);
+    let urgent = |vm: &DesiredVm| {
+        let own = vm.spec.resources.priority;
+        urgency.get(&vm.id).copied().unwrap_or(own)
+    };
+    queue.sort_by_key(|vm| (Reverse(urgent(vm)), vm.id));
     let waiting: BTreeSet<VmId> = queue.iter().skip(budget.count).map(|vm| vm.id).collect();
     plan.steps.retain(|planned| {
         let of_start = matches!(

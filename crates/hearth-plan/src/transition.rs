@@ -19,7 +19,8 @@ use hearth_types::ids::VmId;
 use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::spec::{RestartPolicy, VmSpec};
 use hearth_types::status::{
-    Cause, EndClass, Failure, Goal, Phase, RunEnd, StopProgress, StopRung, VmStatus,
+    Bootstrap, Cause, EndClass, Failure, Fate, Goal, Phase, RunEnd, StopProgress, StopRung,
+    VmStatus,
 };
 
 use crate::breaker;
@@ -56,8 +57,19 @@ pub fn accepted(status: &VmStatus, generation: u64, alive: bool, boot_id: &str) 
         next_start: None,
         reason: None,
         boot_id: Some(boot_id.to_owned()),
+        bootstrap: status.bootstrap.clone().filter(|_| alive),
+        wait: None,
         ..status.clone()
     }
+}
+
+/// A VM that the bootstrap was to start runs.
+fn bootstrapped(status: &VmStatus) -> Option<Bootstrap> {
+    let mut bootstrap = status.bootstrap.clone()?;
+    if bootstrap.fate == Fate::Due {
+        bootstrap.fate = Fate::Started;
+    }
+    Some(bootstrap)
 }
 
 /// A VMM was launched. `restart` says whether the restart policy asked for it.
@@ -80,6 +92,9 @@ pub fn started(
         restarts: status.restarts.saturating_add(u32::from(restart)),
         next_start: None,
         reason: None,
+        bootstrap: bootstrapped(status),
+        wait: None,
+        unhealthy: false,
         recovery: breaker::on_trial(&status.recovery, now),
         ..status.clone()
     }
@@ -96,6 +111,8 @@ pub fn adopted(status: &VmStatus, identity: ProcessIdentity, started_at: Timesta
         started_at: Some(started_at),
         next_start: None,
         reason: None,
+        bootstrap: bootstrapped(status),
+        wait: None,
         recovery: breaker::on_trial(&status.recovery, started_at),
         ..status.clone()
     }
@@ -176,6 +193,7 @@ pub fn ended(
         asked: false,
         stop: None,
         unresponsive: None,
+        unhealthy: false,
         next_start: None,
         reason: end.failure.then(|| end.reason.clone()),
         ..status.clone()

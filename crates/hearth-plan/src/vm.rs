@@ -4,6 +4,7 @@ mod down;
 mod hold;
 mod ill;
 mod up;
+mod wait;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -13,17 +14,19 @@ use jiff::Timestamp;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::process::ExitRecord;
-use hearth_types::spec::RestartPolicy;
-use hearth_types::status::{Goal, Phase, RunEnd, VmStatus};
+use hearth_types::spec::{BootstrapPolicy, RestartPolicy};
+use hearth_types::status::{Goal, RunEnd, VmStatus};
 use hearth_types::survey::Survey;
 
+use crate::bootstrap;
 use crate::breaker::{
     self,
     host::{HostBreaker, HostMemory},
 };
 use crate::index::{Index, Seen, effective_goal, word_is_new};
 use crate::model::{DesiredVm, Plan, Step, World};
-use crate::shared::Named;
+use crate::order::Names;
+use crate::shared::{self, Named};
 use crate::transition::{self, elapsed, later};
 
 /// How soon to look again when something is about to end by itself (a shim that writes its record, a VMM
@@ -41,6 +44,9 @@ pub(crate) struct Pass<'a> {
     world: &'a World,
     index: &'a Index<'a>,
     named: Option<Named<'a>>,
+    names: Names<'a>,
+    /// Why the network that all share is not ready; only while VMs are to be started in a new boot.
+    network: Option<String>,
     host: HostMemory,
     host_breaker: Option<HostBreaker>,
 }
@@ -68,6 +74,13 @@ impl<'a> Pass<'a> {
             world,
             index,
             named: leaving.then(|| Named::of(world)).flatten(),
+            names: Names::of(world),
+            network: world
+                .vms
+                .iter()
+                .any(|vm| bootstrap::is_due(world, vm))
+                .then(|| shared::unready(world, index))
+                .flatten(),
             host,
             host_breaker,
         }
@@ -192,6 +205,11 @@ impl<'a> Vm<'a, '_> {
         if recorded.boot_id != boot_id {
             let end = transition::ended_in_earlier_boot(record, self.stopping(), self.world.now);
             let next = transition::rebooted(&self.status, &self.vm.spec, end, self.goal, boot_id);
+            let verdict = bootstrap::judge(self.world, self.vm);
+            let next = match self.goal {
+                Goal::Absent => next,
+                _ => bootstrap::taken_up(&next, &verdict, self.world.now),
+            };
             self.set(next, Some("vm.exited"), "the host has been rebooted since");
             return true;
         }
@@ -239,21 +257,17 @@ impl<'a> Vm<'a, '_> {
         self.status.stop.is_some() || matches!(self.goal, Goal::Stopped | Goal::Absent)
     }
 
-    /// A VM without VMM meets a new boot: `always` starts it again, and a back-off is over.
+    /// A VM without VMM meets a new boot, in which any back-off is over. Under `restart-all`
+    /// its restart policy `always` starts it even if its user had stopped it.
     fn take_up_boot(&mut self) {
         let world = self.world;
-        let old = |boot: &String| *boot != world.boot_id;
-        if !self.status.boot_id.as_ref().is_some_and(old) {
+        if !bootstrap::is_untaken(world, self.vm) {
             return;
         }
-        let wanted = matches!(self.goal, Goal::Running | Goal::Paused);
-        let again = match self.vm.spec.restart {
-            RestartPolicy::Always | RestartPolicy::UnlessStopped => wanted,
-            RestartPolicy::OnFailure(_) => wanted && self.status.phase == Phase::Backoff,
-            RestartPolicy::No => false,
-        };
+        let policy = bootstrap::policy_of(&world.policy, &self.vm.spec);
         if self.goal == Goal::Stopped
             && self.vm.spec.restart == RestartPolicy::Always
+            && policy == BootstrapPolicy::RestartAll
             && !word_is_new(self.vm)
         {
             self.plan.push(
@@ -268,18 +282,14 @@ impl<'a> Vm<'a, '_> {
             self.plan.due(world.now);
             return;
         }
-        let phase = if again {
-            Phase::Starting
-        } else {
-            self.status.phase
-        };
         let next = VmStatus {
-            phase,
             next_start: None,
             stop: None,
             boot_id: Some(world.boot_id.clone()),
             ..self.status.clone().into_owned()
         };
+        let verdict = bootstrap::judge(world, self.vm);
+        let next = bootstrap::taken_up(&next, &verdict, world.now);
         self.set(next, None, "the host has been rebooted since");
     }
 

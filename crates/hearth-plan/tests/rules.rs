@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod rules {
+    mod bootstrap;
     mod breaker;
     mod ends;
     mod hold;

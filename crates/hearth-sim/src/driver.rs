@@ -128,6 +128,7 @@ impl Sim {
             ill: self.host.ill(),
             vms: self.store.vms.values().cloned().collect(),
             intents: self.store.intents.clone(),
+            facts: hearth_plan::Facts::default(),
             load: hearth_plan::Load::default(),
             host: self.breaker.clone(),
             journaled: self.store.journaled.clone(),

@@ -19,7 +19,7 @@ use crate::ids::{InstallationId, VmId};
 use crate::image::{ImageRecord, KernelRecord};
 use crate::mode::Mode;
 use crate::spec::VmSpec;
-use crate::status::{Breaker, Goal, Hold, Leases, Phase, RunEnd};
+use crate::status::{Bootstrap, Breaker, Goal, Hold, Leases, Phase, RunEnd, Wait};
 
 /// One VM as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -68,6 +68,12 @@ pub struct Vm {
     /// The operator's word that nothing is done to it automatically.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+    /// What was decided about it after the host's last reboot, until its user says something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
+    /// What its automatic start waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait: Option<Wait>,
 }
 
 /// A page of VMs.

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use crate::names::VmName;
+use crate::spec::bootstrap::{circle, circle_words};
 use crate::spec::{FieldError, VmSpec};
 
 /// The content of a file.
@@ -84,7 +86,27 @@ impl Manifest {
                 ));
             }
         }
+        errors.extend(self.circle());
         errors
+    }
+
+    /// VMs that would be started after each other, round in a circle. One is told at a time.
+    fn circle(&self) -> Option<FieldError> {
+        let vms = self.vm.iter();
+        let after: BTreeMap<_, _> = vms.map(|vm| (&vm.name, vm.after.as_slice())).collect();
+        let of = |name: &VmName| after.get(name).copied().unwrap_or_default();
+        let mut circles = self
+            .vm
+            .iter()
+            .zip(0..)
+            .filter_map(|(vm, index): (_, usize)| {
+                let path = circle(&vm.name, &vm.after, of)?;
+                // A VM that names itself is told by its own check.
+                (path.len() > 2).then(|| (index, circle_words(&path)))
+            });
+        let (index, path) = circles.next()?;
+        let message = format!("{path} is a circle: none of them could be started first");
+        Some(FieldError::new(format!("vm[{index}].after"), message))
     }
 }
 
@@ -129,5 +151,21 @@ mod tests {
         );
         assert_eq!(twice.len(), 2, "{twice:?}");
         assert!(errors("{} x", Format::Json)[0].starts_with("(file)"));
+    }
+
+    #[test]
+    fn a_circle_is_told_with_its_path() {
+        let text = |db: &str| {
+            format!(
+                r#"{{"vm":[{{"name":"web","image":"x","after":["api"]}},
+                {{"name":"api","image":"x","after":["db","elsewhere"]}},
+                {{"name":"db","image":"x","after":[{db}]}}]}}"#
+            )
+        };
+        assert!(Manifest::parse(&text(""), Format::Json).is_ok());
+        assert_eq!(
+            errors(&text(r#""web""#), Format::Json),
+            ["vm[0].after: web → api → db → web is a circle: none of them could be started first"]
+        );
     }
 }

@@ -16,6 +16,7 @@ mod friendly_names;
 mod health_args;
 mod output;
 mod progress;
+mod recovery_args;
 mod resource_args;
 mod spec_args;
 mod stdio;

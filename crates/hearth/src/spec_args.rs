@@ -17,6 +17,7 @@ use crate::dump_args::DumpArgs;
 use crate::exit_codes;
 use crate::failure::Failure;
 use crate::health_args::HealthArgs;
+use crate::recovery_args::RecoveryArgs;
 use crate::resource_args::ResourceArgs;
 use crate::values;
 
@@ -122,6 +123,9 @@ pub(crate) struct SpecArgs {
     health: HealthArgs,
 
     #[command(flatten)]
+    recovery: RecoveryArgs,
+
+    #[command(flatten)]
     dumps: DumpArgs,
 
     #[command(flatten)]
@@ -161,6 +165,7 @@ impl SpecArgs {
             auto_remove: self.rm,
             ..VmSpec::new(name, self.image.clone())
         };
+        let spec = self.recovery.apply(spec);
         let errors = spec.check();
         if errors.is_empty() {
             Ok(spec)

@@ -318,6 +318,8 @@ fn policy(config: &Config) -> Policy {
         backoff_first: config.backoff_first.as_duration(),
         backoff_max: config.backoff_max.as_duration(),
         stable_after: config.stable_after.as_duration(),
+        bootstrap: config.bootstrap_policy,
+        after_wait: config.after_wait.as_duration(),
         storm: StormPolicy {
             at_once: match config.start_concurrency {
                 0 => cpus().max(4),

@@ -18,6 +18,7 @@
 
 pub mod act;
 pub mod agents;
+mod bootstrap;
 pub mod guest_config;
 mod host_breaker;
 pub mod journal;
@@ -178,6 +179,8 @@ struct Work {
     waiting: slow::Waiting,
     /// VMMs that are being watched for their death, by pid and start time.
     watched: BTreeSet<(i32, u64)>,
+    /// The bootstrap after the host's last reboot.
+    bootstrap: bootstrap::Watch,
     /// The last survey of shared objects, kept until a full pass or a change by us.
     shared: Option<Observed>,
 }

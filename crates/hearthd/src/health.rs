@@ -333,6 +333,9 @@ impl Engine {
         if change.calls_for_restart {
             self.look_at(ward.vm);
         }
+        if change.state {
+            self.look_at_waiters(ward.vm);
+        }
         self.tell_health(ward, &change).await;
     }
 
@@ -344,6 +347,7 @@ impl Engine {
         let Some(row) = self.parts.store.vm(ward.vm).await else {
             return;
         };
+        self.keep_illness(&row, ward, health).await;
         if health == Health::Healthy && !row.status.came_up() {
             self.keep_came_up(&row, ward).await;
         }
@@ -374,6 +378,27 @@ impl Engine {
         if let Err(error) = self.parts.store.change_status(row.id, change).await {
             let error = hearth_types::survey::chain(&error);
             tracing::warn!(error, "that a guest came up could not be stored");
+        }
+    }
+
+    /// Remembers that a VM is unhealthy: a daemon of the host's next boot may have to know.
+    async fn keep_illness(&self, row: &VmRow, ward: &Ward, health: Health) {
+        let unhealthy = match health {
+            Health::Unhealthy => true,
+            Health::Healthy => false,
+            _ => return,
+        };
+        if row.status.unhealthy == unhealthy {
+            return;
+        }
+        let vmm = ward.vmm.clone();
+        let change = move |row: &VmRow| hearth_types::status::VmStatus {
+            unhealthy: unhealthy && row.status.vmm.as_ref() == Some(&vmm),
+            ..row.status.clone()
+        };
+        if let Err(error) = self.parts.store.change_status(row.id, change).await {
+            let error = hearth_types::survey::chain(&error);
+            tracing::warn!(error, "that a VM is unhealthy could not be stored");
         }
     }
 

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use hearth_types::observe::{ObservedProcess, ObservedTap, RunState};
-use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
+use hearth_types::status::{Fate, Goal, Phase, StopRung, VmStatus};
 
 use super::{SOON, Vm};
 use crate::model::Step;
@@ -105,13 +105,19 @@ impl Vm<'_, '_> {
             kept @ (Phase::Created | Phase::Exited | Phase::Failed) => kept,
             _ => Phase::Exited,
         };
-        let next = VmStatus {
+        let mut next = VmStatus {
             phase,
             observed_generation: self.vm.generation,
             stop: None,
             next_start: None,
             ..self.status.clone().into_owned()
         };
+        if let Some(bootstrap) = &mut next.bootstrap {
+            let waited = next.wait.is_some() || bootstrap.fate == Fate::Left;
+            next.reason = next.reason.filter(|_| !waited);
+            bootstrap.fate = Fate::Stopped;
+        }
+        next.wait = None;
         self.set(next, None, "the user stopped it");
         self.remove_taps("its VM does not run");
     }

@@ -4,6 +4,7 @@ use hearth_types::observe::{ObservedProcess, RunState};
 use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 
 use super::{UNTOLD, Vm};
+use crate::bootstrap;
 use crate::breaker;
 use crate::index::word_is_new;
 use crate::model::Step;
@@ -145,6 +146,9 @@ impl Vm<'_, '_> {
     /// No VMM lives and one should, if policy and time allow.
     pub(super) fn bring_up(&mut self) {
         let restart = self.status.phase == Phase::Backoff
+            || (bootstrap::is_due(self.world, self.vm)
+                && !self.status.asked
+                && !word_is_new(self.vm))
             || (self.vm.status.vmm.is_some()
                 && self.status.phase == Phase::Starting
                 && !word_is_new(self.vm));
@@ -166,6 +170,7 @@ impl Vm<'_, '_> {
             _ if !self.breaker_lets() => return,
             Phase::Backoff if !self.backoff_over() => return,
             _ if !self.host_lets() => return,
+            _ if !self.nothing_to_wait_for() => return,
             _ => {}
         }
         self.start(restart);

@@ -137,6 +137,7 @@ pub(super) fn running() -> World {
         vms: vec![vm],
         ill: BTreeMap::new(),
         intents: Vec::new(),
+        facts: hearth_plan::Facts::default(),
         load: hearth_plan::Load::default(),
         host: hearth_plan::breaker::host::HostMemory::default(),
         journaled: std::collections::BTreeSet::new(),

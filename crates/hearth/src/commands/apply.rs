@@ -10,6 +10,7 @@ use std::io::Read;
 use camino::Utf8PathBuf;
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use hearth_client::ActOptions;
@@ -131,7 +132,8 @@ fn read(path: &Utf8PathBuf) -> Result<Manifest, Failure> {
         .map_err(|errors| Failure::fields(format!("{path} cannot be used"), errors))
 }
 
-/// What has to be done, in the file's order; removals last.
+/// What has to be done, in the file's order; removals last, and first those changes after which
+/// a VM waits for nobody that it did not wait for before: what others then do closes no circle.
 fn plan(manifest: Manifest, all: &[Vm], prunable: &[Vm]) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut named = Vec::new();
@@ -160,6 +162,14 @@ fn plan(manifest: Manifest, all: &[Vm], prunable: &[Vm]) -> Vec<Step> {
             }
         });
     }
+    steps.sort_by_key(|step| match step {
+        Step::Change { changes, .. } => {
+            let of_order = |change: &&Change| change.field == "after";
+            let order = changes.iter().find(of_order);
+            !order.is_some_and(|change| no_more(change.from.as_ref(), change.to.as_ref()))
+        }
+        _ => true,
+    });
     let gone = prunable
         .iter()
         .filter(|vm| vm.goal != Goal::Absent && !named.contains(&vm.spec.name));
@@ -168,6 +178,13 @@ fn plan(manifest: Manifest, all: &[Vm], prunable: &[Vm]) -> Vec<Step> {
         generation: vm.generation,
     }));
     steps
+}
+
+/// Whether a list has nothing that the one before had not.
+fn no_more(before: Option<&Value>, after: Option<&Value>) -> bool {
+    let items = |list: Option<&Value>| list.and_then(Value::as_array).cloned().unwrap_or_default();
+    let before = items(before);
+    items(after).iter().all(|item| before.contains(item))
 }
 
 fn show(context: &Context, step: &Step) -> Result<(), Failure> {

@@ -4,8 +4,8 @@ use clap::Args;
 
 use hearth_types::api::{Health, Vm};
 use hearth_types::net::Protocol;
-use hearth_types::spec::PortSpec;
-use hearth_types::status::Phase;
+use hearth_types::spec::{BootstrapPolicy, PortSpec};
+use hearth_types::status::{Awaited, Fate, Phase, Wait};
 
 use crate::ages::{ago, span};
 use crate::cli::Context;
@@ -33,7 +33,7 @@ pub(crate) struct PsArgs {
 pub(crate) async fn run(context: &Context, args: PsArgs) -> Outcome {
     let mut vms = context.client.all_vms(&args.labels).await?;
     if !args.all {
-        vms.retain(|vm| is_up(vm.phase));
+        vms.retain(|vm| is_up(vm.phase) || left_by(vm).is_some());
     }
     let out = &context.out;
     if out.is_json() {
@@ -74,6 +74,12 @@ const fn is_up(phase: Phase) -> bool {
             | Phase::Backoff
             | Phase::Unknown
     )
+}
+
+/// The policy that left it stopped after a reboot: it should run, and waits for somebody's word.
+fn left_by(vm: &Vm) -> Option<BootstrapPolicy> {
+    let decided = vm.bootstrap.as_ref().filter(|b| b.fate == Fate::Left)?;
+    decided.policy.filter(|_| vm.phase == Phase::Exited)
 }
 
 fn id(vm: &Vm, whole: bool) -> String {
@@ -137,9 +143,15 @@ fn status(vm: &Vm, out: &Output) -> Cell {
             .map_or_else(|| "-".to_owned(), |c| c.to_string());
         (code, ago(end.at, out.now))
     });
+    if let Some(policy) = left_by(vm) {
+        return Cell::styled(format!("Left stopped after reboot ({policy})"), WARN);
+    }
     match vm.phase {
         Phase::Created => Cell::styled("Created", DIM),
-        Phase::Starting => Cell::styled("Starting", WARN),
+        Phase::Starting => match &vm.wait {
+            Some(wait) if !wait.over => Cell::styled(waits(wait), WARN),
+            _ => Cell::styled("Starting", WARN),
+        },
         Phase::Running => match vm.health {
             Health::Healthy => Cell::styled(format!("Up {up} (healthy)"), GOOD),
             Health::Unhealthy => Cell::styled(format!("Up {up} (unhealthy)"), BAD),
@@ -172,6 +184,19 @@ fn status(vm: &Vm, out: &Output) -> Cell {
         },
         Phase::Removing => Cell::styled("Removing", WARN),
         Phase::Unknown => Cell::styled("Unknown", BAD),
+    }
+}
+
+/// `inspect` has the whole reason.
+fn waits(wait: &Wait) -> String {
+    match wait.on {
+        Awaited::Vms => {
+            let first = wait.reason.split([',', ';']).next();
+            let first = first.unwrap_or(&wait.reason);
+            format!("W{}", first.trim_start_matches('w'))
+        }
+        Awaited::Network => "Waits for the network".to_owned(),
+        Awaited::Disks => "Waits for its disks".to_owned(),
     }
 }
 

@@ -209,8 +209,11 @@ async fn list(Query(query): Query<Vec<(String, String)>>) -> Response {
     } else {
         vec![objects::broken(), objects::db()]
     };
+    let booted = selectors.iter().any(|(_, selector)| selector == "booted");
+    let vms = if booted { objects::booted() } else { vms };
     let items: Vec<_> = vms.into_iter().filter(matches).collect();
-    axum::Json(json!({"items": items, "next": (!after).then_some("db")})).into_response()
+    let more = !after && !booted;
+    axum::Json(json!({"items": items, "next": more.then_some("db")})).into_response()
 }
 
 async fn create(

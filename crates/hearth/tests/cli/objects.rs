@@ -134,6 +134,38 @@ pub(crate) fn wary() -> Vm {
     self::vm(vm)
 }
 
+/// VMs after a reboot of the host: one that a policy left, and some that wait.
+pub(crate) fn booted() -> Vec<Vm> {
+    let booted = |name: &str, phase: &str, fate: &str, wait: Value| {
+        let mut vm = serde_json::to_value(broken()).unwrap();
+        vm["spec"]["name"] = json!(name);
+        vm["spec"]["labels"] = json!({"booted": ""});
+        vm["phase"] = json!(phase);
+        vm["next_start"] = Value::Null;
+        vm["bootstrap"] = json!({"since": "2026-03-01T11:59:00Z", "fate": fate});
+        if fate == "left" {
+            vm["bootstrap"]["policy"] = json!("manual");
+        }
+        vm["reason"] = wait["reason"].clone();
+        if wait != Value::Null {
+            vm["wait"] = wait;
+        }
+        self::vm(vm)
+    };
+    let waits = |on: &str, reason: &str| {
+        let since = "2026-03-01T11:59:00Z";
+        json!({"since": since, "on": on, "reason": reason})
+    };
+    let others = waits("vms", "waits for db: booting, cache: starting");
+    let disks = waits("disks", "waits for its disks: its folder is missing");
+    vec![
+        booted("left", "exited", "left", Value::Null),
+        booted("web", "starting", "due", others),
+        booted("data", "starting", "due", disks),
+        booted("next", "starting", "due", Value::Null),
+    ]
+}
+
 pub(crate) fn plan() -> Value {
     json!({
         "steps": [

@@ -30,6 +30,13 @@ fn ps() {
 }
 
 #[test]
+fn ps_after_a_reboot() {
+    let fake = Fake::start();
+    let text = session(&fake, &[&["ps", "-l", "booted"]]);
+    insta::assert_snapshot!("ps-booted", text);
+}
+
+#[test]
 fn inspect() {
     let fake = Fake::start();
     insta::assert_snapshot!(

@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hearth_store::StoreError;
 use hearth_types::problem::{Code, Problem};
+use hearth_types::spec::FieldError;
 use hearth_types::survey::chain;
 
 /// A handler's failure. Boxed: a problem is far larger than most answers.
@@ -173,7 +174,7 @@ where
         let mut reader = serde_json::Deserializer::from_slice(text);
         let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
-            let field = hearth_types::spec::FieldError::new(path, error.into_inner().to_string());
+            let field = FieldError::new(path, error.into_inner().to_string());
             ApiError::from(Problem::fields(vec![field]))
         })?;
         reader.end().map_err(|error| {

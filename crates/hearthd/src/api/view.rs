@@ -38,6 +38,8 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
         next_start: row.status.next_start,
         breaker: row.status.recovery.breaker,
         hold: row.status.recovery.hold,
+        bootstrap: row.status.bootstrap,
+        wait: row.status.wait,
         spec: row.spec,
     }
 }

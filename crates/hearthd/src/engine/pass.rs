@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hearth_plan::model::OpenIntent;
-use hearth_plan::{Plan, PlannedStep, Policy, Step, World};
+use hearth_plan::{Facts, Plan, PlannedStep, Policy, Step, World};
 use hearth_store::VmRow;
 use hearth_types::api::PlanReason;
 use hearth_types::ids::VmId;
@@ -34,6 +34,8 @@ impl Engine {
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
         self.metrics.planned(true, plan.steps.len());
         self.host_breaker_is(&world, &plan).await;
+        self.follow_bootstrap(&world, plan.host_breaker.is_some())
+            .await;
         for note in &plan.notes {
             tracing::debug!("[reconcile] {}", note.text);
         }
@@ -72,7 +74,7 @@ impl Engine {
             return self.full_pass().await;
         };
         // The owner task of a busy VM asks for a look of its own when it is done.
-        let vms: BTreeSet<VmId> = vms - &self.busy();
+        let vms: BTreeSet<VmId> = &self.with_waiters(vms) - &self.busy();
         self.pass_at("the survey of some VMs");
         let observed = self.survey_some(&vms, &shared).await;
         self.pass_at("its records and its plan");
@@ -81,6 +83,8 @@ impl Engine {
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
         self.metrics.planned(false, plan.steps.len());
         self.host_breaker_is(&world, &plan).await;
+        self.follow_bootstrap(&world, plan.host_breaker.is_some())
+            .await;
         Ok(self.clone().act_on(plan, &rows).await)
     }
 
@@ -135,7 +139,7 @@ impl Engine {
             .await
             .context("cannot read the journal")?;
         let journaled = self.journaled(&observed, &rows).await?;
-        let world = World {
+        let mut world = World {
             journaled,
             now: self.now(),
             boot_id: self.parts.processes.boot_id(),
@@ -152,12 +156,14 @@ impl Engine {
                 })
                 .collect(),
             load: self.load(),
+            facts: Facts::default(),
             host: self.host_memory(),
             policy: Policy {
                 stance: self.modes.stance(),
                 ..self.settings.policy.clone()
             },
         };
+        world.facts = self.facts(&world, &rows).await;
         Ok((world, rows.into_iter().map(|row| (row.id, row)).collect()))
     }
 
@@ -292,10 +298,17 @@ impl Engine {
         }
         self.pass_at("the steps on what all VMs share");
         let outcome = self.take_shared(&shared).await;
+        if !shared.is_empty() {
+            self.network_made(outcome.as_ref().err().map(ToString::to_string));
+        }
         let next = match outcome {
             Err(_) => Some(self.now() + SHARED_PAUSE),
             Ok(()) => plan.next_pass,
         };
+        if outcome.is_ok() && plan.network_awaited && !shared.is_empty() {
+            // Who waits for the network has no steps whose end would wake the loop.
+            self.look_at_everything();
+        }
         told.send_replace(Some(outcome));
         next
     }

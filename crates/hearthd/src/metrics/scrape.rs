@@ -57,6 +57,7 @@ impl Engine {
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
         self.register_under_way(&mut read);
+        self.register_bootstrap(&mut read);
         breakers::register(&mut read, &rows, self.host_breaker().as_ref());
         let mut own = Registry::default();
         process::register(&mut own);
@@ -115,6 +116,15 @@ impl Engine {
         }
         let help = "1 where the cause of a rule for another mode is there, even if it is set aside";
         registry.register("mode_rule", help, rules);
+    }
+
+    fn register_bootstrap(&self, registry: &mut Registry) {
+        let outcomes = Family::default();
+        for (outcome, count) in self.bootstrap_counts() {
+            set(&outcomes, "outcome", outcome, count);
+        }
+        let help = "VMs that the host's last reboot had stopped or found stopped, by what has become of them";
+        registry.register("vms_bootstrap", help, outcomes);
     }
 
     fn register_vms(&self, registry: &mut Registry, rows: &[VmRow]) {

@@ -214,3 +214,68 @@ async fn a_running_vm_is_deleted_by_force_only() {
     assert_eq!(gone.status, StatusCode::OK, "{gone:?}");
     assert!(rig.vmm.fake.alive().is_empty());
 }
+
+#[tokio::test]
+async fn vms_that_would_wait_for_each_other_are_refused_with_the_path() {
+    let rig = Rig::new().await;
+    let after =
+        |name: &str, after: &[&str]| json!({ "spec": spec(name, json!({ "after": after })) });
+    // Whoever is named may come later.
+    for (name, others) in [("web", ["api", "later"]), ("api", ["db", "later"])] {
+        let made = rig.post("/v1/vms", after(name, &others)).await;
+        assert_eq!(made.status, StatusCode::CREATED);
+    }
+    let closed = rig.post("/v1/vms", after("db", &["web"])).await;
+    let problem = closed.problem(400, "invalid");
+    assert_eq!(problem["errors"][0]["path"], "after");
+    let message = problem["errors"][0]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("db → web → api → db is a circle"),
+        "{message}"
+    );
+    rig.get("/v1/vms/db").await.problem(404, "not_found");
+    rig.create("db").await;
+    let body = Body::from(spec("db", json!({ "after": ["web"] })).to_string());
+    let replaced = rig
+        .send(request(Method::PUT, "/v1/vms/db/spec", body))
+        .await;
+    assert_eq!(
+        replaced.problem(400, "invalid")["errors"][0]["path"],
+        "after"
+    );
+    let own = rig.post("/v1/vms", after("own", &["own"])).await;
+    assert_eq!(own.problem(400, "invalid")["errors"][0]["path"], "after[0]");
+    // Who is removed wedges nobody.
+    rig.delete("/v1/vms/db?wait=true").await;
+    let plan = rig.get("/v1/vms/api/plan").await;
+    let told = plan.json()["reasons"].to_string();
+    assert!(
+        told.contains("db is not waited for: there is no such VM"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_vm_says_of_its_recovery_is_kept_and_checked() {
+    let rig = Rig::new().await;
+    let own = json!({
+        "bootstrap": "restart-healthy", "breaker": { "failures": 3, "window": "1m", "cooldown": "30s" },
+    });
+    let made = rig
+        .post("/v1/vms", json!({ "spec": spec("web", own.clone()) }))
+        .await;
+    let kept = made.json();
+    assert_eq!(kept["spec"]["bootstrap"], own["bootstrap"]);
+    assert_eq!(kept["spec"]["breaker"]["failures"], 3);
+    for (field, wrong) in [
+        ("breaker.failures", json!({ "breaker": { "failures": 17 } })),
+        ("breaker.window", json!({ "breaker": { "window": "10ms" } })),
+    ] {
+        let made = rig
+            .post("/v1/vms", json!({ "spec": spec("other", wrong) }))
+            .await;
+        assert_eq!(made.problem(400, "invalid")["errors"][0]["path"], field);
+    }
+    let unknown = json!({ "spec": spec("other", json!({ "bootstrap": "sometimes" })) });
+    rig.post("/v1/vms", unknown).await.problem(400, "invalid");
+}

@@ -113,8 +113,8 @@ fn waits(world: &World, vm: &DesiredVm) -> bool {
         .vmm
         .as_ref()
         .is_none_or(|vmm| vmm.boot_id != world.boot_id);
-    // Who waits for disks or a network cannot be tried; whom others wait for can.
-    let blocked = |wait: &Wait| wait.on != Awaited::Vms;
+    // Who waits for its own disks cannot be tried.
+    let blocked = |wait: &Wait| wait.on == Awaited::Disks;
     let ready = !status.wait.as_ref().is_some_and(blocked);
     let free = !status.asked && status.recovery.hold.is_none() && !word_is_new(vm);
     wanted(vm) && due && dead && ready && free
