@@ -81,6 +81,10 @@ impl From<anyhow::Error> for ApiError {
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Circle { .. } = &error {
+            let field = FieldError::new("after", error.to_string());
+            return Problem::fields(vec![field]).into();
+        }
         let code = match &error {
             StoreError::NameTaken { .. }
             | StoreError::PortTaken { .. }
