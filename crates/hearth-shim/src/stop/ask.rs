@@ -26,6 +26,11 @@ const AGAIN: Duration = Duration::from_millis(250);
 const WORDS_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest answer to them that is read, in bytes.
 const ANSWER_MAX: usize = 64 << 10;
+/// How systemd is asked.
+const SYSTEMCTL: &str = "/usr/bin/systemctl";
+/// How long systemd may take to say in which state it is. While the host goes down it may be
+/// busy, and nobody waits for it.
+const SYSTEMD_DEADLINE: Duration = Duration::from_secs(2);
 /// Longest first line of an answer to `CONNECT`: `OK ` and a port.
 const OK_MAX: usize = 32;
 
@@ -42,8 +47,8 @@ impl Asking {
     /// Asks until the guest has agreed or `until`.
     pub(super) fn run(self, stop: &Stop, until: Instant, teller: &Sender<News>) {
         let tell = |line: String| drop(teller.send(News::Line(line)));
-        if host_goes_down() {
-            drop(teller.send(News::HostDown));
+        if std::path::Path::new("/run/systemd/system").is_dir() {
+            ask_systemd(SYSTEMCTL, teller);
         }
         let first = (Instant::now() + AGENT_FIRST).min(until);
         match self.agent(stop, first) {
@@ -249,19 +254,58 @@ fn random() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
+/// Asks systemd in a thread of its own, beside the guest: which of them answers first must not
+/// matter to the other.
+fn ask_systemd(systemctl: &'static str, teller: &Sender<News>) {
+    let told = teller.clone();
+    let asking = move || {
+        if host_goes_down(systemctl) {
+            drop(told.send(News::HostDown));
+        }
+    };
+    let thread = std::thread::Builder::new().name("systemd".to_owned());
+    if let Err(error) = thread.spawn(asking) {
+        let line = format!("nobody can ask systemd whether the host goes down: {error}");
+        drop(teller.send(News::Line(line)));
+    }
+}
+
 /// Whether systemd is taking the host down: its state is `stopping` from the moment that
 /// the shutdown is decided (`systemctl(1)`, `is-system-running`). No answer means no.
-fn host_goes_down() -> bool {
-    if !std::path::Path::new("/run/systemd/system").is_dir() {
-        return false;
-    }
-    let asked = Command::new("/usr/bin/systemctl")
+fn host_goes_down(systemctl: &str) -> bool {
+    let asked = Command::new(systemctl)
         .arg("is-system-running")
         .env_clear()
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .output();
-    asked.is_ok_and(|output| output.stdout.starts_with(b"stopping"))
+        .spawn();
+    let Ok(mut child) = asked else {
+        return false;
+    };
+    let answer = child.stdout.take().and_then(first_words);
+    // It may have ended by itself.
+    drop(child.kill());
+    drop(child.wait());
+    answer.is_some_and(|answer| answer.starts_with(b"stopping"))
+}
+
+/// What is said first, if anything is in time.
+fn first_words(mut from: std::process::ChildStdout) -> Option<Vec<u8>> {
+    let until = rustix::event::Timespec {
+        tv_sec: SYSTEMD_DEADLINE.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let mut waiting = [rustix::event::PollFd::new(
+        &from,
+        rustix::event::PollFlags::IN,
+    )];
+    if rustix::event::poll(&mut waiting, Some(&until)).ok()? == 0 {
+        return None;
+    }
+    let mut words = [0; 64];
+    let count = from.read(&mut words).ok()?;
+    Some(words[..count].to_vec())
 }
 
 #[cfg(test)]
@@ -340,6 +384,38 @@ mod tests {
             .unwrap();
         let given_up = shut_down(ours, 1, Instant::now() + Duration::from_millis(30));
         assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// A program that stands in for systemctl.
+    fn systemctl(dir: &tempfile::TempDir, says: &str) -> &'static str {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.path().join("systemctl");
+        std::fs::write(&path, format!("#!/bin/sh\n{says}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned().leak()
+    }
+
+    #[test]
+    fn systemd_is_asked_beside_the_guest_and_not_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        // A pipe that nobody writes to: it never answers.
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let silent = systemctl(&dir, &format!("read -r answer < {}", fifo.display()));
+        let (teller, news) = std::sync::mpsc::channel();
+        ask_systemd(silent, &teller);
+        drop(teller);
+        // The caller has come back although nothing was answered; the thread ends by its deadline.
+        assert!(matches!(
+            news.try_recv(),
+            Err(std::sync::mpsc::TryRecvError::Empty)
+        ));
+        news.recv().unwrap_err();
+        let (teller, news) = std::sync::mpsc::channel();
+        ask_systemd(systemctl(&dir, "echo stopping; exit 1"), &teller);
+        assert!(matches!(news.recv(), Ok(News::HostDown)));
+        assert!(!host_goes_down(systemctl(&dir, "echo running")));
+        assert!(!host_goes_down("/nonexistent/systemctl"));
     }
 
     #[test]
