@@ -29,6 +29,9 @@ pub(super) const LOG_PIPE: &str = "log";
 pub(super) const METRICS_PIPE: &str = "metrics";
 /// Longest lock file that is read, in bytes.
 const LOCK_MAX: u64 = 16 << 10;
+/// How long a handshake is waited for in all. A guest that boots takes a part of it, a VMM that
+/// is stopped all of it.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
 /// Longest answer to a connection request on vsock, in bytes: `OK ` and a port.
 const OK_MAX: usize = 32;
 
@@ -89,11 +92,21 @@ pub(super) async fn connect_when_ready(
 
 /// Opens a connection to a port of the guest. A handshake that was begun is waited for to
 /// its end: Firecracker does not take it well when it is hung up on before its `OK`. So the
-/// waiting goes on by itself when the caller loses patience.
+/// waiting goes on by itself when the caller loses patience, up to [`HANDSHAKE_MAX`]: the callers come
+/// again and again, and each time with a new one.
 pub(super) async fn connect_vsock(dir: &Utf8Path, port: u32) -> io::Result<UnixStream> {
     let stream = connect(dir, VSOCK_SOCKET).await?;
-    let handshake = tokio::spawn(shake_hands(stream, port));
+    let handshake = tokio::spawn(shake_hands_in_time(stream, port));
     handshake.await.map_err(io::Error::other)?
+}
+
+async fn shake_hands_in_time(stream: UnixStream, port: u32) -> io::Result<UnixStream> {
+    let handshake = tokio::time::timeout(HANDSHAKE_MAX, shake_hands(stream, port));
+    handshake.await.unwrap_or_else(|_| {
+        let seconds = HANDSHAKE_MAX.as_secs();
+        let words = format!("the VMM did not answer CONNECT within {seconds} s");
+        Err(io::Error::new(io::ErrorKind::TimedOut, words))
+    })
 }
 
 async fn shake_hands(mut stream: UnixStream, port: u32) -> io::Result<UnixStream> {
@@ -150,6 +163,17 @@ mod tests {
         assert_eq!(nobody.kind(), io::ErrorKind::ConnectionRefused);
         assert!(answered(b"NO\n").await.is_err());
         assert!(answered(&[b'x'; 100]).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vmm_that_never_answers_is_hung_up_on() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let handshake = tokio::spawn(shake_hands_in_time(near, 52));
+        let error = handshake.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"CONNECT 52\n", "and the connection is closed");
     }
 
     #[tokio::test]
