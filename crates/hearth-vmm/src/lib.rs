@@ -38,14 +38,16 @@ pub mod drivers;
 pub mod fake;
 pub mod firecracker;
 mod launch;
+mod probing;
 pub mod qemu;
 mod record;
 
 pub(crate) use qemu::empty_initramfs;
 
 pub use companion::find_companion;
-pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, VMM_LOG};
+pub use hearth_shim::{CONSOLE_LOG, EXIT_RECORD, LOCK as VMM_LOCK, VMM_LOG};
 pub use launch::Launcher;
+pub use probing::sweep as sweep_probes;
 
 /// Files that a VMM and its shim make in a VM's folder, apart from sockets and old logs.
 pub const FILES: [&str; 6] = [

@@ -23,6 +23,7 @@ use tokio::sync::Mutex;
 
 use super::version::{Version, stamp};
 use super::{FirecrackerDriver, Kvm};
+use crate::probing::{self, Probing};
 use crate::{KernelFiles, LaunchSpec, LogLimits, VmmError, record};
 
 const DEVICE: &str = "/dev/kvm";
@@ -45,7 +46,7 @@ struct Key {
     guest_kernel: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     key: Key,
     works: bool,
@@ -63,9 +64,12 @@ impl Kept {
     }
 }
 
-/// The answer so far. The lock is held while a probe runs: one at a time is enough.
+/// The answer so far, and the probe that runs.
 #[derive(Debug, Default)]
-pub(super) struct Probes(Mutex<Option<Kept>>);
+pub(super) struct Probes {
+    memory: Mutex<Option<Kept>>,
+    running: Probing<Key, Kept>,
+}
 
 fn refused(why: impl std::fmt::Display) -> VmmError {
     VmmError::Missing {
@@ -125,29 +129,41 @@ impl Probes {
             firecracker: version.to_string(),
             guest_kernel: stamp(elf)?,
         };
-        let mut memory = self.0.lock().await;
         let cache = driver.config.probe_cache.as_deref();
-        let kept = memory
-            .take()
+        let remembered = self.memory.lock().await.clone();
+        let remembered = remembered
             .or_else(|| cache.and_then(recall))
             .filter(|kept| kept.answers(&key, &crate::boot_id()));
-        let kept = match kept {
+        let kept = match remembered {
             Some(kept) => kept,
-            None => {
-                let kept = boot(driver, elf, key).await;
-                if let Some(cache) = cache {
-                    keep(cache, &kept);
-                }
-                kept
-            }
+            None => self.find_out(driver, elf, key).await?,
         };
-        let (works, detail) = (kept.works, kept.detail.clone());
-        *memory = Some(kept);
-        if works {
-            Ok(detail)
+        if kept.works {
+            Ok(kept.detail)
         } else {
-            Err(refused(detail))
+            Err(refused(kept.detail))
         }
+    }
+
+    async fn find_out(
+        &self,
+        driver: &FirecrackerDriver,
+        elf: &Utf8Path,
+        key: Key,
+    ) -> Result<Kept, VmmError> {
+        let (config, elf, of_task) = (driver.config.clone(), elf.to_owned(), key.clone());
+        let probe = async move { boot(&FirecrackerDriver::new(config), &elf, of_task).await };
+        let Some(kept) = self.running.run(&key, probe).await else {
+            return Err(refused("the probe of it was interrupted"));
+        };
+        let mut memory = self.memory.lock().await;
+        if memory.as_ref() != Some(&kept) {
+            if let Some(cache) = driver.config.probe_cache.as_deref() {
+                keep(cache, &kept);
+            }
+            *memory = Some(kept.clone());
+        }
+        Ok(kept)
     }
 }
 
@@ -197,7 +213,7 @@ async fn boot_in_folder(driver: &FirecrackerDriver, elf: &Utf8Path) -> Result<()
         None => Utf8PathBuf::from_path_buf(std::env::temp_dir())
             .map_err(|path| format!("{} is not UTF-8", path.display()))?,
     };
-    let dir = root.join(format!("kvm-probe-{vm}"));
+    let dir = root.join(format!("{}{vm}", probing::FOLDER));
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&dir)
@@ -214,7 +230,11 @@ async fn boot_once(driver: &FirecrackerDriver, spec: &LaunchSpec) -> Result<(), 
         .launch_unasked(spec, Some(BOOT_DEADLINE))
         .await
         .map_err(|error| chain(&error))?;
-    hearth_host::process::watch(identity).await;
+    let ended = hearth_host::process::watch(identity.clone());
+    if tokio::time::timeout(BOOT_DEADLINE, ended).await.is_err() {
+        // The shim could not end it either.
+        probing::kill(&identity).await?;
+    }
     record::exit_record(&spec.dir)
         .await
         .map_err(|error| chain(&error))?;

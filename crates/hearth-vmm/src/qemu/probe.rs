@@ -27,12 +27,12 @@ use hearth_types::process::ProcessIdentity;
 use hearth_types::resources::Resources;
 use hearth_types::spec::Machine;
 use hearth_types::units::Bytes;
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use super::args::{Accelerator, request};
 use super::{KvmMode, QemuConfig, needs};
+use crate::probing::{self, Probing};
 use crate::{KernelFiles, LaunchSpec, LogLimits, Probe, VmmError, find_companion, launch, record};
 
 const KVM: &str = "/dev/kvm";
@@ -56,7 +56,7 @@ struct Key {
     guest_kernel: String,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Kept {
     key: Key,
     accelerator: String,
@@ -73,9 +73,12 @@ impl Kept {
     }
 }
 
-/// The answers so far. The lock is held while a probe runs: one at a time is enough.
+/// The answers so far, and the probe that runs.
 #[derive(Debug, Default)]
-pub(super) struct Probes(Mutex<Memory>);
+pub(super) struct Probes {
+    memory: Mutex<Memory>,
+    running: Probing<Key, Kept>,
+}
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -91,8 +94,7 @@ impl Probes {
         binary: &Utf8Path,
         kernel: Option<&KernelFiles>,
     ) -> Result<Probe, VmmError> {
-        let mut memory = self.0.lock().await;
-        let version = memory.version(binary).await?;
+        let version = self.memory.lock().await.version(binary).await?;
         let tcg = |detail: &str| Probe {
             version: version.clone(),
             accelerator: "tcg".to_owned(),
@@ -117,11 +119,19 @@ impl Probes {
             cpu: cpu_field("model name").unwrap_or_default(),
             guest_kernel: stamp(bzimage)?,
         };
-        let kept = match memory.recall(config, &key) {
+        let recalled = self.memory.lock().await.recall(config, &key);
+        let kept = match recalled {
             Some(kept) => kept,
             None => {
-                let kept = try_kvm(config, binary, bzimage, groups, key).await;
-                memory.keep(config, kept.clone());
+                let (config_of_task, binary) = (config.clone(), binary.to_owned());
+                let (bzimage, of_task) = (bzimage.clone(), key.clone());
+                let probe = async move {
+                    try_kvm(&config_of_task, &binary, &bzimage, groups, of_task).await
+                };
+                let Some(kept) = self.running.run(&key, probe).await else {
+                    return Ok(tcg("the probe of KVM was interrupted"));
+                };
+                self.memory.lock().await.keep(config, kept.clone());
                 kept
             }
         };
@@ -158,6 +168,9 @@ impl Memory {
     }
 
     fn keep(&mut self, config: &QemuConfig, kept: Kept) {
+        if self.kept.as_ref() == Some(&kept) {
+            return;
+        }
         if let Some(path) = &config.probe_cache
             && let Ok(text) = serde_json::to_vec_pretty(&kept)
         {
@@ -225,7 +238,7 @@ impl Boot {
             None => Utf8PathBuf::from_path_buf(std::env::temp_dir())
                 .map_err(|path| format!("{} is not UTF-8", path.display()))?,
         };
-        let dir = root.join(format!("kvm-probe-{vm}"));
+        let dir = root.join(format!("{}{vm}", probing::FOLDER));
         let made = std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&dir)
@@ -257,7 +270,7 @@ impl Boot {
         let identity = launch::through_shim(config.launcher, &shim, &spec, &request, &needs)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
-        end_of_boot(identity, dir, self.deadline).await;
+        end_of_boot(identity, dir, self.deadline).await?;
         let ended = record::exit_record(dir)
             .await
             .map_err(|error| hearth_types::survey::chain(&error))?;
@@ -312,8 +325,13 @@ impl Boot {
 }
 
 /// Returns when the probe's guest has ended. One that has said nothing new for `silence` is
-/// ended: a host on which KVM hangs would keep it for ever.
-async fn end_of_boot(identity: ProcessIdentity, dir: &Utf8Path, silence: Duration) {
+/// ended: a host on which KVM hangs would keep it for ever. One that hangs in the kernel does not
+/// even die; nobody waits for it.
+async fn end_of_boot(
+    identity: ProcessIdentity,
+    dir: &Utf8Path,
+    silence: Duration,
+) -> Result<(), String> {
     let ended = hearth_host::process::watch(identity.clone());
     tokio::pin!(ended);
     let mut said = 0;
@@ -323,13 +341,9 @@ async fn end_of_boot(identity: ProcessIdentity, dir: &Utf8Path, silence: Duratio
             said = now;
             continue;
         }
-        if let Ok(proven) = hearth_host::process::prove(&identity)
-            && let Err(error) = proven.signal(Signal::KILL)
-        {
-            tracing::warn!(%error, "a silent guest of the KVM probe cannot be ended");
-        }
-        return ended.await;
+        return probing::kill(&identity).await;
     }
+    Ok(())
 }
 
 /// The newc archive without files: all fields of its end mark are zero but the length of
