@@ -45,6 +45,7 @@ pub fn rules(policy: &Policy, spec: &VmSpec) -> BreakerPolicy {
 pub const fn cause_of_end(class: EndClass) -> Cause {
     match class {
         EndClass::VmmCrashed => Cause::Vmm,
+        EndClass::HostOutOfMemory => Cause::Memory,
         _ => Cause::Own,
     }
 }

@@ -8,6 +8,9 @@ use hearth_types::process::{ConsoleEnd, Evidence};
 
 use crate::stop::Told;
 
+/// SIGKILL, the only signal of the kernel's OOM killer.
+const SIGKILL: i32 = 9;
+
 /// How much of the console's end is kept, in bytes: a panic's call trace ends with its
 /// `end Kernel panic` line, and little follows that.
 const TAIL: usize = 4096;
@@ -44,10 +47,27 @@ impl Tail {
 }
 
 /// All that can be known now that the VMM is dead.
-pub(crate) fn gather(status: ExitStatus, console: &Tail, told: Told) -> Evidence {
-    let cgroup = own_cgroup();
+///
+/// `oom_kill` is what the kernel's log says; a unit of its own may not read that, but has a cgroup of
+/// its own, whose counters say as much.
+pub(crate) fn gather(
+    status: ExitStatus,
+    console: &Tail,
+    told: Told,
+    oom_kill: impl FnOnce() -> Option<OomKill>,
+) -> Evidence {
+    let killed = status.signal() == Some(SIGKILL);
+    let (oom_kills, oom_host) = match own_cgroup().filter(|_| killed) {
+        Some(cgroup) => memory_events(&cgroup),
+        None if killed => match oom_kill() {
+            Some(kill) => (1, kill == OomKill::Host),
+            None => (0, false),
+        },
+        None => (0, false),
+    };
     Evidence {
-        oom_kills: cgroup.as_deref().map_or(0, oom_kills),
+        oom_kills,
+        oom_host,
         core_dumped: status.core_dumped(),
         console: console.end(),
         terminated: told.terminated,
@@ -63,18 +83,22 @@ fn own_cgroup() -> Option<String> {
     name.starts_with("hearth-vm-").then(|| path.to_owned())
 }
 
-fn oom_kills(cgroup: &str) -> u64 {
+fn memory_events(cgroup: &str) -> (u64, bool) {
     let events = format!("/sys/fs/cgroup{cgroup}/memory.events");
-    std::fs::read_to_string(events).map_or(0, |text| count(&text))
+    std::fs::read_to_string(events).map_or((0, false), |text| kills(&text))
 }
 
-/// `oom_kill` of a `memory.events` file (cgroup-v2.rst of the kernel).
-fn count(events: &str) -> u64 {
-    let line = events
-        .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "));
-    line.and_then(|number| number.trim().parse().ok())
-        .unwrap_or(0)
+/// How many were killed, and whether it was for others' want. `oom_kill` of a `memory.events` file
+/// counts kills for whatever reason, `oom` the times that this cgroup's own limit was reached
+/// (cgroup-v2.rst of the kernel).
+fn kills(events: &str) -> (u64, bool) {
+    let count = |key: &str| {
+        let mut lines = events.lines();
+        let number = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        number.and_then(|number| number.trim().parse::<u64>().ok())
+    };
+    let kills = count("oom_kill").unwrap_or(0);
+    (kills, kills > 0 && count("oom") == Some(0))
 }
 
 #[cfg(test)]
@@ -108,8 +132,13 @@ mod tests {
 
     #[test]
     fn memory_events_are_read() {
-        assert_eq!(count("low 0\nhigh 0\nmax 31\noom 2\noom_kill 1\n"), 1);
-        assert_eq!(count("oom_kill nonsense\n"), 0);
-        assert_eq!(count(""), 0);
+        let own = "low 0\nhigh 0\nmax 31\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(kills(own), (1, false));
+        // Killed, and its own limit was never reached: the host, or all VMs together.
+        assert_eq!(kills("max 0\noom 0\noom_kill 1\n"), (1, true));
+        assert_eq!(kills("oom 0\noom_kill 0\n"), (0, false));
+        assert_eq!(kills("oom_kill 1\n"), (1, false));
+        assert_eq!(kills("oom_kill nonsense\n"), (0, false));
+        assert_eq!(kills(""), (0, false));
     }
 }

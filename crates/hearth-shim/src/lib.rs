@@ -37,6 +37,7 @@ mod cage;
 mod evidence;
 pub mod identity;
 mod journal;
+mod kernel_log;
 mod log;
 mod outside;
 mod pump;

@@ -13,6 +13,7 @@ use rustix::io::FdFlags;
 use crate::evidence;
 use crate::identity::Instance;
 use crate::journal::Journal;
+use crate::kernel_log::KernelLog;
 use crate::log::Log;
 use crate::pump::{Channels, End, Pump};
 use crate::setup::{self, Failure, Started};
@@ -57,6 +58,7 @@ fn serve(in_unit: bool) -> ExitCode {
     crate::signals::put_off();
     close_on_exec();
     rustix::process::umask(Mode::from_raw_mode(0o077));
+    let kernel = KernelLog::from_here();
     let (request, started) = match read_request().and_then(|request| {
         let started = setup::start(&request)?;
         Ok((request, started))
@@ -67,11 +69,11 @@ fn serve(in_unit: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    attend(&request, started, Journal::new(journal))
+    attend(&request, started, Journal::new(journal), &kernel)
 }
 
 /// From the VMM's exec to its exit record.
-fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
+fn attend(request: &Request, started: Started, journal: Journal, kernel: &KernelLog) -> ExitCode {
     let Started {
         mut child,
         console,
@@ -124,6 +126,7 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
     }
     leave_caller();
     let end = pump.run();
+    let pid = child.id();
     let status = child.wait();
     let published = match end {
         End::Run(guest, console, told) => status.and_then(|status| {
@@ -131,7 +134,7 @@ fn attend(request: &Request, started: Started, journal: Journal) -> ExitCode {
                 identity,
                 status,
                 guest,
-                evidence::gather(status, &console, told),
+                evidence::gather(status, &console, told, || kernel.oom_kill(pid)),
             ))
         }),
         End::Undone => {

@@ -64,8 +64,12 @@ pub enum ConsoleEnd {
 #[serde(default)]
 pub struct Evidence {
     /// Processes of the VM's own cgroup that the kernel killed for want of memory (`oom_kill`
-    /// in `memory.events`); 0 where the VM has no cgroup of its own.
+    /// in `memory.events`); where the VM has no cgroup of its own, whether the kernel's log names
+    /// the VMM.
     pub oom_kills: u64,
+    /// It was for the host's want of memory, or for that of all VMs together: the VM's own limit
+    /// was not reached.
+    pub oom_host: bool,
     /// The VMM left a core dump.
     pub core_dumped: bool,
     /// What the console said last.

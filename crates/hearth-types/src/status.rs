@@ -119,6 +119,8 @@ pub enum EndClass {
     VmmCrashed,
     /// The kernel killed the VMM because its cgroup had no memory left.
     OutOfMemory,
+    /// The kernel killed the VMM because the host, or all VMs together, had no memory left.
+    HostOutOfMemory,
     /// Somebody killed the VMM (SIGKILL, SIGTERM and such).
     Killed,
     /// A check of its health failed for too long, and its specification asks for a restart then.

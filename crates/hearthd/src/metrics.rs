@@ -59,7 +59,7 @@ const ATTEMPTS: [&str; 3] = ["reconnected", "restarted", "failed"];
 /// Kinds of objects that a survey looks for.
 const SURVEYED: [&str; 6] = ["processes", "taps", "dirs", "bridge", "rules", "names"];
 /// Kinds of ends.
-const CLASSES: [EndClass; 11] = [
+const CLASSES: [EndClass; 12] = [
     EndClass::Clean,
     EndClass::WorkloadFailed,
     EndClass::GuestPoweredOff,
@@ -67,6 +67,7 @@ const CLASSES: [EndClass; 11] = [
     EndClass::GuestPanicked,
     EndClass::VmmCrashed,
     EndClass::OutOfMemory,
+    EndClass::HostOutOfMemory,
     EndClass::Killed,
     EndClass::Unresponsive,
     EndClass::HostRebooted,
@@ -340,6 +341,7 @@ const fn class_word(class: EndClass) -> &'static str {
         EndClass::GuestPanicked => "guest_panicked",
         EndClass::VmmCrashed => "vmm_crashed",
         EndClass::OutOfMemory => "out_of_memory",
+        EndClass::HostOutOfMemory => "host_out_of_memory",
         EndClass::Killed => "killed",
         EndClass::Unresponsive => "unresponsive",
         EndClass::HostRebooted => "host_rebooted",

@@ -85,6 +85,10 @@ const SIGKILL: i32 = 9;
 
 fn judge_vmm(vmm: ProcessExit, evidence: Evidence) -> (EndClass, String) {
     match vmm {
+        ProcessExit::Signal(SIGKILL) if evidence.oom_kills > 0 && evidence.oom_host => (
+            EndClass::HostOutOfMemory,
+            "VMM was killed by the kernel: the host had no memory left".to_owned(),
+        ),
         ProcessExit::Signal(SIGKILL) if evidence.oom_kills > 0 => (
             EndClass::OutOfMemory,
             "VMM was killed by the kernel: its memory limit was reached".to_owned(),

@@ -211,6 +211,10 @@ fn evidence_tells_ends_of_one_status_apart() {
         oom_kills: 1,
         ..Evidence::default()
     };
+    let starved_by_others = Evidence {
+        oom_host: true,
+        ..starved
+    };
     let stopped = Evidence {
         terminated: true,
         ..Evidence::default()
@@ -231,6 +235,12 @@ fn evidence_tells_ends_of_one_status_apart() {
             false,
         ),
         (SIGKILLED, starved, EndClass::OutOfMemory, true),
+        (
+            SIGKILLED,
+            starved_by_others,
+            EndClass::HostOutOfMemory,
+            true,
+        ),
         // Another process of the cgroup was killed for memory; the VMM went on and ended so.
         (ProcessExit::Signal(11), starved, EndClass::VmmCrashed, true),
         (off, starved, EndClass::GuestPoweredOff, false),

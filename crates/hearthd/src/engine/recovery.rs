@@ -32,7 +32,18 @@ pub(super) fn cause(step: &Step, error: &anyhow::Error) -> Cause {
             _ => None,
         }
     });
-    found.unwrap_or_else(|| by_words(&format!("{error:#}")).unwrap_or(by_step))
+    let found = found.or_else(|| by_words(&format!("{error:#}")));
+    found.unwrap_or_else(|| if is_own(error) { Cause::Own } else { by_step })
+}
+
+/// Whether it fails for what the VM asks for: an image that is gone or damaged, a machine that
+/// its VMM does not have.
+fn is_own(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let unsuitable =
+            |error: &hearth_vmm::VmmError| matches!(error, hearth_vmm::VmmError::Unsuitable { .. });
+        cause.is::<hearth_image::ImageError>() || cause.downcast_ref().is_some_and(unsuitable)
+    })
 }
 
 /// VMMs say what they lack in words: QEMU's `cannot set up guest memory` (ENOMEM), and both
@@ -167,5 +178,12 @@ mod tests {
         let qemu = "cannot set up guest memory 'ram': Cannot allocate memory";
         assert_eq!(cause_of(&start, said(qemu)), Cause::Memory);
         assert_eq!(cause_of(&start, said("cannot open /dev/kvm")), Cause::Kvm);
+        let unsuitable = hearth_vmm::VmmError::Unsuitable {
+            detail: "too many vCPUs".to_owned(),
+        };
+        assert_eq!(cause_of(&start, unsuitable.into()), Cause::Own);
+        let gone = hearth_image::ImageError::NotFound("demo:1".to_owned());
+        let gone = anyhow::Error::from(gone).context("image demo:1 is needed");
+        assert_eq!(cause_of(&disks, gone), Cause::Own);
     }
 }
