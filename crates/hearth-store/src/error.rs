@@ -161,6 +161,18 @@ pub enum StoreError {
         /// What is.
         found: u64,
     },
+    /// Its guest uses the network that it was started with.
+    #[error("{name} runs: its network's mode and address can be changed only while it does not")]
+    Connected {
+        /// The VM.
+        name: VmName,
+    },
+    /// It is being removed, and that cannot be taken back.
+    #[error("{name} is being removed")]
+    Leaving {
+        /// The VM.
+        name: VmName,
+    },
     /// Only a VM whose goal is `absent` can be forgotten.
     #[error("VM {id} is still wanted and cannot be forgotten: its goal must be absent first")]
     StillWanted {

@@ -90,6 +90,20 @@ fn choose_uid(session: &mut Session, ranges: LeaseRanges) -> Result<u32> {
     Ok(uid)
 }
 
+/// Leases a uid to a VM that was made while none were leased.
+pub(crate) fn lease_uid(session: &mut Session, id: VmId, ranges: LeaseRanges) -> Result<VmRow> {
+    let old = VmRow::clone(session.row(id)?);
+    if old.leases.uid != 0 || ranges.uid_base == 0 {
+        return Ok(old);
+    }
+    let uid = choose_uid(session, ranges)?;
+    let leases = Leases { uid, ..old.leases };
+    let row = VmRow { leases, ..old };
+    record(session, id, &row.spec, &row.leases)?;
+    session.put(row.clone());
+    Ok(row)
+}
+
 /// The addresses a guest may have: without the network's, the gateway's and the broadcast
 /// address. Empty for a subnet of fewer than four addresses.
 fn guest_addresses(subnet: Ipv4Net) -> std::ops::RangeInclusive<u32> {

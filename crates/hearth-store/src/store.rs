@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Result, StoreError, VmRow, events, history, journal, keys, settings, vms,
+    Result, StoreError, VmRow, events, history, journal, keys, leases, settings, vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -215,7 +215,8 @@ impl Store {
     /// Records what the user wants now: always a new generation, even if it is the same goal.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Stale`] if `expected_generation` is not the VM's.
+    /// [`StoreError::NotFound`]; [`StoreError::Stale`] if `expected_generation` is not the VM's;
+    /// [`StoreError::Leaving`] for any other goal of a VM that is being removed.
     pub async fn set_goal(
         &self,
         id: VmId,
@@ -234,7 +235,8 @@ impl Store {
     /// address unless the new specification names another or wants no network.
     ///
     /// # Errors
-    /// As [`Store::create_vm`], [`StoreError::NotFound`], [`StoreError::Stale`].
+    /// As [`Store::create_vm`], [`StoreError::NotFound`], [`StoreError::Stale`],
+    /// [`StoreError::Leaving`], [`StoreError::Connected`] for another address of a VM that runs.
     pub async fn replace_spec(
         &self,
         id: VmId,
@@ -246,6 +248,16 @@ impl Store {
             vms::replace_spec(session, id, new, ranges, expected_generation)
         })
         .await
+    }
+
+    /// Leases a uid to a VM that has none of its own, because none were leased when it was
+    /// made. One that has a uid keeps it.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], [`StoreError::Exhausted`].
+    pub async fn lease_uid(&self, id: VmId, ranges: LeaseRanges) -> Result<VmRow> {
+        self.request(move |session| leases::lease_uid(session, id, ranges))
+            .await
     }
 
     /// Records a VM's status. Writes nothing if it is the same.

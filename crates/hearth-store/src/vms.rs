@@ -9,7 +9,7 @@ use hearth_types::names::VmName;
 use hearth_types::net::MacAddr;
 use hearth_types::spec::VmSpec;
 use hearth_types::spec::bootstrap::circle;
-use hearth_types::status::{Goal, Leases, VmStatus};
+use hearth_types::status::{Goal, Leases, Phase, VmStatus};
 use hearth_types::units::Span;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
@@ -165,6 +165,21 @@ fn check_order(session: &Session, spec: &VmSpec, own: VmId) -> Result<()> {
     }
 }
 
+/// A removal that was acknowledged is not taken back: parts of the VM may be gone already.
+fn check_stays(row: &VmRow) -> Result<()> {
+    match row.goal {
+        Goal::Absent => Err(StoreError::Leaving {
+            name: row.spec.name.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a VMM of it lives, or is just being started.
+fn is_up(row: &VmRow) -> bool {
+    row.status.vmm.is_some() || row.status.phase == Phase::Starting
+}
+
 fn check_generation(row: &VmRow, expected: Option<u64>) -> Result<()> {
     match expected {
         Some(expected) if expected != row.generation => Err(StoreError::Stale {
@@ -242,6 +257,9 @@ pub(crate) fn set_goal(
 ) -> Result<VmRow> {
     let old = session.row(id)?;
     check_generation(old, expected)?;
+    if goal != Goal::Absent {
+        check_stays(old)?;
+    }
     let row = VmRow {
         generation: old.generation + 1,
         goal,
@@ -275,9 +293,16 @@ pub(crate) fn replace_spec(
 ) -> Result<VmRow> {
     let old = Arc::clone(session.row(id)?);
     check_generation(&old, expected)?;
+    check_stays(&old)?;
     check_name(session, &new.spec.name, id)?;
     check_order(session, &new.spec, id)?;
     let ip = leases::choose_ip(session, Some(&old), &new.spec, ranges.subnet)?;
+    // The guest keeps the address until its end, so nobody else may have it before.
+    if ip != old.leases.ip && is_up(&old) {
+        return Err(StoreError::Connected {
+            name: old.spec.name.clone(),
+        });
+    }
     let row = VmRow {
         leases: Leases {
             ip,

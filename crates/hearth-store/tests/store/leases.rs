@@ -231,3 +231,29 @@ async fn the_schema_itself_keeps_leases_apart() {
         hand.execute(allowed, []).unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_vm_of_the_time_before_uids_gets_one() {
+    let dir = dir();
+    let store = open(&dir);
+    let root = LeaseRanges {
+        uid_base: 0,
+        ..ranges()
+    };
+    let old = store.create_vm(new_vm("old"), root, now()).await.unwrap();
+    assert_eq!(old.leases.uid, 0);
+    let kept = store.lease_uid(old.id, root).await.unwrap();
+    assert_eq!(kept, old, "none are leased");
+    let new = store
+        .create_vm(new_vm("new"), ranges(), now())
+        .await
+        .unwrap();
+    let leased = store.lease_uid(old.id, ranges()).await.unwrap();
+    assert!(leased.leases.uid >= ranges().uid_base);
+    assert_ne!(leased.leases.uid, new.leases.uid);
+    let again = store.lease_uid(old.id, ranges()).await.unwrap();
+    assert_eq!(again, leased);
+    drop(store);
+    let rows = open(&dir).vms().await;
+    assert!(rows.contains(&leased));
+}

@@ -92,6 +92,7 @@ fn kind(error: &StoreError) -> &'static str {
         StoreError::PortTaken { .. } => "port",
         StoreError::NotFound { .. } => "missing",
         StoreError::StillWanted { .. } => "wanted",
+        StoreError::Leaving { .. } => "leaving",
         _ => "other",
     }
 }
@@ -105,6 +106,9 @@ fn refusal(model: &Model, own: Option<&VmRow>, spec: &VmSpec) -> Option<&'static
             .values()
             .filter(|row| Some(row.id) != own.map(|own| own.id))
     };
+    if own.is_some_and(|own| own.goal == Goal::Absent) {
+        return Some("leaving");
+    }
     if others().any(|row| row.spec.name == spec.name) {
         return Some("name");
     }
@@ -187,12 +191,14 @@ async fn step(store: &Store, model: &mut Model, op: Op) -> Result<(), TestCaseEr
             if let Some(own) = named(model, vm) {
                 let goal = if absent { Goal::Absent } else { Goal::Stopped };
                 let expected = Some(own.generation);
-                let row = store
-                    .set_goal(own.id, goal, absent, None, expected)
-                    .await
-                    .unwrap();
-                prop_assert_eq!(row.generation, own.generation + 1);
-                model.insert(row.id, row);
+                let said = store.set_goal(own.id, goal, absent, None, expected).await;
+                let leaves = own.goal == Goal::Absent && !absent;
+                let refused = leaves.then_some("leaving");
+                prop_assert_eq!(said.as_ref().err().map(kind), refused);
+                if let Ok(row) = said {
+                    prop_assert_eq!(row.generation, own.generation + 1);
+                    model.insert(row.id, row);
+                }
             }
         }
         Op::Status(vm, restarts) => {

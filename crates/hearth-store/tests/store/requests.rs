@@ -367,3 +367,30 @@ async fn of_each_vm_the_last_ends_are_kept() {
     assert_eq!((kept[19].reason.as_str(), kept[19].back_at), ("5", None));
     assert_eq!(store.history(b.id).await.unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn an_acknowledged_removal_is_not_taken_back() {
+    let dir = dir();
+    let store = open(&dir);
+    let row = create(&store, "web").await;
+    let leaving = store
+        .set_goal(row.id, Goal::Absent, false, None, None)
+        .await
+        .unwrap();
+    for goal in [Goal::Running, Goal::Paused, Goal::Stopped] {
+        let taken_back = store.set_goal(row.id, goal, false, None, None).await;
+        assert!(matches!(taken_back, Err(StoreError::Leaving { .. })));
+        let change = |row: &VmRow| row.status.clone();
+        let restarted = store
+            .set_goal_and_status(row.id, goal, false, None, None, change)
+            .await;
+        assert!(matches!(restarted, Err(StoreError::Leaving { .. })));
+    }
+    let respecified = store
+        .replace_spec(row.id, respec(&row), ranges(), None)
+        .await;
+    assert!(matches!(respecified, Err(StoreError::Leaving { .. })));
+    assert_eq!(store.vms().await, vec![leaving]);
+    let forced = store.set_goal(row.id, Goal::Absent, true, None, None).await;
+    assert!(forced.unwrap().force_stop, "it can be hurried");
+}

@@ -72,8 +72,12 @@ impl From<Problem> for ApiError {
 
 impl From<anyhow::Error> for ApiError {
     fn from(error: anyhow::Error) -> Self {
-        match error.downcast::<Problem>() {
-            Ok(problem) => problem.into(),
+        let error = match error.downcast::<Problem>() {
+            Ok(problem) => return problem.into(),
+            Err(error) => error,
+        };
+        match error.downcast::<StoreError>() {
+            Ok(error) => error.into(),
             Err(error) => Self::new(Code::Internal, format!("{error:#}")),
         }
     }
@@ -91,6 +95,8 @@ impl From<StoreError> for ApiError {
             | StoreError::AddressTaken { .. }
             | StoreError::LeaseTaken { .. }
             | StoreError::Recorded { .. }
+            | StoreError::Connected { .. }
+            | StoreError::Leaving { .. }
             | StoreError::StillWanted { .. } => Code::Conflict,
             StoreError::AddressOutside { .. } => Code::Invalid,
             StoreError::Exhausted { .. } | StoreError::Full { .. } => Code::Exhausted,
@@ -103,6 +109,7 @@ impl From<StoreError> for ApiError {
             StoreError::NameTaken { name, .. } => Some(format!(
                 "remove it with: hearth rm {name}, or choose another name"
             )),
+            StoreError::Connected { name } => Some(format!("stop it first: hearth stop {name}")),
             _ => None,
         };
         let problem = Problem::new(code, chain(&error));

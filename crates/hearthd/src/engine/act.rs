@@ -341,7 +341,10 @@ impl Engine {
             .set_goal(vm, goal, false, None, Some(generation))
             .await
         {
-            Ok(_) | Err(StoreError::Stale { .. } | StoreError::NotFound { .. }) => Ok(()),
+            Ok(_)
+            | Err(
+                StoreError::Stale { .. } | StoreError::NotFound { .. } | StoreError::Leaving { .. },
+            ) => Ok(()),
             Err(error) => Err(error).context("cannot store the goal"),
         }
     }
