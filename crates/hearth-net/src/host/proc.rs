@@ -13,11 +13,13 @@ use hearth_types::process::ProcessIdentity;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
     identity: ProcessIdentity,
+    parent: i32,
     /// Its arguments, the program's name first.
     pub(super) args: Vec<String>,
 }
 
-/// All living name servers of the installation.
+/// All living name servers of the installation. dnsmasq serves each TCP client in a child with
+/// the same mark and arguments: a child of a server is no other server.
 pub(super) fn find(mark: OwnerMark) -> Result<Vec<Server>, ProcessError> {
     let mut found = Vec::new();
     for process in survey(mark.installation)? {
@@ -28,9 +30,13 @@ pub(super) fn find(mark: OwnerMark) -> Result<Vec<Server>, ProcessError> {
                 Err(error) if is_gone(&error) => continue,
                 Err(source) => return Err(ProcessError::Read { file, source }),
             };
+            let Some(parent) = parent_of(process.identity.pid)? else {
+                continue;
+            };
             let args = cmdline.split(|byte| *byte == 0);
             found.push(Server {
                 identity: process.identity,
+                parent,
                 args: args
                     .filter(|arg| !arg.is_empty())
                     .map(|arg| String::from_utf8_lossy(arg).into_owned())
@@ -38,7 +44,28 @@ pub(super) fn find(mark: OwnerMark) -> Result<Vec<Server>, ProcessError> {
             });
         }
     }
+    let pids: Vec<i32> = found.iter().map(Server::pid).collect();
+    found.retain(|server| !pids.contains(&server.parent));
     Ok(found)
+}
+
+/// The process that started it, or that has taken it over; `None` when it has ended.
+fn parent_of(pid: i32) -> Result<Option<i32>, ProcessError> {
+    let file = format!("{pid}/stat");
+    let stat = match std::fs::read(format!("/proc/{file}")) {
+        Ok(stat) => stat,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(source) => return Err(ProcessError::Read { file, source }),
+    };
+    // pid (name) state ppid …; the name may contain anything, also parentheses.
+    let stat = String::from_utf8_lossy(&stat);
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+    let parent = fields.and_then(|fields| fields.split_ascii_whitespace().nth(1)?.parse().ok());
+    let strange = || io::Error::new(io::ErrorKind::InvalidData, "it names no parent");
+    parent.map(Some).ok_or_else(|| ProcessError::Read {
+        file,
+        source: strange(),
+    })
 }
 
 impl Server {

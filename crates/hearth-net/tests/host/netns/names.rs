@@ -139,6 +139,42 @@ fn the_server_is_nobodys_child_and_found_again() {
 }
 
 #[test]
+fn who_serves_a_tcp_client_is_no_other_server() {
+    use std::io::{Read as _, Write as _};
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        net.ensure_names(&hosts(&[("one", 2)])).await.unwrap();
+        let first = server(&config);
+        let mut client = std::net::TcpStream::connect((GATEWAY, 53)).unwrap();
+        // RFC 1035, section 4.2.2: the length comes first.
+        let ask = |client: &mut std::net::TcpStream| {
+            let query = query("one");
+            let length = u16::try_from(query.len()).unwrap().to_be_bytes();
+            client.write_all(&[&length[..], &query].concat()).unwrap();
+            let mut length = [0; 2];
+            client.read_exact(&mut length).unwrap();
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            client.read_exact(&mut answer).unwrap();
+            let address = <[u8; 4]>::try_from(&answer[answer.len() - 4..]).unwrap();
+            Ipv4Addr::from(address)
+        };
+        assert_eq!(ask(&mut client), guest_ip(2));
+        let all = survey(config.mark.installation).unwrap();
+        assert_eq!(all.len(), 2, "the client has a process of its own: {all:?}");
+        for names in [&[("one", 2)][..], &[("one", 2), ("two", 3)]] {
+            net.ensure_names(&hosts(names)).await.unwrap();
+            assert_eq!(net.names().await.unwrap().hosts, hosts(names));
+        }
+        prove(&first).expect("the server is the same");
+        assert_eq!(ask(&mut client), guest_ip(2), "and it serves its client");
+        drop(client);
+        net.remove_names().await.unwrap();
+    });
+}
+
+#[test]
 fn other_resolvers_and_bad_names_are_refused_clearly() {
     in_namespace(|| async {
         let (config, _dir) = config();
