@@ -13,8 +13,10 @@
 //! | [`pressure`] | how much of the time tasks wait for CPU or memory |
 //! | [`command`] | other programs, with a deadline and their words on failure |
 //! | [`waits`] | threads that wait in the kernel, and for what |
+//! | [`aside`] | work that blocks, where it holds up nobody |
 //! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
 
+pub mod aside;
 pub mod boot;
 pub mod command;
 pub mod dirwatch;

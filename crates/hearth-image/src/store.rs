@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_host::aside::aside;
 use hearth_types::api::ImportKind;
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
@@ -148,12 +149,12 @@ impl ImageStore {
     /// # Errors
     /// When there is none, the prefix fits several, or the record cannot be read.
     pub async fn get(&self, name: &str) -> Result<ImageRecord, ImageError> {
-        let name = name.to_owned();
-        self.blocking(move |inner| {
+        let (name, inner) = (name.to_owned(), Arc::clone(&self.inner));
+        let read = aside(move || {
             let (id, _) = inner.resolve(&name)?;
             Ok(inner.named(inner.read(&id)?.record))
-        })
-        .await
+        });
+        read.await.map_err(|e| ImageError::Volume(Box::new(e)))?
     }
 
     /// Gives an image one more reference; one that led elsewhere now leads here.

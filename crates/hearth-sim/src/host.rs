@@ -99,6 +99,10 @@ pub struct SimProcess {
     pub paused: bool,
     /// A VMM's: its guest hangs, and no check of its health succeeds.
     pub hangs: bool,
+    /// It waits in the kernel: nothing ends it, and it answers nobody.
+    pub stuck: bool,
+    /// It was killed while it was stuck.
+    doomed: bool,
     /// When and how it ends by itself, if that is decided.
     pub ends: Option<(Timestamp, ProcessExit, Option<GuestReport>)>,
     /// A shim's: the record it writes when it ends.
@@ -248,6 +252,8 @@ impl SimHost {
             guest: guest.unwrap_or_default(),
             paused: false,
             hangs: false,
+            stuck: false,
+            doomed: false,
             ends: None,
             record: None,
         };
@@ -479,6 +485,21 @@ impl SimHost {
             changed_at: dir.changed_at,
         })
         .collect()
+    }
+
+    /// What was stuck in the kernel goes on, and what was killed meanwhile dies.
+    pub fn unstick(&mut self) {
+        let stuck = self.processes.values_mut().filter(|p| p.stuck);
+        let mut dead = Vec::new();
+        for process in stuck {
+            process.stuck = false;
+            if process.doomed {
+                dead.push(process.identity.pid);
+            }
+        }
+        for pid in dead {
+            self.end(pid, ProcessExit::Signal(9), None);
+        }
     }
 
     /// Records that something happened that must never happen.

@@ -86,6 +86,26 @@ impl Rooms {
         done
     }
 
+    /// Looks at the host as it is now.
+    pub fn see<T>(&self, look: impl FnOnce(&SimHost) -> T) -> T {
+        look(&self.look())
+    }
+
+    /// Returns when something has changed on the host, or happens there by itself.
+    pub async fn news(&self) {
+        let mut changes = self.0.changes.subscribe();
+        let next = self.look().next_event();
+        match next.map(|at| hearth_plan::transition::elapsed(self.now(), at)) {
+            // Either is news.
+            Some(wait) => {
+                let wait = wait.max(std::time::Duration::from_millis(1));
+                let _either = tokio::time::timeout(wait, changes.changed()).await;
+            }
+            // It cannot end: the sender is ours.
+            None => drop(changes.changed().await),
+        }
+    }
+
     /// The host as it is now.
     fn look(&self) -> MutexGuard<'_, SimHost> {
         let now = self.now();
@@ -101,26 +121,8 @@ impl Rooms {
 
     /// Returns when `done` holds, looking again at each change and each event of the host.
     async fn until(&self, done: impl Fn(&SimHost) -> bool) {
-        let mut changes = self.0.changes.subscribe();
-        loop {
-            let next = {
-                let host = self.look();
-                if done(&host) {
-                    return;
-                }
-                host.next_event()
-            };
-            let Some(at) = next else {
-                if changes.changed().await.is_err() {
-                    return;
-                }
-                continue;
-            };
-            let wait = hearth_plan::transition::elapsed(self.now(), at);
-            // Timers have a grain of a millisecond: never look again in no time.
-            let wait = wait.max(std::time::Duration::from_millis(1));
-            // Either wakes: a change that could not be awaited is a time that has come.
-            let _change = tokio::time::timeout(wait, changes.changed()).await;
+        while !done(&self.look()) {
+            self.news().await;
         }
     }
 }

@@ -32,16 +32,31 @@ pub struct Store {
 struct Inner {
     installation: InstallationId,
     committed: Arc<Committed>,
-    queue: Option<Sender<Request>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    writer: Writer,
+}
+
+/// Who carries requests out.
+#[derive(Debug)]
+enum Writer {
+    Thread {
+        queue: Option<Sender<Request>>,
+        thread: Mutex<Option<JoinHandle<()>>>,
+    },
+    /// Whoever asks.
+    #[cfg(feature = "in-place")]
+    Asker(Box<Mutex<Session>>),
 }
 
 impl Drop for Inner {
     /// Waits for the thread, so that the file is closed and free when the last handle is gone.
     fn drop(&mut self) {
-        self.queue = None;
-        let thread = self
-            .thread
+        let (queue, thread) = match &mut self.writer {
+            Writer::Thread { queue, thread } => (queue, thread),
+            #[cfg(feature = "in-place")]
+            Writer::Asker(_) => return,
+        };
+        *queue = None;
+        let thread = thread
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
@@ -49,22 +64,6 @@ impl Drop for Inner {
             tracing::error!("the store's thread had panicked");
         }
     }
-}
-
-/// Waits for the writer's answer; `None` when there is no writer any more.
-#[cfg(not(feature = "paused-clock"))]
-async fn committed<T>(answer: oneshot::Receiver<T>) -> Option<T> {
-    answer.await.ok()
-}
-
-/// The same on a thread of tokio's: a paused clock stands still meanwhile. Tokio knows
-/// nothing of the writer's thread and would take the wait for idleness.
-#[cfg(feature = "paused-clock")]
-async fn committed<T: Send + 'static>(answer: oneshot::Receiver<T>) -> Option<T> {
-    tokio::task::spawn_blocking(move || answer.blocking_recv().ok())
-        .await
-        .ok()
-        .flatten()
 }
 
 impl Store {
@@ -76,6 +75,47 @@ impl Store {
     /// [`StoreError::Locked`], [`StoreError::Full`], [`StoreError::Io`].
     pub fn open(path: impl AsRef<Utf8Path>) -> Result<Self> {
         let path = path.as_ref();
+        let (session, installation) = Self::load(path)?;
+        let committed = Arc::new(Committed::new(&session));
+        let (queue, requests) = mpsc::channel();
+        let shared = Arc::clone(&committed);
+        let thread = std::thread::Builder::new()
+            .name("hearth-store".to_owned())
+            .spawn(move || writer::run(session, &requests, &shared))
+            .map_err(|error| StoreError::io("start a thread for", path, error))?;
+        let writer = Writer::Thread {
+            queue: Some(queue),
+            thread: Mutex::new(Some(thread)),
+        };
+        Ok(Self::of(installation, committed, writer))
+    }
+
+    /// The same without a thread: who asks does the work, one transaction for each request, and
+    /// lets others go on before it gets its answer. In virtual time no other thread is waited
+    /// for, and the order follows from the requests alone.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    #[cfg(feature = "in-place")]
+    pub fn open_in_place(path: impl AsRef<Utf8Path>) -> Result<Self> {
+        let (session, installation) = Self::load(path.as_ref())?;
+        let committed = Arc::new(Committed::new(&session));
+        let writer = Writer::Asker(Box::new(Mutex::new(session)));
+        Ok(Self::of(installation, committed, writer))
+    }
+
+    fn of(installation: InstallationId, committed: Arc<Committed>, writer: Writer) -> Self {
+        let inner = Inner {
+            installation,
+            committed,
+            writer,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    fn load(path: &Utf8Path) -> Result<(Session, InstallationId)> {
         let conn = open::open(path)?;
         let installation = open::installation(path, &conn)?;
         let fail = |error| StoreError::sqlite(path, "read the database", error);
@@ -85,21 +125,7 @@ impl Store {
         let cursors = vms::load_cursors(&conn).map_err(fail)?;
         let last_event = events::load_last(&conn).map_err(fail)?;
         let session = Session::new(path.to_owned(), conn, rows, cursors, last_event);
-        let committed = Arc::new(Committed::new(&session));
-        let (queue, requests) = mpsc::channel();
-        let shared = Arc::clone(&committed);
-        let thread = std::thread::Builder::new()
-            .name("hearth-store".to_owned())
-            .spawn(move || writer::run(session, &requests, &shared))
-            .map_err(|error| StoreError::io("start a thread for", path, error))?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                installation,
-                committed,
-                queue: Some(queue),
-                thread: Mutex::new(Some(thread)),
-            }),
-        })
+        Ok((session, installation))
     }
 
     /// The installation's id, made when the database was.
@@ -135,16 +161,28 @@ impl Store {
                 drop(reply.send(result));
             })
         });
-        let queue = self.inner.queue.as_ref().ok_or(StoreError::Stopped)?;
-        queue.send(request).map_err(|_| StoreError::Stopped)?;
-        committed(answer).await.ok_or(StoreError::Stopped)?
+        match &self.inner.writer {
+            Writer::Thread { queue, .. } => {
+                let queue = queue.as_ref().ok_or(StoreError::Stopped)?;
+                queue.send(request).map_err(|_| StoreError::Stopped)?;
+            }
+            #[cfg(feature = "in-place")]
+            Writer::Asker(session) => {
+                {
+                    let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                    writer::commit_group(&mut session, vec![request], &self.inner.committed);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        answer.await.map_err(|_| StoreError::Stopped)?
     }
 
     /// Records a VM and leases what it needs, or does nothing.
     ///
     /// # Errors
     /// [`StoreError::NameTaken`], [`StoreError::PortTaken`], [`StoreError::AddressTaken`],
-    /// [`StoreError::AddressOutside`], [`StoreError::Exhausted`].
+    /// [`StoreError::AddressOutside`], [`StoreError::Exhausted`], [`StoreError::Circle`].
     pub async fn create_vm(
         &self,
         new: NewVm,
@@ -176,7 +214,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Recorded`], [`StoreError::NameTaken`], [`StoreError::PortTaken`],
-    /// [`StoreError::AddressTaken`], [`StoreError::LeaseTaken`].
+    /// [`StoreError::AddressTaken`], [`StoreError::LeaseTaken`], [`StoreError::Circle`].
     pub async fn restore_vm(&self, row: VmRow) -> Result<VmRow> {
         self.request(move |session| vms::restore(session, row))
             .await

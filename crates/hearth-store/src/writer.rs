@@ -78,7 +78,7 @@ pub(crate) fn run(mut session: Session, queue: &Receiver<Request>, committed: &C
     }
 }
 
-fn commit_group(session: &mut Session, group: Vec<Request>, committed: &Committed) {
+pub(crate) fn commit_group(session: &mut Session, group: Vec<Request>, committed: &Committed) {
     let mut answers = Vec::with_capacity(group.len());
     let mut group = group.into_iter();
     let begun = Instant::now();

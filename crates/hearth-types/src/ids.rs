@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+#[cfg(feature = "seeded-ids")]
+pub mod seeded;
+
 /// An identifier that does not have the form its kind asks for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {value:?} is not valid: expected {expected}")]
@@ -17,6 +20,16 @@ pub struct InvalidId {
     pub value: String,
     /// The accepted form.
     pub expected: &'static str,
+}
+
+#[cfg(not(feature = "seeded-ids"))]
+fn fresh() -> Uuid {
+    Uuid::now_v7()
+}
+
+#[cfg(feature = "seeded-ids")]
+fn fresh() -> Uuid {
+    seeded::next().unwrap_or_else(Uuid::now_v7)
 }
 
 macro_rules! uuid_id {
@@ -32,7 +45,7 @@ macro_rules! uuid_id {
             #[must_use]
             #[expect(clippy::new_without_default, reason = "a default identifier would hide that each call differs")]
             pub fn new() -> Self {
-                Self(Uuid::now_v7())
+                Self(fresh())
             }
 
             /// Wraps a UUID that is already known to name an object of this kind.

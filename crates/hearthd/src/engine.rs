@@ -353,6 +353,7 @@ impl Engine {
             let wanted = Instant::now() + self.until(next);
             due = if full { wanted } else { due.min(wanted) };
             tokio::select! {
+                biased;
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep_until(due) => {}
                 _ = stop.changed() => {}

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use hearth_plan::Step;
+use hearth_plan::{Plan, Step, World};
 
 /// Told of each place that is reached: `before` or `after`, and the kind of step. The daemon
 /// goes on when the future is done.
@@ -27,10 +27,14 @@ pub fn places() -> impl Iterator<Item = (&'static str, &'static str)> {
         .chain(WITHIN)
 }
 
+/// Shown each plan that is about to be carried out, with what it was made from.
+pub type Judge = Arc<dyn Fn(&World, &Plan) + Send + Sync>;
+
 /// The failpoints of one engine.
 #[derive(Clone, Default)]
 pub struct Failpoints {
     hook: Option<Hook>,
+    judge: Option<Judge>,
 }
 
 impl std::fmt::Debug for Failpoints {
@@ -45,7 +49,26 @@ impl Failpoints {
     /// Failpoints that a test in the same process watches.
     #[must_use]
     pub fn hooked(hook: Hook) -> Self {
-        Self { hook: Some(hook) }
+        Self {
+            hook: Some(hook),
+            judge: None,
+        }
+    }
+
+    /// The same, and each plan is shown to a judge.
+    #[must_use]
+    pub fn judged(self, judge: Judge) -> Self {
+        Self {
+            judge: Some(judge),
+            ..self
+        }
+    }
+
+    /// A plan is about to be carried out.
+    pub(crate) fn planned(&self, world: &World, plan: &Plan) {
+        if let Some(judge) = &self.judge {
+            judge(world, plan);
+        }
     }
 
     /// Marks a place.

@@ -201,6 +201,7 @@ impl Engine {
             let rounds = now.checks.iter().enumerate();
             let rounds = rounds.map(|(index, check)| self.rounds(ward, index, check));
             tokio::select! {
+                biased;
                 never = futures::future::join_all(rounds) => drop(never),
                 next = self.new_orders(ward, &now) => orders = next,
             }

@@ -4,6 +4,7 @@
 use std::io::{Read as _, Seek as _, SeekFrom};
 
 use camino::Utf8Path;
+use hearth_host::aside::aside;
 use hearth_store::VmRow;
 use hearth_types::history::{ATTEMPTS_KEPT, Attempt, HistoryEntry};
 use hearth_types::ids::VmId;
@@ -37,7 +38,7 @@ impl Engine {
             return;
         }
         let dir = self.paths.vm(vm);
-        let logs = tokio::task::spawn_blocking(move || {
+        let logs = aside(move || {
             (
                 tail(&dir.join(CONSOLE_LOG), CONSOLE_LINES),
                 tail(&dir.join(VMM_LOG), VMM_LINES),

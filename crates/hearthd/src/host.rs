@@ -1,6 +1,9 @@
 //! The seams between the daemon and the host that no other room has a trait for.
 
+use std::time::SystemTime;
+
 use async_trait::async_trait;
+use hearth_host::boot;
 use hearth_host::pressure::Resource;
 use hearth_host::process::Condition;
 use hearth_host::waits::KernelWait;
@@ -14,6 +17,11 @@ use jiff::Timestamp;
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// The moment that a file's time means.
+    fn of_file(&self, time: SystemTime) -> Timestamp {
+        Timestamp::try_from(time).unwrap_or_default()
+    }
 }
 
 /// The host's clock.
@@ -44,6 +52,11 @@ pub trait Processes: Send + Sync {
     /// Percent of the last ten seconds in which some task waited for this; `None`: unknown.
     fn pressure(&self, _resource: Resource) -> Option<u32> {
         None
+    }
+
+    /// When a process was started.
+    fn started_at(&self, identity: &ProcessIdentity) -> Timestamp {
+        boot::ticks_to_time(boot::boot_time(), identity.start_time)
     }
 
     /// How a process is at this moment.

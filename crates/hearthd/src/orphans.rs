@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hearth_host::aside::aside;
 use hearth_plan::{Plan, World, orphanage};
 use hearth_types::ids::VmId;
 use hearth_types::observe::{Observed, ProcessRole};
@@ -75,7 +76,7 @@ impl Engine {
         };
         let network = self.beyond_the_rules(&world).await;
         let scene = self.scene(&world);
-        let mut list = tokio::task::spawn_blocking(move || {
+        let mut list = aside(move || {
             let (paths, living) = (&scene.paths, &scene.living);
             look::look_closer(&mut found.items, paths, world.installation, living);
             found.join(network);

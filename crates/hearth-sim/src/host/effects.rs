@@ -219,7 +219,10 @@ impl SimHost {
             return Err(HostError::NotProven(identity.pid));
         };
         if rung == StopRung::Kill {
-            self.end(identity.pid, ProcessExit::Signal(9), None);
+            self.slay(identity.pid);
+            return Ok(());
+        }
+        if process.stuck {
             return Ok(());
         }
         match Self::reaction(&process.guest, rung) {
@@ -251,7 +254,15 @@ impl SimHost {
             return Ok(());
         }
         self.prove(identity)?;
-        self.end(identity.pid, ProcessExit::Signal(9), None);
+        self.slay(identity.pid);
         Ok(())
+    }
+
+    /// SIGKILL: works at once, or when the process leaves the kernel.
+    fn slay(&mut self, pid: i32) {
+        match self.processes.get_mut(&pid) {
+            Some(process) if process.stuck => process.doomed = true,
+            _ => self.end(pid, ProcessExit::Signal(9), None),
+        }
     }
 }

@@ -131,6 +131,7 @@ impl Vmm for Rooms {
             return Err(control(vm, "query-status", "simulated failure"));
         }
         match host.vmms(vm).next() {
+            Some(process) if process.stuck => Err(control(vm, "query-status", "no answer in time")),
             Some(process) if process.paused => Ok(RunState::Paused),
             Some(_) => Ok(RunState::Running),
             None => Err(control(vm, "query-status", "no VMM lives")),

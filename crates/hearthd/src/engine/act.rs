@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hearth_host::aside::aside;
 use hearth_net::TapSpec;
 use hearth_plan::{Step, transition};
 use hearth_store::{StoreError, VmRow};
@@ -263,8 +264,7 @@ impl Engine {
 
     async fn adopt(self: &Arc<Self>, vm: VmId, identity: &ProcessIdentity) -> anyhow::Result<()> {
         self.watch_vmm(identity);
-        let started_at =
-            hearth_host::boot::ticks_to_time(hearth_host::boot::boot_time(), identity.start_time);
+        let started_at = self.parts.processes.started_at(identity);
         let adopted = identity.clone();
         let row = self
             .change_status(vm, move |row| {
@@ -351,7 +351,7 @@ impl Engine {
 
     pub(crate) async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
         let path = self.paths.vm(vm);
-        let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&path) {
+        let removed = aside(move || match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("cannot remove {path}"))
             }

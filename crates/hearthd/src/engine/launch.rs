@@ -4,6 +4,7 @@ use anyhow::Context as _;
 use camino::Utf8Path;
 use hearth_disk::Volumes;
 use hearth_guest_proto::config::GuestConfig;
+use hearth_host::aside::aside;
 use hearth_store::VmRow;
 use hearth_types::OwnerMark;
 use hearth_types::names::tap_name;
@@ -89,8 +90,7 @@ impl Engine {
         let dir = self.paths.vm(row.id);
         let kernel_name = row.kernel.clone();
         let kernels = self.parts.kernels.clone();
-        let files =
-            tokio::task::spawn_blocking(move || kernels.files(kernel_name.as_deref())).await??;
+        let files = aside(move || kernels.files(kernel_name.as_deref())).await??;
         let kernel = KernelFiles {
             bzimage: files.bzimage.clone(),
             elf: files.elf.clone(),
@@ -166,7 +166,7 @@ impl Engine {
         let segment = hearth_kernel::initrd::config_segment(&json)
             .context("cannot write the guest's configuration")?;
         let guest = self.parts.guest_segment.clone();
-        tokio::task::spawn_blocking(move || {
+        aside(move || {
             hearth_kernel::initrd::write_vm_initrd(
                 out.as_std_path(),
                 base.as_std_path(),

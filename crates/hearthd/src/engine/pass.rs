@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use hearth_host::aside::aside;
 use hearth_plan::model::OpenIntent;
 use hearth_plan::{Facts, Plan, PlannedStep, Policy, Step, World};
 use hearth_store::VmRow;
@@ -32,6 +33,7 @@ impl Engine {
         let (world, rows) = self.world(observed).await?;
         self.metrics.surveyed(&world);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
+        self.failpoints.planned(&world, &plan);
         self.metrics.planned(true, plan.steps.len());
         self.host_breaker_is(&world, &plan).await;
         self.follow_bootstrap(&world, plan.host_breaker.is_some())
@@ -81,6 +83,7 @@ impl Engine {
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
         let plan = hearth_plan::plan_for(&world, &vms.into_iter().collect::<Vec<_>>());
+        self.failpoints.planned(&world, &plan);
         self.metrics.planned(false, plan.steps.len());
         self.host_breaker_is(&world, &plan).await;
         self.follow_bootstrap(&world, plan.host_breaker.is_some())
@@ -197,11 +200,11 @@ impl Engine {
         if first && self.modes.mode() != hearth_types::mode::Mode::Readonly {
             let (engine, rows) = (Arc::clone(self), rows.values().cloned().collect::<Vec<_>>());
             // Nobody waits for it.
-            drop(tokio::task::spawn_blocking(move || {
+            drop(tokio::spawn(aside(move || {
                 for row in &rows {
                     engine.keep_record(row);
                 }
-            }));
+            })));
         }
     }
 

@@ -5,11 +5,13 @@
 //! full survey and the changes made since by this daemon, which is their only owner.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use camino::Utf8Path;
 use futures::StreamExt as _;
+use hearth_host::aside::aside;
 use hearth_types::Survey;
 use hearth_types::ids::VmId;
 use hearth_types::observe::{
@@ -19,6 +21,7 @@ use jiff::Timestamp;
 
 use super::Engine;
 use super::paths::DISKS_MARKER;
+use crate::host::Clock;
 
 /// How long a VMM may take to say its state.
 const RUN_STATE_DEADLINE: Duration = Duration::from_millis(500);
@@ -118,7 +121,8 @@ impl Engine {
     async fn survey_dirs(&self, only: Option<&BTreeSet<VmId>>) -> Survey<Vec<ObservedDir>> {
         let folder = self.paths.vms();
         let only = only.cloned();
-        let listed = tokio::task::spawn_blocking(move || list_dirs(&folder, only.as_ref())).await;
+        let clock = Arc::clone(&self.parts.clock);
+        let listed = aside(move || list_dirs(&folder, only.as_ref(), &*clock)).await;
         let mut dirs = match listed {
             Ok(Ok(dirs)) => dirs,
             Ok(Err(error)) => return Survey::Unknown(format!("{error:#}")),
@@ -139,11 +143,15 @@ impl Engine {
 }
 
 /// VM folders by name; entries that are not named by an id are not ours and not listed.
-fn list_dirs(folder: &Utf8Path, only: Option<&BTreeSet<VmId>>) -> anyhow::Result<Vec<ObservedDir>> {
+fn list_dirs(
+    folder: &Utf8Path,
+    only: Option<&BTreeSet<VmId>>,
+    clock: &dyn Clock,
+) -> anyhow::Result<Vec<ObservedDir>> {
     if let Some(only) = only {
         return only
             .iter()
-            .filter_map(|vm| observe_dir(folder, *vm).transpose())
+            .filter_map(|vm| observe_dir(folder, *vm, clock).transpose())
             .collect();
     }
     let mut dirs = Vec::new();
@@ -153,13 +161,17 @@ fn list_dirs(folder: &Utf8Path, only: Option<&BTreeSet<VmId>>) -> anyhow::Result
     {
         let entry = entry.with_context(|| format!("cannot list {folder}"))?;
         if let Ok(vm) = entry.file_name().parse::<VmId>() {
-            dirs.extend(observe_dir(folder, vm)?);
+            dirs.extend(observe_dir(folder, vm, clock)?);
         }
     }
     Ok(dirs)
 }
 
-fn observe_dir(folder: &Utf8Path, vm: VmId) -> anyhow::Result<Option<ObservedDir>> {
+fn observe_dir(
+    folder: &Utf8Path,
+    vm: VmId,
+    clock: &dyn Clock,
+) -> anyhow::Result<Option<ObservedDir>> {
     let path = folder.join(vm.to_string());
     let meta = match path.symlink_metadata() {
         Ok(meta) if meta.is_dir() => meta,
@@ -174,8 +186,7 @@ fn observe_dir(folder: &Utf8Path, vm: VmId) -> anyhow::Result<Option<ObservedDir
     let changed_at = meta
         .modified()
         .ok()
-        .and_then(|time| Timestamp::try_from(time).ok())
-        .unwrap_or_default();
+        .map_or_else(Timestamp::default, |time| clock.of_file(time));
     Ok(Some(ObservedDir {
         vm,
         has_disk,

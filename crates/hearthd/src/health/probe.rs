@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hearth_host::aside::aside;
 use hearth_store::VmRow;
 use hearth_types::api::Verdict;
 use hearth_types::observe::RunState;
@@ -119,7 +120,7 @@ async fn read_console(
     let mark = || engine.launch_record(ward.vm)?.console;
     let reader = memory.console.take();
     let mut reader = reader.unwrap_or_else(|| console::Reader::new(mark()));
-    let read = tokio::task::spawn_blocking(move || {
+    let read = aside(move || {
         let outcome = reader.check(&dir, pattern.as_deref(), &bad);
         (outcome, reader)
     });

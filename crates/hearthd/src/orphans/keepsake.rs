@@ -96,7 +96,7 @@ impl Engine {
     /// The same where nothing may be held up by two syncs; done when this returns.
     pub(crate) async fn keep_record_aside(self: &Arc<Self>, row: &VmRow) {
         let (engine, row) = (Arc::clone(self), row.clone());
-        let kept = tokio::task::spawn_blocking(move || engine.keep_record(&row)).await;
+        let kept = hearth_host::aside::aside(move || engine.keep_record(&row)).await;
         if let Err(error) = kept {
             tracing::warn!(error = %error, "the VM's record cannot be kept in its folder");
         }

@@ -9,8 +9,8 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::FutureExt as _;
@@ -44,7 +44,7 @@ use tokio::sync::watch;
 /// waits for an hour.
 pub(super) const LIMIT: Duration = Duration::from_secs(7200);
 /// How often a condition is looked at when nobody says that something changed.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Where and when a daemon dies: at the n-th time that a place is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -81,6 +81,14 @@ impl Clock for Sim {
     fn now(&self) -> Timestamp {
         self.0.now()
     }
+
+    /// Files have times of the real clock, in which next to nothing happens. A test that makes
+    /// one old means it.
+    fn of_file(&self, time: SystemTime) -> Timestamp {
+        let age = SystemTime::now().duration_since(time).unwrap_or_default();
+        let old = Duration::from_secs(age.as_secs() / 600 * 600);
+        began() - old
+    }
 }
 
 #[async_trait::async_trait]
@@ -93,11 +101,22 @@ impl Processes for Sim {
         self.0.processes().map_err(anyhow::Error::msg)
     }
 
+    fn started_at(&self, identity: &ProcessIdentity) -> Timestamp {
+        self.0.see(|host| {
+            let process = host.processes.get(&identity.pid);
+            process.map_or(host.now, |process| process.started_at)
+        })
+    }
+
     fn condition(&self, identity: &ProcessIdentity) -> anyhow::Result<Condition> {
-        Ok(if self.0.lives(identity) {
-            Condition::Runs
-        } else {
-            Condition::Gone
+        let process = self
+            .0
+            .see(|host| host.processes.get(&identity.pid).cloned());
+        Ok(match process {
+            Some(process) if process.identity != *identity => Condition::Gone,
+            Some(process) if process.stuck => Condition::Stuck,
+            Some(_) => Condition::Runs,
+            None => Condition::Gone,
         })
     }
 
@@ -162,21 +181,55 @@ fn make_library(data: &Utf8Path) {
     std::fs::write(folder.join("initramfs"), [0; 4]).unwrap();
 }
 
+/// What is the same in all worlds of a process: images, kernels, an empty database.
+struct Library {
+    _dir: tempfile::TempDir,
+    images: ImageStore,
+    kernels: Arc<KernelStore>,
+    database: Utf8PathBuf,
+}
+
+fn library() -> &'static Library {
+    static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
+        let dir = folder();
+        let data = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
+        make_library(&data);
+        let database = data.join("hearth.db");
+        drop(Store::open_in_place(&database).unwrap());
+        Library {
+            images: ImageStore::open(&data.join("images"), Limits::default()).unwrap(),
+            kernels: Arc::new(KernelStore::open(data.join("kernels")).unwrap()),
+            database,
+            _dir: dir,
+        }
+    });
+    &LIBRARY
+}
+
+/// Databases are synced at each commit: in memory that costs nothing.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
+/// When each simulated host begins.
+fn began() -> Timestamp {
+    Timestamp::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
+}
+
 impl World {
     pub(super) fn new() -> Self {
-        // The database is synced at each commit: in memory that costs nothing.
-        let memory = Path::new("/dev/shm");
-        let dir = if memory.is_dir() {
-            tempfile::tempdir_in(memory).unwrap()
-        } else {
-            tempfile::tempdir().unwrap()
-        };
+        let dir = folder();
         let data = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
         std::fs::create_dir_all(data.join("vms")).unwrap();
-        make_library(&data);
-        let installation = Store::open(data.join("hearth.db")).unwrap().installation();
-        // Folders have times of the real clock.
-        let mut host = SimHost::new(installation, Timestamp::now());
+        let database = data.join("hearth.db");
+        std::fs::copy(&library().database, &database).unwrap();
+        let installation = Store::open_in_place(database).unwrap().installation();
+        let mut host = SimHost::new(installation, began());
         // Whatever is free where the test runs.
         host.free = Some(1 << 40);
         Self {
@@ -198,7 +251,7 @@ impl World {
 
     fn engine(&self, rooms: &Rooms, failpoints: Failpoints) -> Arc<Engine> {
         let data = self.data();
-        let store = Store::open(data.join("hearth.db")).unwrap();
+        let store = Store::open_in_place(data.join("hearth.db")).unwrap();
         let network = NetworkConfig {
             bridge: "simbr".to_owned(),
             table: "sim".to_owned(),
@@ -218,8 +271,8 @@ impl World {
             },
         };
         let parts = Parts {
-            images: ImageStore::open(&data.join("images"), Limits::default()).unwrap(),
-            kernels: Arc::new(KernelStore::open(data.join("kernels")).unwrap()),
+            images: library().images.clone(),
+            kernels: Arc::clone(&library().kernels),
             vmm: Arc::new(rooms.clone()),
             net: Arc::new(rooms.clone()),
             disks: Arc::new(rooms.clone()),
@@ -278,6 +331,16 @@ impl World {
         dead: impl Future<Output = ()>,
         scenario: impl AsyncFnOnce(&Life) -> T,
     ) -> Option<T> {
+        self.live_watched(Failpoints::hooked(hook), dead, scenario)
+    }
+
+    /// One life that is watched, until the scenario ends or `dead` is done.
+    pub(super) fn live_watched<T>(
+        &mut self,
+        failpoints: Failpoints,
+        dead: impl Future<Output = ()>,
+        scenario: impl AsyncFnOnce(&Life) -> T,
+    ) -> Option<T> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
@@ -285,7 +348,7 @@ impl World {
             .unwrap();
         let (ended, host) = runtime.block_on(async {
             let rooms = Rooms::new(self.host.clone());
-            let engine = self.engine(&rooms, Failpoints::hooked(hook));
+            let engine = self.engine(&rooms, failpoints);
             let (_stop, stopping) = watch::channel(false);
             tokio::spawn(Arc::clone(&engine).run(stopping));
             let life = Life { engine, rooms };
@@ -294,7 +357,7 @@ impl World {
                 () = dead => None,
                 ended = scenario(&life) => Some(ended),
             };
-            (ended, life.rooms.change(|host| host.clone()))
+            (ended, life.rooms.see(SimHost::clone))
         });
         drop(runtime);
         self.host = host;
@@ -387,16 +450,21 @@ impl Life {
             loop {
                 changes.mark_unchanged();
                 let rows = self.engine.parts.store.vms().await;
-                if self.rooms.change(|host| holds(&rows, host)) {
+                if self.rooms.see(|host| holds(&rows, host)) {
                     return;
                 }
-                // Either is a reason to look again.
-                let _either = tokio::time::timeout(LOOK, changes.changed()).await;
+                // Each is a reason to look again.
+                tokio::select! {
+                    biased;
+                    _ = changes.changed() => {}
+                    () = self.rooms.news() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
             }
         });
         if waited.await.is_err() {
             let rows = self.engine.parts.store.vms().await;
-            let host = self.rooms.change(|host| host.clone());
+            let host = self.rooms.see(SimHost::clone);
             panic!("{what}: not reached in virtual time\n{rows:#?}\n{host:#?}");
         }
     }
@@ -411,7 +479,7 @@ impl Life {
     /// What holds whenever the engine is at rest, and most of it always.
     pub(super) async fn sane(&self) {
         let rows = self.engine.parts.store.vms().await;
-        let host = self.rooms.change(|host| host.clone());
+        let host = self.rooms.see(SimHost::clone);
         assert_eq!(host.violations, Vec::<String>::new());
         let leased: Vec<_> = rows.iter().filter_map(|row| row.leases.ip).collect();
         let distinct: BTreeSet<_> = leased.iter().collect();
