@@ -1,5 +1,5 @@
 //! Development tasks: `cargo xtask guest`, `cargo xtask generate`, `cargo xtask deb`,
-//! `cargo xtask testbed`, `cargo xtask chaos`, `cargo xtask bench`.
+//! `cargo xtask testbed`, `cargo xtask chaos`, `cargo xtask soak`, `cargo xtask bench`.
 
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod generate;
 mod guest;
 #[cfg(not(feature = "bench"))]
 mod rerun;
+mod soak;
 mod testbed;
 mod workspace;
 
@@ -45,6 +46,8 @@ enum Task {
     },
     /// Break things on a host of its own with real guests, and see what becomes of them.
     Chaos(chaos::Options),
+    /// The simulated host at length: many worlds, or a day of many VMs.
+    Soak(soak::Options),
     /// Measure, beside the programs that people use instead.
     Bench(Benches),
 }
@@ -69,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Task::Deb(options) => deb::run(&options),
         Task::Testbed { arguments } => testbed::run(&arguments),
         Task::Chaos(options) => chaos::run(&options),
+        Task::Soak(options) => soak::run(&options),
         #[cfg(feature = "bench")]
         Task::Bench(benches) => bench::run(&benches),
         #[cfg(not(feature = "bench"))]

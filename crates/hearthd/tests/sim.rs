@@ -6,6 +6,7 @@ mod sim {
     mod chaos;
     mod converge;
     mod crash;
+    mod day;
     mod failure;
     mod health;
     mod history;

@@ -14,10 +14,10 @@ const PAUSES: [u64; 8] = [0, 20, 100, 1_000, 3_000, 10_000, 60_000, 600_000];
 pub(super) const NAMES: [&str; 4] = ["vm-a", "vm-b", "vm-c", "vm-d"];
 
 /// SplitMix64, by Steele, Lea and Flood.
-pub(super) struct Dice(pub(super) u64);
+pub(in super::super) struct Dice(pub(in super::super) u64);
 
 impl Dice {
-    pub(super) fn throw(&mut self, sides: u64) -> u64 {
+    pub(in super::super) fn throw(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +25,7 @@ impl Dice {
         (z ^ (z >> 31)) % sides
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+    pub(in super::super) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::try_from(self.throw(of.len() as u64)).unwrap()]
     }
 
