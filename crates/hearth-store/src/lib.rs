@@ -22,6 +22,7 @@ mod journal;
 mod keys;
 mod leases;
 mod model;
+pub mod offline;
 mod open;
 mod session;
 mod settings;

@@ -66,7 +66,7 @@ pub(crate) fn corrupt(path: &Utf8Path, detail: impl Into<String>) -> StoreError 
 }
 
 /// Whether there is a file with at least one byte. Says `Corrupt` if it cannot be SQLite's.
-fn exists_with_content(path: &Utf8Path) -> Result<bool> {
+pub(crate) fn exists_with_content(path: &Utf8Path) -> Result<bool> {
     let mut file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -99,7 +99,7 @@ fn wal_has_content(path: &Utf8Path) -> bool {
 }
 
 /// Makes the file with the owner's rights only: specs hold environment variables.
-fn create_file(path: &Utf8Path) -> Result<()> {
+pub(crate) fn create_file(path: &Utf8Path) -> Result<()> {
     if wal_has_content(path) {
         return Err(corrupt(
             path,
@@ -117,7 +117,7 @@ fn create_file(path: &Utf8Path) -> Result<()> {
 }
 
 /// Looks at the file without writing to it: is it whole, is it ours, do we know its version?
-fn verify(path: &Utf8Path) -> Result<()> {
+pub(crate) fn verify(path: &Utf8Path) -> Result<()> {
     let conn = to_look(path)?;
     let fail = |error| StoreError::sqlite(path, "check the database", error);
     let application: i32 = pragma(&conn, "application_id").map_err(fail)?;
@@ -150,7 +150,7 @@ fn verify(path: &Utf8Path) -> Result<()> {
 /// only in a log, as after a crash; then it is an exclusive connection that does not write
 /// the log back when it closes. (Plain reading would need a shared-memory file, which a
 /// full disk has no room for.)
-fn to_look(path: &Utf8Path) -> Result<Connection> {
+pub(crate) fn to_look(path: &Utf8Path) -> Result<Connection> {
     let fail = |error| StoreError::sqlite(path, "open the database", error);
     if wal_has_content(path) {
         let conn = connect(path)?;
@@ -172,7 +172,10 @@ fn uri_escape(path: &str) -> String {
         .replace('#', "%23")
 }
 
-fn pragma<T: rusqlite::types::FromSql>(conn: &Connection, name: &str) -> rusqlite::Result<T> {
+pub(crate) fn pragma<T: rusqlite::types::FromSql>(
+    conn: &Connection,
+    name: &str,
+) -> rusqlite::Result<T> {
     conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
 }
 

@@ -11,6 +11,8 @@ mod damage;
 mod leases;
 #[path = "store/model.rs"]
 mod model;
+#[path = "store/offline.rs"]
+mod offline;
 #[path = "store/requests.rs"]
 mod requests;
 #[path = "store/threads.rs"]

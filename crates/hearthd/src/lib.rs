@@ -13,6 +13,7 @@
 pub mod api;
 pub mod clean_up;
 pub mod daemon;
+pub mod database;
 pub mod doctor;
 pub mod dumps;
 pub mod engine;

@@ -35,6 +35,13 @@ enum Command {
     DefaultConfig,
     /// Print the man page
     Man,
+    /// Check, copy, restore or rebuild the database while no daemon runs
+    Db {
+        #[command(subcommand)]
+        command: hearthd::database::DbCommand,
+        #[command(flatten)]
+        flags: DaemonFlags,
+    },
     /// Take name server, filters and bridge off the host when no daemon and no VM runs
     CleanUp {
         #[command(flatten)]
@@ -54,8 +61,12 @@ fn main() -> ExitCode {
         Some(Command::Configuration) => print(&hearth_config::docs()),
         Some(Command::DefaultConfig) => print(&hearth_config::default_file()),
         Some(Command::Man) => print(&man_page()),
+        Some(Command::Db { command, flags }) => match Config::load(&flags, env) {
+            Ok(loaded) => once(hearthd::database::run(&loaded.config, command)),
+            Err(_) => check_config(&flags),
+        },
         Some(Command::CleanUp { flags }) => match Config::load(&flags, env) {
-            Ok(loaded) => clean_up(&loaded.config),
+            Ok(loaded) => once(hearthd::clean_up::run(&loaded.config)),
             Err(_) => check_config(&flags),
         },
         None => match Config::load(&arguments.flags, env) {
@@ -103,12 +114,13 @@ fn run(loaded: hearth_config::Loaded) -> ExitCode {
     }
 }
 
-fn clean_up(config: &Config) -> ExitCode {
+/// Does one thing, says what was done, and ends.
+fn once(work: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(hearthd::clean_up::run(config)),
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(error.into()),
     };
     match done {
