@@ -91,6 +91,7 @@ fn converged(count: u32) -> Result<World, Box<dyn std::error::Error>> {
         dirs.push(ObservedDir {
             vm: id,
             has_disk: true,
+            behind: false,
             exit: None,
             changed_at: Timestamp::UNIX_EPOCH,
         });

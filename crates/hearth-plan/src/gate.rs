@@ -248,6 +248,7 @@ impl<'a> Sorting<'a> {
             Step::EnsureTap { .. } => by_itself(Automatic::Drift),
             // A goal that was never reached is still the user's word.
             Step::Pause { .. } if self.vm.status.phase != Phase::Paused => Origin::Manual,
+            Step::Resume { .. } if before.disk_full.is_some() => by_itself(Automatic::Drift),
             Step::Resume { .. } if self.vm.status.phase == Phase::Paused => Origin::Manual,
             Step::Pause { .. } | Step::Resume { .. } => by_itself(Automatic::Drift),
             _ => by_itself(Automatic::Cleanup),
@@ -272,6 +273,7 @@ fn records(before: &VmStatus, after: &VmStatus) -> bool {
     let said = VmStatus {
         phase: after.phase,
         ending_since: after.ending_since,
+        disk_full: after.disk_full.clone(),
         reason: after.reason.clone(),
         ..before.clone()
     };

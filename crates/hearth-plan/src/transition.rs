@@ -89,6 +89,7 @@ pub fn started(
         started_at: Some(now),
         stop: None,
         unresponsive: None,
+        disk_full: None,
         restarts: status.restarts.saturating_add(u32::from(restart)),
         next_start: None,
         reason: None,
@@ -193,6 +194,7 @@ pub fn ended(
         asked: false,
         stop: None,
         unresponsive: None,
+        disk_full: None,
         unhealthy: false,
         next_start: None,
         reason: end.failure.then(|| end.reason.clone()),
@@ -300,6 +302,7 @@ pub fn rebooted(
         vmm: None,
         stop: None,
         unresponsive: None,
+        disk_full: None,
         next_start: None,
         reason: (phase == Phase::Exited).then(|| end.reason.clone()),
         last_end: Some(end),
@@ -375,6 +378,17 @@ pub fn rung_taken(status: &VmStatus, rung: StopRung) -> VmStatus {
         }),
         ..status.clone()
     }
+}
+
+/// A guest that waits for room on the host was told to go on.
+#[must_use]
+pub fn told_to_go_on(status: &VmStatus, now: Timestamp) -> VmStatus {
+    let mut next = status.clone();
+    if let Some(full) = &mut next.disk_full {
+        full.tries = full.tries.saturating_add(1);
+        full.tried_at = Some(now);
+    }
+    next
 }
 
 /// The rung to take at once when `rung` cannot work (no agent answers, no control channel).

@@ -1,6 +1,7 @@
 //! The decisions for one VM. The order of the questions is drawn in the crate's header.
 
 mod down;
+mod full;
 mod hold;
 mod ill;
 mod up;

@@ -5,6 +5,7 @@ mod rules {
     mod bootstrap;
     mod breaker;
     mod ends;
+    mod full;
     mod hold;
     mod host;
     mod ill;

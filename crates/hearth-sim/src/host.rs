@@ -179,6 +179,12 @@ pub struct SimHost {
     pub slow: BTreeMap<&'static str, u32>,
     /// How often a step (by kind) was tried.
     pub attempts: BTreeMap<&'static str, u32>,
+    /// Kinds of objects that a look at never ends.
+    pub hung: BTreeSet<&'static str>,
+    /// How often a kind of objects was looked at.
+    pub looks: BTreeMap<&'static str, u32>,
+    /// How long each exit record is about to be written.
+    pub record_takes: Duration,
     /// How the next VMMs' guests behave.
     pub guests: BTreeMap<VmId, Guest>,
     /// How long agents and VMMs take to answer.
@@ -215,6 +221,9 @@ impl SimHost {
             faults: BTreeMap::new(),
             slow: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            hung: BTreeSet::new(),
+            looks: BTreeMap::new(),
+            record_takes: Duration::ZERO,
             guests: BTreeMap::new(),
             latency: Duration::ZERO,
             asked_at_once: (0, 0),
@@ -481,6 +490,7 @@ impl SimHost {
         all.map(|(vm, dir)| ObservedDir {
             vm: *vm,
             has_disk: dir.has_disk,
+            behind: false,
             exit: dir.exit.clone(),
             changed_at: dir.changed_at,
         })

@@ -49,6 +49,11 @@ pub enum RunState {
     Running,
     /// vCPUs are stopped on request.
     Paused,
+    /// vCPUs are stopped because a write of the guest found no room on the host. Nothing is
+    /// lost: told to go on, the guest goes on, and the write is made again.
+    DiskFull,
+    /// vCPUs are stopped by an error of the VMM's own: the guest cannot go on.
+    Broken,
     /// The guest has ended or crashed; the process is about to go.
     Ended,
 }
@@ -116,6 +121,10 @@ pub struct ObservedDir {
     pub vm: VmId,
     /// The root disk is complete.
     pub has_disk: bool,
+    /// The disks are complete, and not yet what the specification asks for: a volume was added
+    /// or grown since.
+    #[serde(default)]
+    pub behind: bool,
     /// The record of the last VMM's end, if there is one.
     pub exit: Option<ExitRecord>,
     /// When it was last changed.

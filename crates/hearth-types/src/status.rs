@@ -123,7 +123,8 @@ pub enum EndClass {
     HostOutOfMemory,
     /// Somebody killed the VMM (SIGKILL, SIGTERM and such).
     Killed,
-    /// A check of its health failed for too long, and its specification asks for a restart then.
+    /// A check of its health failed for too long, and its specification asks for a restart
+    /// then; or its VMM could not let the guest go on.
     Unresponsive,
     /// The host went down under it.
     HostRebooted,
@@ -162,6 +163,19 @@ pub struct StopProgress {
     pub since: Timestamp,
     /// The last rung that was tried, if any.
     pub rung: Option<StopRung>,
+}
+
+/// A guest waits for room on the host: its VMM has stopped it at a write.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskFull {
+    /// Since when that is known.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+    /// How often it was told to go on.
+    pub tries: u32,
+    /// When that was the last time.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub tried_at: Option<Timestamp>,
 }
 
 /// The rungs of a clean stop, each with its deadline.
@@ -212,6 +226,9 @@ pub struct VmStatus {
     /// policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unresponsive: Option<String>,
+    /// Its guest waits for room on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_full: Option<DiskFull>,
     /// Why it is where it is, for people; `None` when all is well.
     pub reason: Option<String>,
     /// The boot in which the status was written.
@@ -259,6 +276,7 @@ impl Default for VmStatus {
             came_up_at: None,
             ending_since: None,
             unresponsive: None,
+            disk_full: None,
             reason: None,
             boot_id: None,
             recovery: Recovery::default(),

@@ -324,7 +324,10 @@ fn state_of(status: &str) -> Option<RunState> {
         "running" | "debug" => RunState::Running,
         "paused" | "prelaunch" | "suspended" | "save-vm" | "restore-vm" | "inmigrate"
         | "postmigrate" | "finish-migrate" | "watchdog" => RunState::Paused,
-        "shutdown" | "guest-panicked" | "internal-error" | "io-error" | "colo" => RunState::Ended,
+        // By `werror=enospc` of its disks: no other failure of a disk stops the guest.
+        "io-error" => RunState::DiskFull,
+        "internal-error" => RunState::Broken,
+        "shutdown" | "guest-panicked" | "colo" => RunState::Ended,
         _ => return None,
     })
 }

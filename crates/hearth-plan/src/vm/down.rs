@@ -55,7 +55,11 @@ impl Vm<'_, '_> {
             return;
         }
         // A paused guest hears neither its agent nor the power button.
-        if rung < StopRung::Quit && self.run_state() == Some(RunState::Paused) {
+        let stands = matches!(
+            self.run_state(),
+            Some(RunState::Paused | RunState::DiskFull)
+        );
+        if rung < StopRung::Quit && stands {
             self.plan.push(
                 Step::Resume {
                     vm: self.vm.id,

@@ -24,7 +24,7 @@ impl<'a> Vm<'a, '_> {
                 match self.run_state() {
                     Some(RunState::Running) => self.set_phase(Phase::Running),
                     Some(RunState::Paused) => self.set_phase(Phase::Paused),
-                    Some(RunState::Ended) | None => {}
+                    Some(RunState::DiskFull | RunState::Broken | RunState::Ended) | None => {}
                 }
             }
             None => {

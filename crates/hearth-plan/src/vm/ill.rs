@@ -45,6 +45,10 @@ impl Vm<'_, '_> {
         if !free {
             return false;
         }
+        if self.waits_for_room() {
+            // It does not answer because it stands still, and an end would lose its write.
+            return false;
+        }
         if self.status.recovery.hold.is_some() {
             let why = format!(
                 "is unhealthy and is not started again: it is held ({})",

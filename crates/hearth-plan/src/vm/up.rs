@@ -66,8 +66,14 @@ impl Vm<'_, '_> {
                 );
                 self.set_phase(Phase::Running);
             }
-            (Some(RunState::Running), _) => self.set_phase(Phase::Running),
+            (Some(RunState::Running), _) => {
+                if self.found_room() {
+                    self.set_phase(Phase::Running);
+                }
+            }
             (Some(RunState::Paused), _) => self.set_phase(Phase::Paused),
+            (Some(RunState::DiskFull), _) => self.wait_for_room(live),
+            (Some(RunState::Broken), _) => self.end_broken(live),
             (Some(RunState::Ended), _) => self.see_off(live),
             // Not asked, or no answer: it lives, and that is all that is known.
             (None, Goal::Paused) if self.status.phase != Phase::Paused => {
@@ -281,11 +287,16 @@ impl Vm<'_, '_> {
         if self.shim_left() {
             return;
         }
-        if !self.seen.dir.is_some_and(|dir| dir.has_disk) {
-            self.plan.push(
-                Step::EnsureDisks { vm: self.vm.id },
-                "its folder or root disk is missing",
-            );
+        let missing = match self.seen.dir {
+            Some(dir) if dir.has_disk && !dir.behind => None,
+            Some(dir) if dir.has_disk => {
+                Some("its specification asks for more disks, or larger ones")
+            }
+            _ => Some("its folder or root disk is missing"),
+        };
+        if let Some(missing) = missing {
+            self.plan
+                .push(Step::EnsureDisks { vm: self.vm.id }, missing);
         }
         self.ensure_tap(false);
         let reason = match (restart, &self.status.last_end) {

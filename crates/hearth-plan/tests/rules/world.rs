@@ -75,6 +75,7 @@ pub(super) fn dir(vm: VmId) -> ObservedDir {
     ObservedDir {
         vm,
         has_disk: true,
+        behind: false,
         exit: None,
         changed_at: at(-3600),
     }

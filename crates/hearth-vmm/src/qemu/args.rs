@@ -243,6 +243,9 @@ fn command_line(spec: &LaunchSpec, accelerator: &Accelerator) -> String {
 /// Write-back with the host's page cache: a guest's flush is an fdatasync on the host, so
 /// what the guest was told is durable is durable, and page cache is shared. Discard frees
 /// space in the file. The image lock refuses a second writer.
+///
+/// A write that finds no room stops the guest until it is told to go on, and is made again
+/// then; the guest is told any other failure, as a disk of iron would tell it.
 fn disks(args: &mut Args, spec: &LaunchSpec, bus: &str) {
     for (number, disk) in spec.disks.iter().enumerate() {
         let read_only = if disk.read_only { "on" } else { "off" };
@@ -253,7 +256,8 @@ fn disks(args: &mut Args, spec: &LaunchSpec, bus: &str) {
             disk.file
         ));
         args.flag("-device").value(format!(
-            "virtio-blk-{bus},drive=disk{number},serial={},write-cache=on",
+            "virtio-blk-{bus},drive=disk{number},serial={},write-cache=on,\
+             werror=enospc,rerror=report",
             disk.serial
         ));
     }

@@ -85,6 +85,13 @@ impl Engine {
             }
             Step::Resume { vm, .. } => {
                 self.parts.vmm.resume(*vm, &self.paths.vm(*vm)).await?;
+                if wanted()?.status.disk_full.is_some() {
+                    // Whether it goes on is seen, not told.
+                    let now = self.now();
+                    let tried = move |row: &VmRow| transition::told_to_go_on(&row.status, now);
+                    self.change_status(*vm, tried).await?;
+                    return Ok(());
+                }
                 self.set_phase(*vm, Phase::Running, "vm.resumed", "runs again")
                     .await?;
             }

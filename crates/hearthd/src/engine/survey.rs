@@ -190,6 +190,7 @@ fn observe_dir(
     Ok(Some(ObservedDir {
         vm,
         has_disk,
+        behind: false,
         exit: None,
         changed_at,
     }))

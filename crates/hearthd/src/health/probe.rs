@@ -138,6 +138,10 @@ async fn vmm_api(engine: &Engine, ward: &Ward, deadline: Duration) -> Outcome {
     match engine.parts.vmm.run_state(ward.vm, &dir, deadline).await {
         Ok(RunState::Running) => Outcome::pass("it runs the guest"),
         Ok(RunState::Paused) => Outcome::pass("it has paused the guest"),
+        Ok(RunState::DiskFull) => {
+            Outcome::fail("its guest is stopped at a write: its disk has no room on the host")
+        }
+        Ok(RunState::Broken) => Outcome::fail("it has stopped its guest by an internal error"),
         Ok(RunState::Ended) => Outcome::pass("its guest has ended"),
         Err(error) => Outcome::of_error(&error),
     }
