@@ -6,6 +6,7 @@ mod sim {
     mod chaos;
     mod converge;
     mod crash;
+    mod drift;
     mod day;
     mod failure;
     mod health;

@@ -189,6 +189,45 @@ async fn alerts_and_dashboard_ask_for_what_is_exposed() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// What people who come from elsewhere look for, with our prefix: these names stay.
+const PROMISED: [&str; 14] = [
+    "hearth_vm_orphaned_total{reason=",
+    "hearth_vm_recovery_attempts_total{outcome=",
+    "hearth_vm_health_check_failures_total",
+    "hearth_process_restart_total{reason=",
+    "hearth_reconcile_duration_seconds_count",
+    "hearth_vm_downtime_seconds_count",
+    "hearth_vm_time_to_detect_seconds_count",
+    "hearth_vm_time_to_recover_seconds_count",
+    "hearth_vms_breaker{state=",
+    "hearth_host_breaker_open",
+    "hearth_mode{mode=",
+    "hearth_orphans{kind=",
+    "hearth_reconcile_plan_steps",
+    "hearth_reconcile_last_success_timestamp_seconds",
+];
+
+#[tokio::test]
+async fn promised_metrics_are_exposed_and_on_the_dashboard() {
+    let rig = Rig::new().await;
+    let scrape = Scrape::read(&rig.api.engine.scrape().await.unwrap());
+    let mut panels = Vec::new();
+    let json = serde_json::from_str(&read("deploy/grafana/hearth.json")).unwrap();
+    dashboard(&json, &mut panels);
+    for name in PROMISED {
+        let mut series = scrape.samples.keys();
+        assert!(
+            series.any(|series| series.starts_with(name)),
+            "{name} is not exposed"
+        );
+        let family = name.split('{').next().unwrap().trim_end_matches("_count");
+        assert!(
+            panels.iter().any(|panel| panel.contains(family)),
+            "no panel shows {family}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn what_is_not_exposed_is_found_out() {
     let rig = Rig::new().await;

@@ -21,6 +21,7 @@ mod images;
 mod lifecycle;
 mod metrics;
 mod mode;
+mod orphans;
 mod recovery;
 mod refs;
 mod streams;

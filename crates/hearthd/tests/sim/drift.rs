@@ -1,0 +1,113 @@
+//! What a VM that runs has lost on the host, or what somebody has changed, is put back, and the
+//! guest does not notice.
+
+use std::collections::BTreeMap;
+
+use hearth_sim::SimHost;
+use hearth_types::names::tap_name;
+use hearth_types::net::RuleSet;
+use hearth_types::observe::ObservedNames;
+use hearth_types::status::{Goal, Phase};
+
+use super::world::{World, root, spec};
+
+/// One thing that is taken away or changed, by name.
+type Drift = (&'static str, fn(&mut SimHost));
+
+const DRIFTS: [Drift; 9] = [
+    ("the table is gone", |host| host.rules = None),
+    ("the table was flushed", |host| {
+        host.rules = Some(RuleSet::default());
+    }),
+    ("one VM's filter is gone", |host| {
+        rules(host).guests.pop_first();
+    }),
+    ("one published port is gone", |host| {
+        rules(host).ports.pop_first();
+    }),
+    ("a TAP is gone", |host| {
+        host.taps.pop_first();
+    }),
+    ("a TAP is down or off the bridge", |host| {
+        for tap in host.taps.values_mut() {
+            tap.attached = false;
+        }
+    }),
+    ("the bridge is down or lost its address", |host| {
+        host.bridge = Some(false);
+    }),
+    ("the name server died", |host| {
+        host.names = ObservedNames::default();
+    }),
+    ("the name server serves other names", |host| {
+        let stranger = ("stranger".to_owned(), [10, 213, 0, 99].into());
+        host.names.hosts = BTreeMap::from([stranger]);
+    }),
+];
+
+fn rules(host: &mut SimHost) -> &mut RuleSet {
+    host.rules.get_or_insert_with(RuleSet::default)
+}
+
+/// All that VMs need of the network, without what changes when it is made anew.
+fn network(
+    host: &SimHost,
+) -> (
+    Option<bool>,
+    Option<RuleSet>,
+    ObservedNames,
+    Vec<(String, bool)>,
+) {
+    let taps = host.taps.iter();
+    let taps = taps.map(|(name, tap)| (name.clone(), tap.attached));
+    let (bridge, rules) = (host.bridge, host.rules.clone());
+    (bridge, rules, host.names.clone(), taps.collect())
+}
+
+#[test]
+fn what_is_lost_or_changed_is_put_back_without_touching_the_guest() {
+    if !root() {
+        return;
+    }
+    World::new().live(async |life| {
+        let mut web = spec("web");
+        web.ports = vec!["8080:80".parse().unwrap()];
+        let vms = [
+            life.create(web, Goal::Running).await,
+            life.create(spec("db"), Goal::Running).await,
+        ];
+        life.settled("both run").await;
+        let whole = life.rooms.see(network);
+        assert!(whole.3.iter().any(|(name, _)| *name == tap_name(vms[0])));
+        let pids = || {
+            let pid = |host: &SimHost, vm| host.vmms(vm).next().unwrap().identity.pid;
+            life.rooms.see(|host| vms.map(|vm| pid(host, vm)))
+        };
+        let before = pids();
+        for (what, drift) in DRIFTS {
+            life.rooms.change(|host| host.attempts.clear());
+            life.rooms.change(drift);
+            assert_ne!(life.rooms.see(network), whole, "{what}: nothing changed");
+            life.engine.look_at_everything();
+            life.until(what, |_, host| network(host) == whole).await;
+            let touched = [
+                "start_vmm",
+                "stop",
+                "kill",
+                "pause",
+                "resume",
+                "ensure_disks",
+            ];
+            let attempts = life.rooms.see(|host| host.attempts.clone());
+            let touched = touched.iter().find(|step| attempts.contains_key(*step));
+            assert_eq!(touched, None, "{what}: {attempts:?}");
+            assert_eq!(pids(), before, "{what}");
+        }
+        for vm in vms {
+            let row = life.row(vm).await;
+            assert_eq!((row.status.phase, row.status.failures), (Phase::Running, 0));
+            life.set_goal(vm, Goal::Absent).await;
+        }
+        life.clean().await;
+    });
+}
