@@ -62,7 +62,7 @@ impl Engine {
         if files.is_empty() {
             return BTreeMap::new();
         }
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = hearth_host::aside::aside(move || {
             let missing = files.into_iter().filter_map(|(vm, dir, volumes)| {
                 // One that was added since is made at this start.
                 let made = MadeDisks::read(&dir);
