@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod sim {
+    mod bootstrap;
     mod breaker;
     mod chaos;
     mod converge;
