@@ -221,15 +221,17 @@ async fn harm(vm: &Vm, pid: i32, line: &'static str) -> Injury {
         })
 }
 
-/// The VMM shares a cgroup without memory with a program that wants all of it and is not to be
-/// killed: so the kernel kills the VMM.
+/// The VMM shares a cgroup without memory with a program that wants all of it, and is the one that
+/// the kernel kills first.
 async fn starve(pid: i32) -> Injury {
     let Some(group) = Cgroup::memory(SMALL) else {
         return Injury::Skipped("no memory cgroup");
     };
     let dead = death_of(pid);
     group.take(pid);
-    let mut greedy = group.greedy(-1000);
+    // Its neighbour's score cannot be lowered everywhere; its own can be raised.
+    std::fs::write(format!("/proc/{pid}/oom_score_adj"), "1000").unwrap();
+    let mut greedy = group.greedy(0);
     let died = dead.await.unwrap();
     greedy.kill().unwrap();
     greedy.wait().unwrap();
