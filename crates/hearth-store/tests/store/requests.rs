@@ -394,3 +394,58 @@ async fn an_acknowledged_removal_is_not_taken_back() {
     let forced = store.set_goal(row.id, Goal::Absent, true, None, None).await;
     assert!(forced.unwrap().force_stop, "it can be hurried");
 }
+
+async fn create_after(store: &Store, name: &str, after: &[&str]) -> Result<VmRow, StoreError> {
+    let mut new = new_vm(name);
+    new.spec.after = after.iter().map(|name| name.parse().unwrap()).collect();
+    store.create_vm(new, ranges(), now()).await
+}
+
+fn circle(result: Result<VmRow, StoreError>) -> String {
+    match result {
+        Err(StoreError::Circle { path }) => hearth_types::spec::bootstrap::circle_words(&path),
+        other => panic!("{other:?} is no circle"),
+    }
+}
+
+#[tokio::test]
+async fn vms_that_would_wait_for_each_other_are_refused_in_whatever_order_they_come() {
+    let dir = dir();
+    let store = open(&dir);
+    // Names that are not there yet are taken: the file that names them may come to them later.
+    let web = create_after(&store, "web", &["api", "cache"])
+        .await
+        .unwrap();
+    let api = create_after(&store, "api", &["db"]).await.unwrap();
+    let closed = create_after(&store, "db", &["web"]).await;
+    assert_eq!(circle(closed), "db → web → api → db");
+    assert!(matches!(store.find("db").await, FindResult::NotFound));
+    // By a change of a specification, or of a name.
+    let mut other = respec(&create_after(&store, "other", &["web"]).await.unwrap());
+    other.spec.name = "db".parse().unwrap();
+    let id = store.vms().await.last().unwrap().id;
+    let renamed = store.replace_spec(id, other.clone(), ranges(), None).await;
+    assert_eq!(circle(renamed), "db → web → api → db");
+    let mut alone = respec(&api);
+    alone.spec.after.clear();
+    store
+        .replace_spec(api.id, alone, ranges(), None)
+        .await
+        .unwrap();
+    store.replace_spec(id, other, ranges(), None).await.unwrap();
+    let mut closes = respec(&api);
+    closes.spec.after = vec!["db".parse().unwrap()];
+    let closed = store.replace_spec(api.id, closes, ranges(), None).await;
+    assert_eq!(circle(closed), "api → db → web → api");
+    // A VM that is being removed is never started: it closes no circle.
+    store
+        .set_goal(web.id, Goal::Absent, false, None, None)
+        .await
+        .unwrap();
+    let mut free = respec(&api);
+    free.spec.after = vec!["db".parse().unwrap()];
+    store
+        .replace_spec(api.id, free, ranges(), None)
+        .await
+        .unwrap();
+}
