@@ -114,13 +114,14 @@ pub async fn run(
     let (stop, stopping) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let engine_loop = tokio::spawn(Arc::clone(&engine).run(stopping.clone()));
+    let mut engine_loop = tokio::spawn(Arc::clone(&engine).run(stopping.clone()));
     crate::stuck::guard_runtime(&engine).context("cannot make a thread")?;
     // Nothing is answered before the first pass: no client is told what was true once.
     let mut changes = engine.passes();
     tokio::select! {
         _ = changes.wait_for(Option::is_some) => {}
         _ = terminate.recv() => return Ok(()),
+        ended = &mut engine_loop => return Err(loop_ended(ended)),
     }
 
     let told = Arc::clone(&engine);
@@ -138,18 +139,29 @@ pub async fn run(
     manager.ready();
     // Nobody waits for it: what it would still say is old.
     drop(tokio::spawn(manager.clone().follow(told, stopping)));
+    let mut fault = None;
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: ending; the VMs go on"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending; the VMs go on"),
+        ended = &mut engine_loop => fault = Some(loop_ended(ended)),
     }
     manager.stopping();
     stop.send_replace(true);
-    let all = futures::future::join_all(servers.into_iter().chain([engine_loop]));
+    // A task that has ended cannot be awaited again.
+    let engine_loop = fault.is_none().then_some(engine_loop);
+    let all = futures::future::join_all(servers.into_iter().chain(engine_loop));
     if tokio::time::timeout(GOODBYE, all).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
     sockets.remove();
-    Ok(())
+    fault.map_or(Ok(()), Err)
+}
+
+/// The loop ends only when it is told to: a daemon without it would answer and do nothing.
+/// Who started the daemon starts it again.
+fn loop_ended(ended: Result<(), tokio::task::JoinError>) -> anyhow::Error {
+    let error = ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
+    anyhow::anyhow!("the loop has ended ({error}); so does the daemon, and the VMs go on")
 }
 
 /// Takes the data folder's lock. A daemon that was killed a moment ago may still be dying
@@ -200,6 +212,7 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
         entries: config.image_max_entries.into(),
         ..Limits::default()
     };
+    hearth_vmm::sweep_probes(&config.data_dir);
     let guest = companion(config.guest_path.as_deref(), "hearth-guest", "GUEST_PATH")?;
     let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;
     let parts = Parts {
