@@ -3,6 +3,7 @@
 //! One file per resource. Errors are RFC 9457 problem documents (`error.rs`). On the unix
 //! socket the file's permissions decide who may speak; on TCP a bearer token does (`auth.rs`).
 
+mod ahead;
 pub mod archive;
 pub mod auth;
 pub mod error;
@@ -19,7 +20,7 @@ pub mod metrics;
 pub mod mode;
 pub mod orphans;
 pub mod plan;
-mod ports;
+pub(crate) mod ports;
 pub mod recovery;
 pub mod serve;
 pub mod stats;
@@ -27,6 +28,7 @@ pub mod stream;
 pub mod view;
 pub mod vms;
 pub mod wait;
+mod whole;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -154,6 +156,7 @@ pub fn router(api: Api) -> Router {
     router
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
+        .layer(axum::middleware::from_fn(whole::finish_changes))
         .layer(axum::middleware::from_fn_with_state(
             api.clone(),
             mode::refuse_changes,

@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use super::archive::{AGENT_WAIT, ANSWER_WAIT, silent};
 use super::error::{ApiError, ApiResult, InPath};
 use super::stream::upgrade;
-use super::{Api, view};
+use super::{Api, ahead, view};
 
 /// Messages that may wait for the client; then the guest waits.
 const QUEUE: usize = 16;
@@ -154,15 +154,24 @@ async fn run(
         drop(queue.send(text(&end)).await);
     };
     let sender = async {
-        while let Some(message) = queued.recv().await {
+        let mut pings = ahead::pings();
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = queued.recv() => message,
+                _ = pings.tick() => Some(Message::Ping(Bytes::new())),
+            };
+            let Some(message) = message else { return };
             if to_client.send(message).await.is_err() {
                 return;
             }
         }
     };
+    // A client that goes away takes its command with it, as the guest's agent defines. The sender
+    // ends when all is said, or when nobody hears it.
     tokio::select! {
-        ((), ()) = async { tokio::join!(output, sender) } => {}
-        // A client that goes away takes its command with it, as the guest's agent defines.
+        () = async { tokio::join!(output, std::future::pending::<()>()); } => {}
+        () = sender => {}
         () = input(from_client, stdin, control) => {}
     }
 }
@@ -185,13 +194,27 @@ async fn input(
     mut stdin: Option<StreamWriter>,
     control: GuestControl,
 ) {
-    while let Some(Ok(message)) = from_client.next().await {
-        match message {
-            Message::Binary(data) => write(&mut stdin, data).await,
-            Message::Text(text) => command(&control, &text),
-            Message::Close(_) => return,
-            Message::Ping(_) | Message::Pong(_) => {}
+    let (sender, mut pieces) = ahead::channel();
+    let reader = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            match message {
+                Message::Binary(data) => {
+                    sender.send(data).await;
+                }
+                Message::Text(text) => command(&control, &text),
+                Message::Close(_) => return,
+                Message::Ping(_) | Message::Pong(_) => {}
+            }
         }
+    };
+    let writer = async {
+        while let Some(piece) = pieces.next().await {
+            write(&mut stdin, piece).await;
+        }
+    };
+    tokio::select! {
+        () = reader => {}
+        () = writer => {}
     }
 }
 

@@ -3,12 +3,13 @@
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
+use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use hearth_types::problem::{Code, Problem};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::error::{ApiError, ApiResult, InPath};
-use super::{Api, view};
+use super::{Api, ahead, view};
 
 /// Bytes read at once.
 const CHUNK: usize = 16 << 10;
@@ -67,18 +68,21 @@ async fn join(
     let (mut to_client, mut from_client) = socket.split();
     let out = async {
         let mut chunk = vec![0; CHUNK];
-        while let Ok(length @ 1..) = from_console.read(&mut chunk).await {
-            if to_client
-                .send(Message::Binary(bytes::Bytes::copy_from_slice(
-                    &chunk[..length],
-                )))
-                .await
-                .is_err()
-            {
+        let mut pings = ahead::pings();
+        loop {
+            let message = tokio::select! {
+                read = from_console.read(&mut chunk) => match read {
+                    Ok(length @ 1..) => Message::Binary(Bytes::copy_from_slice(&chunk[..length])),
+                    _ => return,
+                },
+                _ = pings.tick() => Message::Ping(Bytes::new()),
+            };
+            if to_client.send(message).await.is_err() {
                 return;
             }
         }
     };
+    let (sender, mut pieces) = ahead::channel();
     let input = async {
         while let Some(Ok(message)) = from_client.next().await {
             let data = match message {
@@ -87,7 +91,12 @@ async fn join(
                 Message::Close(_) => return,
                 Message::Ping(_) | Message::Pong(_) => continue,
             };
-            if to_console.write_all(&data).await.is_err() {
+            sender.send(data).await;
+        }
+    };
+    let typed = async {
+        while let Some(piece) = pieces.next().await {
+            if to_console.write_all(&piece).await.is_err() {
                 return;
             }
         }
@@ -95,6 +104,7 @@ async fn join(
     tokio::select! {
         () = out => {}
         () = input => {}
+        () = typed => {}
         _ = stopping.changed() => {}
     }
     // The client may be gone already; there is nobody left to tell.
