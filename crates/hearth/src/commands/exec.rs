@@ -5,9 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use hearth_client::{ClientError, ExecOutput, ExecReader, ExecWriter};
 use hearth_types::api::ExecRequest;
@@ -18,6 +20,9 @@ use crate::exit_codes;
 use crate::failure::{Failure, Outcome};
 use crate::stdio::{self, RawOutput, Signals, code_of_signal};
 use crate::terminal::{self, RawMode};
+
+/// How long a signal waits behind input that the guest does not take.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Runs a command in a running VM
 ///
@@ -123,30 +128,77 @@ async fn join(
         sender.abort();
         return outcome;
     }
-    let sender = tokio::spawn(send(
+    let mut sender = tokio::spawn(send(
         writer,
         Some(signals),
         request.stdin,
         request.tty.is_some(),
     ));
-    let outcome = receive(reader).await;
+    let outcome = tokio::select! {
+        outcome = receive(reader) => outcome,
+        number = undelivered(&mut sender) => Err(Failure::silent(code_of_signal(number))),
+    };
     sender.abort();
     outcome
 }
 
-/// Passes on input, sizes and signals. A lost connection is told by the receiver.
+/// The signal that could not be passed on; a sender that ends for another reason says nothing.
+async fn undelivered(sender: &mut JoinHandle<Result<i32, ClientError>>) -> i32 {
+    match sender.await {
+        Ok(Ok(number)) => number,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Sends a piece of input. A signal that comes meanwhile goes behind it, or is given back when
+/// the guest does not take the input.
+async fn send_input(
+    writer: &mut ExecWriter,
+    signals: Option<&mut Signals>,
+    bytes: &[u8],
+) -> Result<Option<i32>, ClientError> {
+    let number = {
+        let sending = writer.stdin(bytes);
+        tokio::pin!(sending);
+        let signalled = async {
+            match signals {
+                Some(signals) => signals.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let number = tokio::select! {
+            biased;
+            sent = &mut sending => return sent.map(|()| None),
+            number = signalled => number,
+        };
+        match tokio::time::timeout(SIGNAL_PATIENCE, sending).await {
+            Ok(sent) => sent?,
+            Err(_) => return Ok(Some(number)),
+        }
+        number
+    };
+    writer.signal(number).await?;
+    Ok(None)
+}
+
+/// Passes on input, sizes and signals; ends with a signal that could not be passed on. A lost
+/// connection is told by the receiver.
 async fn send(
     mut writer: ExecWriter,
     mut signals: Option<Signals>,
     input: bool,
     tty: bool,
-) -> Result<(), ClientError> {
+) -> Result<i32, ClientError> {
     let mut stdin = input.then(stdio::stdin);
     let mut resized = signal(SignalKind::window_change()).ok().filter(|_| tty);
     loop {
         tokio::select! {
             chunk = async { stdin.as_mut()?.recv().await }, if stdin.is_some() => match chunk {
-                Some(Ok(bytes)) => writer.stdin(&bytes).await?,
+                Some(Ok(bytes)) => {
+                    if let Some(number) = send_input(&mut writer, signals.as_mut(), &bytes).await? {
+                        return Ok(number);
+                    }
+                }
                 // An input that cannot be read ends as one that is empty.
                 Some(Err(_)) | None => {
                     stdin = None;
