@@ -6,6 +6,7 @@ use std::process::ExitStatus;
 
 use hearth_types::process::{ConsoleEnd, Evidence};
 
+use crate::kernel_log::OomKill;
 use crate::stop::Told;
 
 /// SIGKILL, the only signal of the kernel's OOM killer.

@@ -14,7 +14,16 @@ use crate::engine::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK
 use crate::orphans::keepsake::KEEPSAKE;
 
 /// What the daemon makes in a VM's folder, apart from data volumes.
-const OURS: [&str; 5] = [DISKS_MARKER, INITRD, KEEPSAKE, LAUNCH_RECORD, ROOT_DISK];
+const OURS: [&str; 7] = [
+    DISKS_MARKER,
+    INITRD,
+    KEEPSAKE,
+    LAUNCH_RECORD,
+    ROOT_DISK,
+    // Crash dumps, and one that is being written.
+    "dumps",
+    "guest.dump",
+];
 /// Files that are being made: their names end so, or begin with a dot.
 const DRAFT: &str = ".new";
 
