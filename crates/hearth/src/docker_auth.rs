@@ -1,9 +1,12 @@
-//! Credentials out of the person's own Docker config file. They go to the daemon with the
-//! one request that needs them; the daemon keeps none.
+//! Credentials out of the person's own Docker config file, or from the credential helper that it
+//! names. They go to the daemon with the one request that needs them; the daemon keeps none.
+
+mod helper;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
 use serde::Deserialize;
 
 use hearth_types::api::RegistryAuth;
@@ -12,6 +15,8 @@ use crate::output::Output;
 
 /// The name under which Docker keeps the credentials of docker.io.
 const DOCKER_HUB: &str = "index.docker.io";
+/// The same, as Docker asks its credential helpers.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
@@ -35,8 +40,10 @@ struct Entry {
 enum Found {
     Nothing,
     Auth(RegistryAuth),
-    /// Kept where this program does not look.
-    Elsewhere(String),
+    /// Kept by `docker-credential-NAME`.
+    Helper(String),
+    /// In a form that is not used here.
+    Unusable(&'static str),
 }
 
 /// The credentials for the registry of `reference`, if the config file has some.
@@ -69,9 +76,22 @@ pub(crate) fn lookup(reference: &str, out: &Output) -> Option<RegistryAuth> {
     match find(&config, &registry) {
         Found::Nothing => None,
         Found::Auth(auth) => Some(auth),
-        Found::Elsewhere(place) => {
+        Found::Helper(name) => {
+            let key = if registry == DOCKER_HUB {
+                DOCKER_HUB_KEY
+            } else {
+                &registry
+            };
+            helper::ask(&name, key).unwrap_or_else(|problem| {
+                out.warn(format!(
+                    "docker-credential-{name} gives no credentials for {registry}: {problem}; pulling without"
+                ));
+                None
+            })
+        }
+        Found::Unusable(what) => {
             out.warn(format!(
-                "the credentials for {registry} are kept by {place}, which is not asked; pulling without"
+                "the Docker config has {what} for {registry}, which is not used; pulling without credentials"
             ));
             None
         }
@@ -115,17 +135,22 @@ fn find(config: &Config, registry: &str) -> Found {
         .iter()
         .find(|(k, _)| host_of_key(k) == registry);
     if let Some((_, helper)) = helper {
-        return Found::Elsewhere(format!("docker-credential-{helper}"));
+        return Found::Helper(helper.clone());
     }
     let entry = config
         .auths
         .iter()
         .find(|(k, _)| host_of_key(k) == registry);
+    // Docker asks the store whether or not the file has an (empty) entry for the registry.
+    let stored = || {
+        let store = config.creds_store.clone();
+        store.map_or(Found::Nothing, Found::Helper)
+    };
     let Some((_, entry)) = entry else {
-        return Found::Nothing;
+        return stored();
     };
     if !entry.identitytoken.is_empty() {
-        return Found::Elsewhere("an identity token".to_owned());
+        return Found::Unusable("an identity token");
     }
     if !entry.username.is_empty() {
         return Found::Auth(RegistryAuth {
@@ -133,46 +158,23 @@ fn find(config: &Config, registry: &str) -> Found {
             password: entry.password.clone(),
         });
     }
-    let decoded = decode_base64(&entry.auth).and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = BASE64.decode(entry.auth.trim()).ok();
+    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
     match decoded.as_deref().and_then(|text| text.split_once(':')) {
         Some((username, password)) => Found::Auth(RegistryAuth {
             username: username.to_owned(),
             password: password.trim_end_matches('\0').to_owned(),
         }),
-        // An empty entry says that a store has it.
-        None => match &config.creds_store {
-            Some(store) => Found::Elsewhere(format!("docker-credential-{store}")),
-            None => Found::Nothing,
-        },
+        None => stored(),
     }
 }
 
-/// RFC 4648 base64, with or without padding; `None` for anything else.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim().trim_end_matches('=').as_bytes();
-    let mut bytes = Vec::with_capacity(digits.len() * 3 / 4);
-    for group in digits.chunks(4) {
-        let mut bits = 0u32;
-        for digit in group {
-            let value = match digit {
-                b'A'..=b'Z' => digit - b'A',
-                b'a'..=b'z' => digit - b'a' + 26,
-                b'0'..=b'9' => digit - b'0' + 52,
-                b'+' => 62,
-                b'/' => 63,
-                _ => return None,
-            };
-            bits = bits << 6 | u32::from(value);
-        }
-        let missing = 4 - group.len();
-        if missing == 3 {
-            return None;
-        }
-        bits <<= 6 * missing;
-        bytes.extend_from_slice(&bits.to_be_bytes()[1..4 - missing]);
-    }
-    Some(bytes)
-}
+/// With or without padding.
+const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new()
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
 
 #[cfg(test)]
 mod tests {
@@ -187,28 +189,6 @@ mod tests {
             username: username.to_owned(),
             password: password.to_owned(),
         })
-    }
-
-    #[test]
-    fn base64_vectors_of_the_rfc() {
-        for (text, plain) in [
-            ("", ""),
-            ("Zg==", "f"),
-            ("Zm8=", "fo"),
-            ("Zm9v", "foo"),
-            ("Zm9vYg==", "foob"),
-            ("Zm9vYmE", "fooba"),
-            ("Zm9vYmFy", "foobar"),
-        ] {
-            assert_eq!(
-                decode_base64(text).as_deref(),
-                Some(plain.as_bytes()),
-                "{text}"
-            );
-        }
-        for bad in ["Z", "Zm9vY", "Z$==", "Zm 9v"] {
-            assert_eq!(decode_base64(bad), None, "{bad:?} was accepted");
-        }
     }
 
     #[test]
@@ -232,18 +212,33 @@ mod tests {
                 "https://index.docker.io/v1/":{"auth":"bWU6cGE6c3M="},
                 "localhost:5000":{"username":"u","password":"p"},
                 "token.example":{"identitytoken":"t"},
-                "empty.example":{}},
+                "bare.example":{"auth":"bWU6cA"},
+                "empty.example":{},
+                "odd.example":{"auth":"Z$=="}},
               "credHelpers":{"helped.example":"pass"},"credsStore":"desktop","other":1}"#,
         );
         assert_eq!(find(&config, DOCKER_HUB), auth("me", "pa:ss"));
         assert_eq!(find(&config, "localhost:5000"), auth("u", "p"));
-        assert_eq!(find(&config, "unknown.example"), Found::Nothing);
-        for (registry, place) in [
-            ("token.example", "an identity token"),
-            ("helped.example", "docker-credential-pass"),
-            ("empty.example", "docker-credential-desktop"),
+        assert_eq!(find(&config, "bare.example"), auth("me", "p"));
+        for (registry, helper) in [
+            ("helped.example", "pass"),
+            ("empty.example", "desktop"),
+            ("odd.example", "desktop"),
+            ("unknown.example", "desktop"),
         ] {
-            assert_eq!(find(&config, registry), Found::Elsewhere(place.to_owned()));
+            assert_eq!(find(&config, registry), Found::Helper(helper.to_owned()));
+        }
+        assert_eq!(
+            find(&config, "token.example"),
+            Found::Unusable("an identity token")
+        );
+    }
+
+    #[test]
+    fn without_a_store_what_is_not_named_has_no_credentials() {
+        let config = config(r#"{"auths":{"empty.example":{}}}"#);
+        for registry in ["empty.example", "unknown.example"] {
+            assert_eq!(find(&config, registry), Found::Nothing);
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) enum ImageCommand {
 /// Pulls an image from a registry
 ///
 /// Credentials come from the Docker config file ($DOCKER_CONFIG/config.json or
-/// ~/.docker/config.json).
+/// ~/.docker/config.json), or from the credential helper that it names.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Allow plain HTTP for a registry that is not on loopback

@@ -1,5 +1,7 @@
 //! `run` and `create`.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::fake::Fake;
 use crate::runner::{hearth, run, run_with_input, session, show, write};
 
@@ -219,6 +221,18 @@ fn failed_pulls() {
     insta::assert_snapshot!("pull-failures", text);
 }
 
+/// A credential helper as Docker's are: knows one registry.
+const HELPER: &str = r#"#!/bin/sh
+test "$1" = get || exit 2
+case $(cat) in
+  ghcr.io) echo '{"ServerURL":"ghcr.io","Username":"helped","Secret":"s3cret"}' ;;
+  token.example) echo '{"ServerURL":"token.example","Username":"<token>","Secret":"s3cret"}' ;;
+  odd.example) echo 's3cret' ;;
+  broken.example) exit 3 ;;
+  *) echo 'credentials not found in native keychain'; exit 1 ;;
+esac
+"#;
+
 #[test]
 fn credentials_of_docker_go_along() {
     let fake = Fake::start();
@@ -226,24 +240,44 @@ fn credentials_of_docker_go_along() {
     write(
         dir.path(),
         "config.json",
-        r#"{"auths":{"localhost:5000":{"auth":"bWU6cGFzcw=="}},"credHelpers":{"ghcr.io":"pass"}}"#,
+        r#"{"auths":{"localhost:5000":{"auth":"bWU6cGFzcw=="}},"credsStore":"hearth-test",
+            "credHelpers":{"gone.example":"is-not-installed","path.example":"../../bin/sh"}}"#,
     );
+    write(dir.path(), "docker-credential-hearth-test", HELPER);
+    let helper = dir.path().join("docker-credential-hearth-test");
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", dir.path().display());
     let mut texts = Vec::new();
-    for reference in ["localhost:5000/demo:1", "ghcr.io/a/b:1"] {
+    for reference in [
+        "localhost:5000/demo:1",
+        "ghcr.io/a/b:1",
+        "unknown.example/a:1",
+        "token.example/a:1",
+        "odd.example/a:1",
+        "broken.example/a:1",
+        "gone.example/a:1",
+        "path.example/a:1",
+    ] {
         let args = ["image", "pull", "-q", reference];
         let mut command = hearth(&fake.host());
         let output = command
             .args(args)
             .env("DOCKER_CONFIG", dir.path())
+            .env("PATH", &path)
             .output()
             .unwrap();
         texts.push(show(Some(&fake), &args, &output));
     }
-    insta::assert_snapshot!("pull-credentials", texts.join("\n"));
+    let texts = texts.join("\n");
+    assert!(!texts.contains("s3cret"), "{texts}");
+    insta::assert_snapshot!("pull-credentials", texts);
     let asked = fake.changes();
-    assert!(
-        asked[0].contains(r#""auth":{"username":"me","password":"pass"}"#),
-        "{asked:?}"
-    );
-    assert!(asked[1].contains(r#""auth":null"#), "{asked:?}");
+    let first = r#""auth":{"username":"me","password":"pass"}"#;
+    assert!(asked[0].contains(first), "{asked:?}");
+    let helped = r#""auth":{"username":"helped","password":"s3cret"}"#;
+    assert!(asked[1].contains(helped), "{asked:?}");
+    for without in &asked[2..] {
+        assert!(without.contains(r#""auth":null"#), "{asked:?}");
+    }
 }
