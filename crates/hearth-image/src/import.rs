@@ -91,13 +91,7 @@ pub(crate) async fn run(
             build_plan(store, plan, reporter).await?
         }
     };
-    let id = record.id.clone();
-    store
-        .blocking(move |inner| {
-            inner.set_reference(&reference, &id)?;
-            Ok(inner.named(record))
-        })
-        .await
+    store.name(reference, record.id).await
 }
 
 fn bundled(

@@ -3,7 +3,7 @@
 /// Limits on what comes from outside. All are checked while reading, never after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Entries in all layers of one image. Default 4,000,000: a hundred times a large
+    /// Entries in all layers of one image. Default 2,000,000: fifty times a large
     /// distribution image, and still no more than an hour of work.
     pub entries: u64,
     /// Bytes of file content in all layers of one image, holes included. Default 64 GiB.
@@ -25,7 +25,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            entries: 4_000_000,
+            entries: 2_000_000,
             bytes: 64 << 30,
             depth: 255,
             metadata: 1 << 20,

@@ -60,13 +60,7 @@ pub(crate) async fn run(
         }
         result => result?,
     };
-    let id = record.id.clone();
-    store
-        .blocking(move |inner| {
-            inner.set_reference(&reference, &id)?;
-            Ok(inner.named(record))
-        })
-        .await
+    store.name(reference, record.id).await
 }
 
 /// The manifest for the platform, and its digest, which is the image's id.
@@ -179,7 +173,7 @@ impl Puller<'_> {
         sender: mpsc::Sender<Ready>,
     ) -> Result<(), ImageError> {
         // Owned layers: closures over references make a future that no task takes.
-        futures::stream::iter(manifest.layers.clone())
+        let downloads = futures::stream::iter(manifest.layers.clone())
             .map(|layer| async move {
                 let blob = blob::ensure(self.store, self.registry, &layer, self.reporter).await?;
                 Ok(Ready {
@@ -193,7 +187,11 @@ impl Puller<'_> {
             .buffered(self.parallel)
             .try_for_each(|ready| async {
                 sender.send(ready).await.map_err(|_| ImageError::Cancelled)
-            })
-            .await
+            });
+        tokio::select! {
+            // The build has refused a layer: what is on its way is of no use.
+            () = sender.closed() => Err(ImageError::Cancelled),
+            done = downloads => done,
+        }
     }
 }

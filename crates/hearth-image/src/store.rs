@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_host::aside::aside;
@@ -85,13 +86,15 @@ impl ImageStore {
         };
         // A crash between the removal of an image and that of its names.
         refs.retain(|_, id| dir.join("images").join(id.hex()).join(RECORD).exists());
+        let inner = Inner {
+            dir: dir.to_owned(),
+            limits,
+            refs: Mutex::new(refs),
+            locks: Mutex::new(HashMap::new()),
+        };
+        inner.remove_stale_blobs(SystemTime::now());
         Ok(Self {
-            inner: Arc::new(Inner {
-                dir: dir.to_owned(),
-                limits,
-                refs: Mutex::new(refs),
-                locks: Mutex::new(HashMap::new()),
-            }),
+            inner: Arc::new(inner),
         })
     }
 
@@ -164,10 +167,22 @@ impl ImageStore {
     pub async fn tag(&self, name: &str, reference: &str) -> Result<ImageRecord, ImageError> {
         let reference: Reference = reference.parse()?;
         let name = name.to_owned();
+        let (id, _) = self.blocking(move |inner| inner.resolve(&name)).await?;
+        self.name(reference, id).await
+    }
+
+    /// Lets a reference lead to an image, unless that has been removed meanwhile.
+    pub(crate) async fn name(
+        &self,
+        reference: Reference,
+        id: ImageId,
+    ) -> Result<ImageRecord, ImageError> {
+        let turn = self.turn(id.as_str()).await;
         self.blocking(move |inner| {
-            let (id, _) = inner.resolve(&name)?;
+            let _turn = turn;
+            let record = inner.read(&id)?.record;
             inner.set_reference(&reference, &id)?;
-            Ok(inner.named(inner.read(&id)?.record))
+            Ok(inner.named(record))
         })
         .await
     }
@@ -212,7 +227,11 @@ impl Inner {
     }
 
     pub(crate) fn blob_path(&self, digest: &str) -> Result<Utf8PathBuf, ImageError> {
-        Ok(self.dir.join("blobs/sha256").join(digest::hex(digest)?))
+        Ok(self.blobs_dir().join(digest::hex(digest)?))
+    }
+
+    pub(crate) fn blobs_dir(&self) -> Utf8PathBuf {
+        self.dir.join("blobs/sha256")
     }
 
     /// A new temporary folder for an image; it goes away when dropped.

@@ -213,6 +213,9 @@ impl<'a> Unpacker<'a> {
             return self.root_itself(entry);
         };
         if let Some(hidden) = name.strip_prefix(b".wh.") {
+            if entry.size > 0 {
+                return problem::refuse("it is a whiteout, which has no content");
+            }
             return self.whiteout(&place, hidden);
         }
         let data = entry.sparse.as_ref().map_or(entry.size, |segments| {

@@ -168,7 +168,8 @@ impl Unpacker<'_> {
     }
 
     fn clear(&mut self, parent: &Parent, name: &[u8]) -> Result<(), Problem> {
-        if remove::tree(parent.fd.as_fd(), name, None)? != remove::Removed::Leaf {
+        if remove::tree(parent.fd.as_fd(), name, None, self.limits.depth)? != remove::Removed::Leaf
+        {
             // A folder or a link to one: opened paths may lead elsewhere now.
             self.parents.forget();
         }
@@ -193,9 +194,9 @@ impl Unpacker<'_> {
             return Ok(());
         };
         if opaque {
-            remove::children(parent.fd.as_fd(), Some(made))?;
+            remove::children(parent.fd.as_fd(), Some(made), self.limits.depth)?;
         } else {
-            remove::tree(parent.fd.as_fd(), hidden, Some(made))?;
+            remove::tree(parent.fd.as_fd(), hidden, Some(made), self.limits.depth)?;
         }
         self.parents.forget();
         Ok(())

@@ -16,6 +16,10 @@ const KEPT: usize = 128;
 /// Dangling links followed while missing folders are made; the kernel's own limit is 40.
 const MAX_LINKS: u32 = 40;
 
+/// Parts of a path that a dangling link stands for: as many as the path of an entry may have by
+/// default. The kernel would take 2,047.
+const LONGEST_TARGET: usize = 255;
+
 /// An open folder.
 #[derive(Debug)]
 pub(super) struct Parent {
@@ -185,7 +189,11 @@ fn make(root: &OwnedFd, path: &[u8], links: u32, times: &mut Times) -> Result<()
                 } else {
                     [parent, b"/", &target].concat()
                 };
-                make(root, full.trim_ascii_start_slashes(), links, times)?;
+                let full = full.trim_ascii_start_slashes();
+                if full.split(|byte| *byte == b'/').count() > LONGEST_TARGET {
+                    return refuse("a link in its path leads nowhere, through too many folders");
+                }
+                make(root, full, links, times)?;
             }
             Err(error) => return Err(problem(error)),
         }

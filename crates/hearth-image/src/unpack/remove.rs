@@ -1,4 +1,7 @@
 //! Removal below a folder, sparing what the current layer has made.
+//!
+//! A folder can be deeper than any path that leads to it, by links on the way. The walk holds two
+//! descriptors and a frame per level, so it goes down as far as a path may and no further.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -6,6 +9,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Made;
+use super::problem::{Problem, refuse};
 
 /// What was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +22,17 @@ pub(super) enum Removed {
 }
 
 /// Removes `name` and all below it, except what is in `keep`: a kept file stays, and a folder
-/// stays while something in it is kept.
+/// stays while something in it is kept. At most `levels` of folders deep.
 pub(super) fn tree(
     parent: BorrowedFd<'_>,
     name: &[u8],
     keep: Option<&Made>,
-) -> rustix::io::Result<Removed> {
+    levels: usize,
+) -> Result<Removed, Problem> {
     let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(Removed::Nothing),
-        Err(error) => return Err(error),
+        Err(error) => return Err(error.into()),
     };
     let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
     let kept = match keep {
@@ -50,20 +55,26 @@ pub(super) fn tree(
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    children(folder.as_fd(), keep)?;
+    let Some(below) = levels.checked_sub(1) else {
+        return refuse("it replaces folders that are deeper than any path may be");
+    };
+    children(folder.as_fd(), keep, below)?;
     if !kept {
         match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
             // Something in it is kept, so it is, too.
             Ok(()) | Err(Errno::NOTEMPTY) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(Removed::Passage)
 }
 
-/// Removes everything in a folder, except what is in `keep`. Recursion is as deep as the
-/// folders are, which the limit on depth bounds.
-pub(super) fn children(folder: BorrowedFd<'_>, keep: Option<&Made>) -> rustix::io::Result<()> {
+/// Removes everything in a folder, except what is in `keep`, at most `levels` of folders deep.
+pub(super) fn children(
+    folder: BorrowedFd<'_>,
+    keep: Option<&Made>,
+    levels: usize,
+) -> Result<(), Problem> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let readable = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
     let names = Dir::read_from(&readable)?
@@ -71,7 +82,7 @@ pub(super) fn children(folder: BorrowedFd<'_>, keep: Option<&Made>) -> rustix::i
         .collect::<rustix::io::Result<Vec<_>>>()?;
     for name in names {
         if name != b"." && name != b".." {
-            tree(readable.as_fd(), &name, keep)?;
+            tree(readable.as_fd(), &name, keep, levels)?;
         }
     }
     Ok(())

@@ -137,6 +137,17 @@ fn cases() -> Vec<(&'static str, Tar, &'static str)> {
             "overlay",
         ),
         ("whiteout of nothing", x().file(".wh.", ""), "whiteout"),
+        ("whiteout with content", x().file("a/.wh.b", "1"), "content"),
+        (
+            "link to depths",
+            link("s", 256).file("s/x", ""),
+            "too many folders",
+        ),
+        (
+            "folders deeper than a path",
+            deeper_than_a_path().file("d", ""),
+            "deeper than any path",
+        ),
         ("whiteout of up", x().file("a/.wh...", ""), "whiteout"),
         (
             "old sparse format",
@@ -160,6 +171,23 @@ fn cases() -> Vec<(&'static str, Tar, &'static str)> {
             "does not fit",
         ),
     ]
+}
+
+/// A symlink through so many folders, none of which is there.
+fn link(name: &str, parts: usize) -> Tar {
+    let target = vec!["d"; parts].join("/");
+    Tar::new()
+        .pax(&[("linkpath", target.as_bytes())])
+        .symlink(name, "short")
+}
+
+/// Folders `d/d/…`, twice as deep as one link leads, since one link is at the end of another.
+fn deeper_than_a_path() -> Tar {
+    link("s", 200)
+        .file("s/x", "")
+        .pax(&[("linkpath", vec!["d"; 200].join("/").as_bytes())])
+        .symlink("s/s", "short")
+        .file("s/s/x", "")
 }
 
 /// An entry of GNU's old sparse format.
