@@ -1,4 +1,4 @@
-//! The operator's words on recovery as pure changes of a status: hold, release, recover.
+//! The operator's words as pure changes of a status: hold, release, restart, recover.
 //!
 //! Each makes `recovery.word` grow, so that what was planned before it is not carried out
 //! after it.
@@ -11,6 +11,7 @@ use hearth_types::status::{Bootstrap, Fate, Goal, Hold, Phase, Recovery, VmStatu
 use crate::bootstrap::{self, Verdict};
 use crate::breaker;
 use crate::model::World;
+use crate::transition;
 
 /// A status as the operator's word leaves it, and what that means for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,19 @@ pub fn release(status: &VmStatus) -> VmStatus {
             ..spoken(&status.recovery)
         },
         ..status.clone()
+    }
+}
+
+/// A stop begins after which the VM is started again, if a VMM of it lives. It is the word of
+/// its user: what was planned before it must not overwrite the stop.
+#[must_use]
+pub fn restart(status: &VmStatus, generation: u64, now: Timestamp) -> VmStatus {
+    if status.vmm.is_none() {
+        return status.clone();
+    }
+    VmStatus {
+        recovery: spoken(&status.recovery),
+        ..transition::stop_begun(status, generation, now, Goal::Running)
     }
 }
 

@@ -124,14 +124,23 @@ impl Engine {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(error = %error, "the stored mode cannot be read; the mode is normal");
+                    tracing::error!(error = %error, "the stored mode cannot be read; the mode is readonly");
+                    self.recall_caution();
                 }
             },
             Ok(None) => {}
             Err(error) => {
-                tracing::error!(error = %chain(&error), "the stored mode cannot be read; the mode is normal");
+                tracing::error!(error = %chain(&error), "the stored mode cannot be read; the mode is readonly");
+                self.recall_caution();
             }
         }
+    }
+
+    /// Something was set by hand and nobody knows what: until it is read, or somebody says
+    /// another word, nothing is done that it may have forbidden.
+    fn recall_caution(&self) {
+        let word = Word::caution(self.now());
+        self.modes.book.lock().recall(word);
     }
 
     /// Looks whether the causes of the daemon's own rules are there. `thorough` also finds a

@@ -27,5 +27,6 @@ mod sim {
     mod units;
     mod unknown;
     mod watchdog;
+    mod words;
     mod world;
 }

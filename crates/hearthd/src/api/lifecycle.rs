@@ -95,12 +95,7 @@ pub async fn restart(
     let now = api.engine.now();
     // The goal and the begun stop are one transaction: a daemon that is killed here still
     // knows that it was to be a restart.
-    let begin = move |row: &VmRow| match row.status.vmm {
-        Some(_) => {
-            hearth_plan::transition::stop_begun(&row.status, row.generation, now, Goal::Running)
-        }
-        None => row.status.clone(),
-    };
+    let begin = move |row: &VmRow| hearth_plan::recovery::restart(&row.status, row.generation, now);
     let store = &api.engine.parts.store;
     let row = store
         .set_goal_and_status(

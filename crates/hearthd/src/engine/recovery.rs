@@ -58,9 +58,23 @@ fn by_words(text: &str) -> Option<Cause> {
     }
 }
 
+/// What its checks have said of a run since the plan was made stays said.
+fn with_health(planned: VmStatus, now: &VmStatus) -> VmStatus {
+    let same_run = planned.vmm.is_some() && planned.vmm == now.vmm;
+    VmStatus {
+        came_up_at: planned.came_up_at.max(now.came_up_at),
+        unhealthy: if same_run {
+            now.unhealthy
+        } else {
+            planned.unhealthy
+        },
+        ..planned
+    }
+}
+
 impl Engine {
-    /// Stores what a plan says of a VM's status, unless the operator has said something about
-    /// it since the plan was made. Whether it was stored.
+    /// Stores what a plan says of a VM's status, unless the operator or, by a restart, its user
+    /// has said something about it since the plan was made. Whether it was stored.
     pub(super) async fn store_planned(
         &self,
         vm: VmId,
@@ -70,7 +84,7 @@ impl Engine {
         let before = self.parts.store.vm(vm).await;
         let unspoken = move |row: &VmRow| {
             if row.status.recovery.word == word {
-                status
+                with_health(status, &row.status)
             } else {
                 row.status.clone()
             }

@@ -15,6 +15,17 @@ pub(super) struct Word {
     since: Timestamp,
 }
 
+impl Word {
+    /// In place of a word that cannot be read.
+    pub(super) fn caution(now: Timestamp) -> Self {
+        Self {
+            mode: Mode::Readonly,
+            reason: Some("the mode that was set by hand cannot be read".to_owned()),
+            since: now,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Cause {
     reason: String,

@@ -19,10 +19,10 @@ use hearth_host::waits::KernelWait;
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::KernelStore;
 use hearth_net::NetworkConfig;
-use hearth_plan::{OrphanAction, Policy, transition};
+use hearth_plan::{OrphanAction, Policy, recovery};
 use hearth_sim::SimHost;
 use hearth_sim::rooms::Rooms;
-use hearth_store::{LeaseRanges, NewVm, Store, VmRow};
+use hearth_store::{LeaseRanges, NewVm, Store, StoreError, VmRow};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{ImageId, InstallationId, VmId};
 use hearth_types::image::{ImageConfig, ImageRecord, KernelRecord};
@@ -393,7 +393,7 @@ impl Life {
         let id = match made {
             Ok(row) => row.id,
             // A daemon that died before it could answer had made it.
-            Err(hearth_store::StoreError::NameTaken { .. }) => self.vm(&name).await.unwrap().id,
+            Err(StoreError::NameTaken { .. }) => self.vm(&name).await.unwrap().id,
             Err(error) => panic!("{name} cannot be created: {error}"),
         };
         self.engine.look_at(id);
@@ -411,7 +411,10 @@ impl Life {
     pub(super) async fn say(&self, vm: VmId, goal: Goal) {
         let store = &self.engine.parts.store;
         let said = store.set_goal(vm, goal, false, None, None).await;
-        if !matches!(said, Err(hearth_store::StoreError::NotFound { .. })) {
+        if !matches!(
+            said,
+            Err(StoreError::NotFound { .. } | StoreError::Leaving { .. })
+        ) {
             said.unwrap();
         }
         self.engine.look_at(vm);
@@ -420,15 +423,15 @@ impl Life {
     /// `hearth restart`.
     pub(super) async fn restart(&self, vm: VmId) {
         let now = self.engine.now();
-        let begin = move |row: &VmRow| match row.status.vmm {
-            Some(_) => transition::stop_begun(&row.status, row.generation, now, Goal::Running),
-            None => row.status.clone(),
-        };
+        let begin = move |row: &VmRow| recovery::restart(&row.status, row.generation, now);
         let store = &self.engine.parts.store;
         let said = store
             .set_goal_and_status(vm, Goal::Running, false, None, None, begin)
             .await;
-        if !matches!(said, Err(hearth_store::StoreError::NotFound { .. })) {
+        if !matches!(
+            said,
+            Err(StoreError::NotFound { .. } | StoreError::Leaving { .. })
+        ) {
             said.unwrap();
         }
         self.engine.look_at(vm);
