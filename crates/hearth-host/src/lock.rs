@@ -113,6 +113,42 @@ impl LockFile {
         })
     }
 
+    /// Takes the lock of a file that may be there, without waiting and without a word in it;
+    /// `None` when there is no such file.
+    ///
+    /// # Errors
+    /// [`LockError::Held`]; [`LockError::Io`] if it cannot be opened (a symbolic link is not
+    /// followed) or locked.
+    pub fn of_existing(path: &Utf8Path) -> Result<Option<Self>, LockError> {
+        let io = |what| {
+            move |source| LockError::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path);
+        let mut file = match opened {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(io("open"))?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self {
+                file,
+                path: path.to_owned(),
+            })),
+            Err(Errno::WOULDBLOCK) => Err(LockError::Held {
+                path: path.to_owned(),
+                holder: read_holder(&mut file),
+            }),
+            Err(errno) => Err(io("lock")(errno.into())),
+        }
+    }
+
     /// The lock file.
     #[must_use]
     pub fn path(&self) -> &Utf8Path {

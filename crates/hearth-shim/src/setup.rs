@@ -97,6 +97,12 @@ impl Made {
 
 /// Prepares the folder and executes the VMM.
 pub(crate) fn start(request: &Request) -> Result<Started, Failure> {
+    if request.user == Some(0) {
+        return Err(Failure {
+            reason: Reason::Request,
+            detail: "user 0 is root: a VMM gets a user of its own, or none is named".to_owned(),
+        });
+    }
     std::env::set_current_dir(&request.dir)
         .map_err(failed(format!("enter the VM's folder {}", request.dir)))?;
     let lock = take_lock(request)?;

@@ -42,6 +42,7 @@ pub async fn examine(engine: &Arc<Engine>, config: &ConfigView) -> DoctorReport 
     checks.push(kvm());
     checks.push(device("/dev/loop-control", "load the module loop"));
     checks.push(network(engine).await);
+    checks.push(addresses(engine).await);
     checks.push(space(engine.paths.data()));
     checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));
@@ -113,6 +114,24 @@ async fn breakers(engine: &Engine) -> DoctorCheck {
     let detail = format!("open or on trial: {}", names.join(", "));
     let hint = "hearth plan --for VM --explain says why";
     check("breakers", DoctorStatus::Warning, detail, Some(hint))
+}
+
+/// VMs whose address another SUBNET has left outside: they are not started.
+async fn addresses(engine: &Engine) -> DoctorCheck {
+    let subnet = engine.settings.leases.subnet;
+    let rows = engine.parts.store.vms().await;
+    let outside = rows.iter().filter(|row| {
+        let ip = row.leases.ip;
+        ip.is_some_and(|ip| !subnet.contains(&ip))
+    });
+    let names: Vec<_> = outside.map(|row| row.spec.name.as_str()).collect();
+    if names.is_empty() {
+        let detail = format!("all are of {subnet}");
+        return check("addresses", DoctorStatus::Ok, detail, None);
+    }
+    let detail = format!("not of {subnet}: those of {}", names.join(", "));
+    let hint = "these VMs are not started: set SUBNET back, or create them again";
+    check("addresses", DoctorStatus::Failed, detail, Some(hint))
 }
 
 async fn kernel(engine: &Engine) -> DoctorCheck {

@@ -19,6 +19,7 @@
 pub mod act;
 pub mod agents;
 mod bootstrap;
+mod disks;
 pub mod guest_config;
 mod host_breaker;
 pub mod journal;
@@ -26,6 +27,7 @@ pub mod launch;
 pub mod pass;
 pub mod paths;
 mod recovery;
+mod respec;
 mod retry;
 mod shared;
 mod slow;
@@ -33,7 +35,7 @@ pub mod survey;
 mod units;
 pub mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hearth_disk::Volumes;
@@ -117,6 +119,9 @@ pub struct Engine {
     pub agents: agents::Agents,
     /// How the VMs that run are.
     pub health: Wards,
+    /// Read by whoever makes a VM use an image, until the VM is recorded; written by whoever
+    /// removes one.
+    pub image_use: tokio::sync::RwLock<()>,
     /// How much may be done.
     pub modes: Modes,
     /// What is being done.
@@ -181,6 +186,8 @@ struct Work {
     watched: BTreeSet<(i32, u64)>,
     /// The bootstrap after the host's last reboot.
     bootstrap: bootstrap::Watch,
+    /// VMs whose disks are what this generation of them asks for.
+    covered: BTreeMap<VmId, u64>,
     /// The last survey of shared objects, kept until a full pass or a change by us.
     shared: Option<Observed>,
 }
@@ -217,6 +224,7 @@ impl Engine {
         });
         Arc::new(Self {
             modes,
+            image_use: tokio::sync::RwLock::default(),
             under_way: UnderWay::default(),
             host_watch: Mutex::default(),
             kept_guests: Mutex::default(),

@@ -226,6 +226,7 @@ impl Engine {
                 self.orphan_removed("TAP", &tap.name).await;
             }
             _ => {
+                self.prove_folder(vm)?;
                 self.remove_dir(vm).await?;
                 let path = self.paths.vm(vm);
                 self.orphan_removed("folder", path.as_str()).await;

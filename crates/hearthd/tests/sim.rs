@@ -10,6 +10,7 @@ mod sim {
     mod drift;
     mod day;
     mod failure;
+    mod folders;
     mod health;
     mod history;
     mod hold;
@@ -19,6 +20,7 @@ mod sim {
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;
     mod orphans;
+    mod respec;
     mod slow;
     mod storm;
     mod stuck;

@@ -71,6 +71,8 @@ pub async fn delete(
         .get(&image)
         .await
         .map_err(|error| problem(&error))?;
+    // Nobody becomes its user between the look and the removal.
+    let _no_user_comes = api.engine.image_use.write().await;
     let used_by = users(&api, &record).await?;
     if !used_by.is_empty() {
         return Err(ApiError::new(

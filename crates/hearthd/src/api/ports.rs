@@ -12,8 +12,18 @@ use hearth_types::spec::PortSpec;
 
 use super::error::{ApiError, ApiResult};
 
+/// Those of `new` whose place on the host is not published by `old` already.
+pub(super) fn added<'a>(
+    old: &'a [PortSpec],
+    new: &'a [PortSpec],
+) -> impl Iterator<Item = &'a PortSpec> {
+    let place = |port: &PortSpec| (port.protocol, port.host_ip, port.host_port);
+    new.iter()
+        .filter(move |port| !old.iter().any(|other| place(other) == place(port)))
+}
+
 /// Refuses ports that a program on this host listens on.
-pub(super) fn check_free(ports: &[PortSpec]) -> ApiResult<()> {
+pub(crate) fn check_free<'a>(ports: impl IntoIterator<Item = &'a PortSpec>) -> ApiResult<()> {
     for port in ports {
         let address = SocketAddrV4::new(port.host_ip, port.host_port);
         let bound = match port.protocol {
@@ -51,15 +61,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().port();
         let port: PortSpec = format!("127.0.0.1:{taken}:80").parse().unwrap();
-        let error = check_free(std::slice::from_ref(&port)).unwrap_err();
+        let error = check_free([&port]).unwrap_err();
         assert_eq!(error.0.code, Code::Conflict);
         drop(listener);
-        assert!(check_free(&[port]).is_ok());
+        assert!(check_free([&port]).is_ok());
     }
 
     #[test]
     fn an_address_of_another_host_is_refused() {
         let port: PortSpec = "192.0.2.1:8080:80".parse().unwrap();
-        assert_eq!(check_free(&[port]).unwrap_err().0.code, Code::Invalid);
+        assert_eq!(check_free([&port]).unwrap_err().0.code, Code::Invalid);
     }
 }

@@ -10,9 +10,10 @@ use hearth_types::api::{CreateVm, Vm, VmPage};
 use hearth_types::event::NewEvent;
 use hearth_types::ids::ImageId;
 use hearth_types::problem::{Code, Problem};
-use hearth_types::spec::VmSpec;
+use hearth_types::spec::{FieldError, VmSpec};
 use hearth_types::status::Goal;
 use hearth_types::survey::chain;
+use hearth_types::units::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -110,7 +111,9 @@ pub async fn create(
         return Err(Problem::fields(errors).into());
     }
     let key = idempotency_key(&headers, &request)?;
-    let (image, kernel) = resolve(&api, &request.spec).await?;
+    // Until the VM is recorded as its user, the image must not be removed.
+    let no_image_goes = engine.image_use.read().await;
+    let (image, kernel) = resolve(&api, &request.spec, None).await?;
     ports::check_free(&request.spec.ports)?;
     let goal = if request.start {
         Goal::Running
@@ -129,6 +132,7 @@ pub async fn create(
         Some(key) => store.create_vm_once(new, leases, key, engine.now()).await?,
         None => Created::New(Box::new(store.create_vm(new, leases, engine.now()).await?)),
     };
+    drop(no_image_goes);
     let row = match created {
         Created::New(row) => {
             // The loop need not wait until the event is on disk.
@@ -190,17 +194,18 @@ fn idempotency_key(headers: &HeaderMap, request: &CreateVm) -> ApiResult<Option<
 }
 
 /// The image's identity and the kernel's name: what they mean now is what the VM keeps.
-async fn resolve(api: &Api, spec: &VmSpec) -> ApiResult<(ImageId, Option<String>)> {
-    let image = api
-        .engine
-        .parts
-        .images
-        .get(&spec.image)
-        .await
-        .map_err(|error| {
-            super::images::problem(&error)
-                .hint(format!("get it with: hearth image pull {}", spec.image))
-        })?;
+///
+/// `image` is the one that the specification's words have meant so far.
+async fn resolve(
+    api: &Api,
+    spec: &VmSpec,
+    image: Option<&ImageId>,
+) -> ApiResult<(ImageId, Option<String>)> {
+    let words = image.map_or(spec.image.as_str(), ImageId::as_str);
+    let image = api.engine.parts.images.get(words).await.map_err(|error| {
+        super::images::problem(&error)
+            .hint(format!("get it with: hearth image pull {}", spec.image))
+    })?;
     let (kernels, wanted) = (api.engine.parts.kernels.clone(), spec.kernel.clone());
     let kernel = tokio::task::spawn_blocking(move || kernels.get(wanted.as_deref()))
         .await
@@ -210,17 +215,17 @@ async fn resolve(api: &Api, spec: &VmSpec) -> ApiResult<(ImageId, Option<String>
         })?;
     let size = spec.disk.unwrap_or_default();
     if spec.disk.is_some() && size.0 < image.volume_bytes {
-        let field = hearth_types::spec::FieldError::new(
+        let field = FieldError::new(
             "disk",
             format!(
                 "is {size}, but the image needs {}",
-                hearth_types::Bytes(image.volume_bytes)
+                Bytes(image.volume_bytes)
             ),
         );
         return Err(Problem::fields(vec![field]).into());
     }
     if let Err(error) = api.engine.parts.vmm.admits(spec).await {
-        let field = hearth_types::spec::FieldError::new("driver", chain(&error));
+        let field = FieldError::new("driver", chain(&error));
         return Err(Problem::fields(vec![field]).into());
     }
     Ok((image.id, Some(kernel.name)))
@@ -234,7 +239,33 @@ pub async fn get(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiResul
     Ok(answer(&api, StatusCode::OK, row))
 }
 
-/// Replaces a VM's specification. What concerns the VMM takes effect at its next start.
+/// A guest may have filled its disks: they grow, and never shrink.
+fn refuse_smaller(old: &VmSpec, new: &VmSpec) -> ApiResult<()> {
+    let mut errors = Vec::new();
+    let mut smaller = |path: String, is: Option<Bytes>, was: Option<Bytes>| {
+        if let (Some(is), Some(was)) = (is, was)
+            && is < was
+        {
+            let why = format!("is {is}, but it was {was} and disks do not shrink");
+            errors.push(FieldError::new(path, why));
+        }
+    };
+    smaller("disk".to_owned(), new.disk, old.disk);
+    for (number, volume) in new.volumes.iter().enumerate() {
+        let was = old.volumes.iter().find(|was| was.name == volume.name);
+        let path = format!("volumes[{number}].size");
+        smaller(path, Some(volume.size), was.map(|was| was.size));
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::fields(errors).into())
+    }
+}
+
+/// Replaces a VM's specification. What concerns the VMM takes effect at its next start: added
+/// volumes are made and larger disks grow then. The image of a VM that has its disk, and the
+/// network's mode and address while it runs, cannot be changed; disks do not shrink.
 #[utoipa::path(put, path = "/v1/vms/{vm}/spec", request_body = VmSpec, tag = "vms",
     params(("vm" = String, Path), ("If-Match" = Option<String>, Header, description = "The ETag that the change is based on.")),
     responses((status = 200, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
@@ -251,23 +282,28 @@ pub async fn replace_spec(
     let row = view::find(&api.engine, &vm).await?;
     super::recovery::refuse_held(&row)?;
     let expected = if_match(&headers)?;
-    let (image, kernel) = resolve(&api, &spec).await?;
     let engine = &api.engine;
-    let row = engine
-        .parts
-        .store
-        .replace_spec(
-            row.id,
-            NewSpec {
-                spec,
-                image,
-                kernel,
-            },
-            engine.settings.leases,
-            expected,
-        )
-        .await?;
-    engine.keep_record_aside(&row).await;
+    refuse_smaller(&row.spec, &spec)?;
+    let _no_image_goes = engine.image_use.read().await;
+    // The same words go on to mean what they meant when its disk was made.
+    let same = spec.image == row.spec.image;
+    let (image, kernel) = resolve(&api, &spec, same.then_some(&row.image)).await?;
+    if image != row.image && engine.has_disks(row.id) {
+        let name = &row.spec.name;
+        let detail = format!(
+            "image: the root disk of {name} was made from {}, and another image would not change it",
+            row.spec.image
+        );
+        let hint = format!("make another VM of it, or remove {name} and create it again");
+        return Err(ApiError::new(Code::Conflict, detail).hint(hint));
+    }
+    ports::check_free(ports::added(&row.spec.ports, &spec.ports))?;
+    let new = NewSpec {
+        spec,
+        image,
+        kernel,
+    };
+    let row = engine.replace_spec(&row, new, expected).await?;
     engine
         .tell(
             NewEvent::info("vm.changed", format!("{} changed", row.spec.name))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use hearth_host::aside::aside;
+use hearth_host::lock::LockFile;
 use hearth_net::TapSpec;
 use hearth_plan::{Step, transition};
 use hearth_store::{StoreError, VmRow};
@@ -22,6 +23,7 @@ use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 use hearth_types::survey::Survey;
 
 use super::Engine;
+use super::paths::VMM_LOCK;
 use super::shared::Blocked;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
@@ -231,10 +233,22 @@ impl Engine {
     }
 
     async fn start(self: &Arc<Self>, row: &VmRow, restart: bool) -> anyhow::Result<()> {
+        let row = &self.with_uid(row).await?;
         let spec = self.launch_spec(row).await?;
         let identity = self.parts.vmm.launch(&spec).await?;
         self.failpoints.hit("after", "launch").await;
         self.started(row.id, &identity, restart).await
+    }
+
+    /// A VM that was made while VMMs ran as root gets a uid, and its TAP that owner.
+    async fn with_uid(&self, row: &VmRow) -> anyhow::Result<VmRow> {
+        if !self.settings.unprivileged || row.leases.uid != 0 {
+            return Ok(row.clone());
+        }
+        let leased = self.parts.store.lease_uid(row.id, self.settings.leases);
+        let row = leased.await.context("cannot lease a uid")?;
+        self.ensure_tap(&row).await?;
+        Ok(row)
     }
 
     async fn started(
@@ -358,11 +372,16 @@ impl Engine {
 
     pub(crate) async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
         let path = self.paths.vm(vm);
-        let removed = aside(move || match std::fs::remove_dir_all(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {path}"))
+        let removed = aside(move || {
+            // The lock lives as long as the VMM, also one that no mark of ours shows.
+            let _unused = LockFile::of_existing(&path.join(VMM_LOCK))
+                .with_context(|| format!("{path} is not removed: a VMM may run in it"))?;
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("cannot remove {path}"))
+                }
+                _ => Ok(()),
             }
-            _ => Ok(()),
         });
         removed.await.context("the removal was interrupted")?
     }
@@ -370,6 +389,7 @@ impl Engine {
     async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {
         self.agents.drop_vm(vm);
         self.metrics.forget(vm);
+        self.work.lock().covered.remove(&vm);
         if let Some(row) = self.parts.store.vm(vm).await {
             if row.spec.auto_remove && row.goal != Goal::Absent {
                 // Nobody said so, its end did.

@@ -1,5 +1,7 @@
 //! What a guest is told at its start: the image's wishes, overridden by the spec's.
 
+use std::net::Ipv4Addr;
+
 use anyhow::Context as _;
 use hearth_guest_proto::config::{
     GuestConfig, InitMode, NetworkConfig, ProcessConfig, VolumeConfig, VsockConfig,
@@ -8,6 +10,7 @@ use hearth_store::VmRow;
 use hearth_types::image::ImageConfig;
 use hearth_types::spec::{self, NetworkMode, VmSpec};
 use hearth_vmm::Terms;
+use ipnet::Ipv4Net;
 use jiff::Timestamp;
 
 use super::Settings;
@@ -76,18 +79,30 @@ fn network(row: &VmRow, settings: &Settings) -> anyhow::Result<Option<NetworkCon
         .hosts()
         .next()
         .context("the subnet has no addresses")?;
+    let address = row.leases.ip.context("no address is leased")?;
+    inside(address, subnet)?;
     Ok(Some(NetworkConfig {
         mac: row
             .leases
             .mac
             .context("no MAC address is leased")?
             .to_string(),
-        address: row.leases.ip.context("no address is leased")?,
+        address,
         prefix: subnet.prefix_len(),
         gateway,
         dns: vec![gateway],
         search: vec![settings.network.domain.clone()],
     }))
+}
+
+/// A guest with an address of another subnet would reach nobody, and nobody would reach it.
+fn inside(address: Ipv4Addr, subnet: Ipv4Net) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        subnet.contains(&address),
+        "its address {address} is not of the subnet {subnet}: SUBNET was another one when it was \
+         made; set it back, or create the VM again"
+    );
+    Ok(())
 }
 
 /// As docker does it: an entrypoint of the spec's clears the image's command, too.
@@ -137,6 +152,14 @@ mod tests {
         assert_eq!(argv(&spec, &image()), ["/bin/sh"]);
         spec.entrypoint = Some(Vec::new());
         assert!(argv(&spec, &image()).is_empty());
+    }
+
+    #[test]
+    fn an_address_of_another_subnet_is_no_start() {
+        let subnet = "10.64.0.0/16".parse().unwrap();
+        assert!(inside("10.64.3.4".parse().unwrap(), subnet).is_ok());
+        let refused = inside("10.213.0.2".parse().unwrap(), subnet).unwrap_err();
+        assert!(refused.to_string().contains("SUBNET"), "{refused}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use camino::Utf8Path;
-use hearth_disk::Volumes;
+use hearth_disk::{DiskError, Made, Volumes};
 use hearth_guest_proto::config::GuestConfig;
 use hearth_host::aside::aside;
 use hearth_store::VmRow;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::agents::nonce;
+use super::disks::MadeDisks;
 use super::guest_config::guest_config;
 use super::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK};
 use crate::health::{ConsoleMark, console_mark};
@@ -52,29 +53,31 @@ impl Engine {
             .unwrap_or_default()
             .max(Bytes(image.volume_bytes));
         let source = self.parts.images.volume_path(&row.image);
-        let made = Volumes::clone_from(
-            &*self.parts.disks,
-            &source,
-            &dir.join(ROOT_DISK),
-            size,
-            owner,
-        )
-        .await?;
+        let root = dir.join(ROOT_DISK);
+        let made = Volumes::clone_from(&*self.parts.disks, &source, &root, size, owner).await?;
+        self.at_least(&root, size, made).await?;
         tracing::debug!(vm = %row.id, ?made, "root disk");
         for volume in &row.spec.volumes {
             let name = volume.name.as_str();
-            self.parts
-                .disks
-                .create_ext4(
-                    &dir.join(Paths::volume_file(name)),
-                    volume.size,
-                    name,
-                    owner,
-                )
-                .await?;
+            let path = dir.join(Paths::volume_file(name));
+            let disks = &self.parts.disks;
+            let made = disks.create_ext4(&path, volume.size, name, owner).await?;
+            self.at_least(&path, volume.size, made).await?;
         }
-        let marker = serde_json::json!({ "image": row.image, "volumes": row.spec.volumes });
-        place_file(&dir.join(DISKS_MARKER), marker.to_string().as_bytes(), true)
+        let marker = serde_json::to_vec(&MadeDisks::of(row))?;
+        place_file(&dir.join(DISKS_MARKER), &marker, true)
+    }
+
+    /// Grows a volume that was there already, if it has to be. The guest grows its file system.
+    async fn at_least(&self, path: &Utf8Path, size: Bytes, made: Made) -> anyhow::Result<()> {
+        if made != Made::Present {
+            return Ok(());
+        }
+        match self.parts.disks.grow(path, size).await {
+            // Larger than asked for: what a guest may have filled is never cut off.
+            Ok(()) | Err(DiskError::TooSmall { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn vmm_uid(&self, row: &VmRow) -> u32 {

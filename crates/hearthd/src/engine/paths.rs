@@ -13,6 +13,8 @@ pub struct Paths {
 pub const DISKS_MARKER: &str = "disks.json";
 /// In a VM's folder: what the current run was started with.
 pub const LAUNCH_RECORD: &str = "launch.json";
+/// In a VM's folder: locked as long as a VMM runs in it.
+pub const VMM_LOCK: &str = hearth_vmm::VMM_LOCK;
 /// In a VM's folder: the root disk.
 pub const ROOT_DISK: &str = "root.img";
 /// In a VM's folder: the initramfs of the current run.

@@ -138,7 +138,7 @@ impl Engine {
                 }
             }
         }
-        Survey::Known(dirs)
+        self.with_behind(Survey::Known(dirs)).await
     }
 }
 
@@ -156,11 +156,17 @@ fn list_dirs(
     }
     let mut dirs = Vec::new();
     for entry in folder
-        .read_dir_utf8()
+        .as_std_path()
+        .read_dir()
         .with_context(|| format!("cannot list {folder}"))?
     {
         let entry = entry.with_context(|| format!("cannot list {folder}"))?;
-        if let Ok(vm) = entry.file_name().parse::<VmId>() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else {
+            tracing::warn!(folder = %folder, name = ?name, "an entry whose name is no text is left alone");
+            continue;
+        };
+        if let Ok(vm) = name.parse::<VmId>() {
             dirs.extend(observe_dir(folder, vm, clock)?);
         }
     }

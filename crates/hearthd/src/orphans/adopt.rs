@@ -13,6 +13,8 @@ use hearth_types::status::{Goal, Phase, VmStatus};
 use hearth_types::survey::Survey;
 
 use super::keepsake::{self, Keepsake};
+use crate::api::error::ApiError;
+use crate::api::ports;
 use crate::engine::Engine;
 
 fn refused(code: Code, detail: impl Into<String>, hint: &str) -> anyhow::Error {
@@ -45,6 +47,8 @@ impl Engine {
         let vmm = self.the_vmm(&observed, vm)?;
         let lost = kept.environment.clone();
         let row = self.record_of(kept, asked, vmm)?;
+        let _no_image_goes = self.image_use.read().await;
+        ports::check_free(&row.spec.ports).map_err(ApiError::into_problem)?;
         let row = self.parts.store.restore_vm(row).await.map_err(|error| {
             let advice = "give it another name with --name, or free what it needs";
             Problem::new(Code::Conflict, hearth_types::survey::chain(&error)).hint(advice)

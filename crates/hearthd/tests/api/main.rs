@@ -13,6 +13,7 @@ mod openmetrics;
 mod rig;
 
 mod auth;
+mod change;
 mod deploy;
 mod document;
 mod errors;

@@ -17,6 +17,7 @@ mod database;
 mod endings;
 mod failpoints;
 mod firecracker;
+mod full;
 mod health;
 mod images;
 mod life;
