@@ -28,7 +28,7 @@ pub(crate) struct Targets {
 #[derive(Debug, Args)]
 pub(crate) struct ResetBreakerArgs {
     /// VMs by name or id
-    #[arg(required_unless_present_any = ["all", "host"], value_name = "VM")]
+    #[arg(required_unless_present_any = ["all", "host_breaker"], value_name = "VM")]
     vms: Vec<String>,
 
     /// All VMs, and the host
@@ -37,11 +37,11 @@ pub(crate) struct ResetBreakerArgs {
 
     /// Only the host's own breaker
     #[arg(long, conflicts_with_all = ["vms", "all"])]
-    host: bool,
+    host_breaker: bool,
 }
 
 pub(crate) async fn reset_breaker(context: &Context, args: ResetBreakerArgs) -> Outcome {
-    if args.host {
+    if args.host_breaker {
         let reset = context.client.reset_host_breaker().await?;
         let out = &context.out;
         if out.is_json() {
