@@ -22,10 +22,18 @@ impl Small {
         let (file, at) = (host.dir().join("small.img"), host.data().join("vms"));
         std::fs::File::create(&file).unwrap().set_len(SIZE).unwrap();
         std::fs::create_dir_all(&at).unwrap();
-        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0", file.as_str()]).status();
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-m", "0", file.as_str()])
+            .status();
         assert!(made.unwrap().success());
         let mount = ["-o", "loop", file.as_str(), at.as_str()];
-        assert!(Command::new("mount").args(mount).status().unwrap().success());
+        assert!(
+            Command::new("mount")
+                .args(mount)
+                .status()
+                .unwrap()
+                .success()
+        );
         Self { at }
     }
 
@@ -50,7 +58,9 @@ impl Small {
 
 impl Drop for Small {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").args(["-l", self.at.as_str()]).status();
+        let unmounted = Command::new("umount")
+            .args(["-l", self.at.as_str()])
+            .status();
         drop(unmounted);
     }
 }
