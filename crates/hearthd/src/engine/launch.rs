@@ -1,7 +1,7 @@
 //! Getting a VM's folder ready and putting a launch together.
 
 use anyhow::Context as _;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::{DiskError, Made, Volumes};
 use hearth_guest_proto::config::GuestConfig;
 use hearth_host::aside::aside;
@@ -65,7 +65,7 @@ impl Engine {
             self.at_least(&path, volume.size, made).await?;
         }
         let marker = serde_json::to_vec(&MadeDisks::of(row))?;
-        place_file(&dir.join(DISKS_MARKER), &marker, true)
+        place_aside(dir.join(DISKS_MARKER), marker, true).await
     }
 
     /// Grows a volume that was there already, if it has to be. The guest grows its file system.
@@ -121,11 +121,7 @@ impl Engine {
             console: Some(console_mark(&dir)),
         };
         // Speaks of a VMM that does not outlive a power cut, so it need not either.
-        place_file(
-            &dir.join(LAUNCH_RECORD),
-            &serde_json::to_vec(&record)?,
-            false,
-        )?;
+        place_aside(dir.join(LAUNCH_RECORD), serde_json::to_vec(&record)?, false).await?;
         let nic = row
             .leases
             .mac
@@ -230,7 +226,17 @@ pub(crate) fn place_file(path: &Utf8Path, content: &[u8], durable: bool) -> anyh
         if durable {
             file.sync_all()?;
         }
-        std::fs::rename(&temporary, path)
+        std::fs::rename(&temporary, path)?;
+        match path.parent() {
+            // The name is in the folder, and that has to be written, too.
+            Some(folder) if durable => std::fs::File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
     };
     write().with_context(|| format!("cannot write {path}"))
+}
+
+/// The same where it holds up nobody: a disk may take long to take it.
+async fn place_aside(path: Utf8PathBuf, content: Vec<u8>, durable: bool) -> anyhow::Result<()> {
+    aside(move || place_file(&path, &content, durable)).await?
 }
