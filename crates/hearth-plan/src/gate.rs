@@ -69,9 +69,9 @@ impl<'a> Gate<'a> {
             start.map_or(Origin::Automatic(Automatic::Drift), |start| start.origin)
         };
         let rest = plan.steps.split_off(count.min(plan.steps.len()));
-        let due = plan.next_pass;
+        let due = (plan.next_pass, plan.next_timer);
         self.sorted_from(plan, None, 0, |steps| all(steps, origin));
-        plan.next_pass = due;
+        (plan.next_pass, plan.next_timer) = due;
         plan.steps.extend(rest);
     }
 
@@ -103,12 +103,12 @@ impl<'a> Gate<'a> {
         sort: impl FnOnce(&mut [PlannedStep]),
     ) {
         let from = plan.steps.len();
-        let before = plan.next_pass.take();
+        let before = [plan.next_pass.take(), plan.next_timer.take()];
         decide(plan);
         if plan.steps.len() > from {
             self.sorted_from(plan, vm, from, sort);
         }
-        if let Some(at) = before {
+        for at in before.into_iter().flatten() {
             plan.due(at);
         }
     }
@@ -140,6 +140,7 @@ impl<'a> Gate<'a> {
         }
         let rest = later(self.world.now, HELD_REST);
         plan.next_pass = plan.next_pass.map(|at| at.max(rest));
+        plan.next_timer = plan.next_timer.map(|at| at.max(rest));
     }
 
     fn hold(&self, plan: &mut Plan, vm: Option<&DesiredVm>, planned: PlannedStep) {

@@ -155,7 +155,10 @@ fn note_host_breaker(world: &World, pass: &Pass<'_>, plan: &mut Plan) {
 
 /// A plan that says no more than when to look again and what cannot be seen.
 fn begin(world: &World) -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan {
+        made_at: world.now,
+        ..Plan::default()
+    };
     plan.due(later(world.now, world.policy.resync));
     note_unknown(world, &mut plan);
     plan

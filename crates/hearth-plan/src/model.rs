@@ -457,6 +457,11 @@ pub struct Plan {
     pub held: Vec<Held>,
     /// When the next pass is due even if nothing happens.
     pub next_pass: Option<Timestamp>,
+    /// The same without what is due at once: steps of this plan bring that about, and who takes
+    /// them looks again when they have ended.
+    pub next_timer: Option<Timestamp>,
+    /// When it was made.
+    pub(crate) made_at: Timestamp,
     /// Some VM that is to be started after a reboot waits for the network that all share.
     pub network_awaited: bool,
     /// The host's circuit breaker, unless it is closed.
@@ -486,5 +491,8 @@ impl Plan {
     /// A pass is due at `at` at the latest.
     pub(crate) fn due(&mut self, at: Timestamp) {
         self.next_pass = Some(self.next_pass.map_or(at, |next| next.min(at)));
+        if at > self.made_at {
+            self.next_timer = Some(self.next_timer.map_or(at, |next| next.min(at)));
+        }
     }
 }

@@ -86,6 +86,12 @@ impl Rooms {
         done
     }
 
+    /// A look at a kind of objects begins: it is counted, and hangs while that is wanted.
+    pub async fn look_begins(&self, kind: &'static str) {
+        *self.lock().looks.entry(kind).or_default() += 1;
+        self.until(|host| !host.hung.contains(kind)).await;
+    }
+
     /// Looks at the host as it is now.
     pub fn see<T>(&self, look: impl FnOnce(&SimHost) -> T) -> T {
         look(&self.look())

@@ -24,6 +24,8 @@ pub mod guest_config;
 mod host_breaker;
 pub mod journal;
 pub mod launch;
+mod looks;
+mod owner;
 pub mod pass;
 pub mod paths;
 mod recovery;
@@ -134,6 +136,7 @@ pub struct Engine {
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     wake: Arc<Notify>,
+    looks: looks::Looks,
     work: Mutex<Work>,
     farewells: Mutex<Farewells>,
     /// Held while a record is kept in a VM's folder: one writer at a time.
@@ -162,8 +165,6 @@ const FAREWELLS: usize = 1024;
 
 /// The shortest time from a pass to the next one that nothing but a timer asks for.
 const SHORT_REST: std::time::Duration = std::time::Duration::from_millis(100);
-/// The same while a step that failed waits for its next attempt.
-const LONG_REST: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the loop has to look at, and who is being worked on.
 #[derive(Default)]
@@ -174,6 +175,8 @@ struct Work {
     full: bool,
     /// VMs whose owner task works.
     busy: BTreeSet<VmId>,
+    /// Orphans of no VM that a task removes.
+    removing: BTreeSet<String>,
     /// Those of them that are being started.
     starting: BTreeSet<VmId>,
     /// Steps that failed and wait.
@@ -237,6 +240,7 @@ impl Engine {
             agents: agents::Agents::default(),
             health: Wards::default(),
             wake,
+            looks: looks::Looks::default(),
             farewells: Mutex::default(),
             keeping: Mutex::default(),
             work: Mutex::new(Work {
@@ -409,17 +413,11 @@ impl Engine {
 
     fn until(&self, next: Option<Timestamp>) -> std::time::Duration {
         let resync = self.settings.policy.resync;
-        // "At once" after steps that are still being taken, or that failed and wait, would
-        // be a loop without a rest; the end of the steps wakes it in any case.
-        let rest = if self.work.lock().retries.is_empty() {
-            SHORT_REST
-        } else {
-            LONG_REST
-        };
         let wait = next.map_or(resync, |at| {
             at.duration_since(self.now()).try_into().unwrap_or_default()
         });
-        let wait = if wait.is_zero() { rest } else { wait };
+        // The time has come while the pass was under way.
+        let wait = if wait.is_zero() { SHORT_REST } else { wait };
         wait.min(resync)
     }
 

@@ -7,6 +7,7 @@ mod sim {
     mod chaos;
     mod converge;
     mod crash;
+    mod deadlines;
     mod drift;
     mod day;
     mod failure;

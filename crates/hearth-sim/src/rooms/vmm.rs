@@ -224,6 +224,10 @@ impl Vmm for Rooms {
             path: Utf8PathBuf::from(dir),
             source: io::ErrorKind::InvalidInput.into(),
         })?;
+        let takes = self.look().record_takes;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         Ok(self.look().dirs.get(&vm).and_then(|dir| dir.exit.clone()))
     }
 }

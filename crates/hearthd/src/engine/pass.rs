@@ -286,11 +286,12 @@ impl Engine {
         plan: Plan,
         rows: &BTreeMap<VmId, VmRow>,
     ) -> Option<Timestamp> {
-        let mut shared = Vec::new();
+        let (mut shared, mut orphans) = (Vec::new(), Vec::new());
         let mut by_vm: BTreeMap<VmId, Vec<PlannedStep>> = BTreeMap::new();
         for planned in plan.steps {
             match owner(&planned.step, rows) {
                 Some(vm) => by_vm.entry(vm).or_default().push(planned),
+                None if is_orphan(&planned.step) => orphans.push(planned),
                 None => shared.push(planned),
             }
         }
@@ -299,21 +300,23 @@ impl Engine {
             let row = rows.get(&vm).cloned();
             self.clone().hand_over(vm, row, steps, ready.clone());
         }
+        self.hand_over_orphans(orphans);
         self.pass_at("the steps on what all VMs share");
         let outcome = self.take_shared(&shared).await;
         if !shared.is_empty() {
             self.network_made(outcome.as_ref().err().map(ToString::to_string));
         }
-        let next = match outcome {
+        let again = match outcome {
             Err(_) => Some(self.now() + SHARED_PAUSE),
-            Ok(()) => plan.next_pass,
+            Ok(()) => None,
         };
         if outcome.is_ok() && plan.network_awaited && !shared.is_empty() {
             // Who waits for the network has no steps whose end would wake the loop.
             self.look_at_everything();
         }
         told.send_replace(Some(outcome));
-        next
+        // What is due at once is what has just been handed over.
+        again.into_iter().chain(plan.next_timer).min()
     }
 
     /// Lets a VM's owner task take its steps, unless one is at work already.
@@ -337,6 +340,9 @@ impl Engine {
         }
         let name = row.as_ref().map(|row| row.spec.name.clone());
         let span = crate::logging::vm_span(vm, name.as_ref().map(|name| name.as_str()));
+        let start = steps.iter().find(|planned| starts(&planned.step));
+        let blamed = start.unwrap_or(&steps[0]).step.clone();
+        let engine = Arc::clone(&self);
         let taking = async move {
             let (intents, mut leading) =
                 tokio::join!(self.begin_all(&steps), self.leading_status(&steps));
@@ -398,7 +404,8 @@ impl Engine {
                 self.look_at(vm);
             }
         };
-        tokio::spawn(taking.instrument(span));
+        let owned = engine.own(vm, generation, blamed, taking);
+        tokio::spawn(owned.instrument(span));
     }
 
     /// What the user asked last is what holds: a start that was planned for an older word

@@ -75,10 +75,4 @@ impl Retries {
             self.0.remove(&vm);
         }
     }
-
-    /// Nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        let now = Instant::now();
-        self.0.values().all(|failing| now >= failing.until)
-    }
 }

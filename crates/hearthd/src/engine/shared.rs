@@ -4,9 +4,9 @@
 //! each other and are made side by side. Owner tasks work on disks meanwhile:
 //!
 //! ```text
-//! loop   bridge ──► rules ┬──► orphans ──► told: ready │ failed: reason
-//!                   names ┘                    │
-//! owner  disks ────────────────────────────────┴──► TAP ──► VMM
+//! loop   bridge ──► rules ┬──► told: ready │ failed: reason
+//!                   names ┘        │
+//! owner  disks ────────────────────┴──► TAP ──► VMM
 //! ```
 
 use std::sync::Arc;
@@ -18,7 +18,6 @@ use tokio::sync::watch;
 
 use super::Engine;
 use super::journal::Intents;
-use super::pass::is_orphan;
 
 /// How a pass's shared steps ended; `None` while they are being taken.
 pub(super) type Outcome = Option<Result<(), Blocked>>;
@@ -95,8 +94,7 @@ const fn side_by_side(step: &Step) -> bool {
 }
 
 impl Engine {
-    /// Takes the shared steps of a plan. One that fails stops all that build on it; orphans
-    /// are removed all the same.
+    /// Takes the shared steps of a plan. One that fails stops all that build on it.
     pub(super) async fn take_shared(
         self: &Arc<Self>,
         steps: &[PlannedStep],
@@ -111,8 +109,8 @@ impl Engine {
         for group in groups {
             let begin = index;
             index += group.len();
-            if outcome.is_err() && !is_orphan(&group[0].step) {
-                continue;
+            if outcome.is_err() {
+                break;
             }
             let taken = group
                 .iter()
@@ -126,7 +124,6 @@ impl Engine {
         outcome
     }
 
-    /// Takes one; the failure of an orphan's removal is nobody else's.
     async fn take_one_shared(
         self: &Arc<Self>,
         planned: &PlannedStep,
@@ -135,15 +132,10 @@ impl Engine {
     ) -> Result<(), Blocked> {
         if !self.may(planned.origin) {
             let reason = format!("the mode is {}", self.modes.mode());
-            let held = Err(Blocked {
+            return Err(Blocked {
                 reason,
                 slow: false,
             });
-            return if is_orphan(&planned.step) {
-                Ok(())
-            } else {
-                held
-            };
         }
         let Err(error) = self.take_begun(planned, None, intents, index).await else {
             return Ok(());
@@ -151,13 +143,9 @@ impl Engine {
         let slow = super::slow::is_slow(&error);
         let error = format!("{error:#}");
         tracing::error!(error, slow, "[reconcile] {} failed", planned.reason);
-        if is_orphan(&planned.step) {
-            Ok(())
-        } else {
-            Err(Blocked {
-                reason: error,
-                slow,
-            })
-        }
+        Err(Blocked {
+            reason: error,
+            slow,
+        })
     }
 }

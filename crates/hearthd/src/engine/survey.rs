@@ -15,53 +15,65 @@ use hearth_host::aside::aside;
 use hearth_types::Survey;
 use hearth_types::ids::VmId;
 use hearth_types::observe::{
-    Observed, ObservedDir, ObservedProcess, ObservedUnit, ProcessRole, RunState,
+    Observed, ObservedDir, ObservedProcess, ObservedTap, ObservedUnit, ProcessRole, RunState,
 };
+use hearth_vmm::Vmm;
 use jiff::Timestamp;
 
 use super::Engine;
-use super::paths::DISKS_MARKER;
+use super::paths::{DISKS_MARKER, Paths};
 use crate::host::Clock;
 
 /// How long a VMM may take to say its state.
 const RUN_STATE_DEADLINE: Duration = Duration::from_millis(500);
 /// How many VMMs are asked at once.
 const RUN_STATES_AT_ONCE: usize = 32;
+/// How many exit records are waited for at once: all VMs of a host may have ended together.
+const RECORDS_AT_ONCE: usize = 256;
 
 impl Engine {
     /// Looks at everything.
     pub(crate) async fn survey_all(&self) -> Observed {
-        let net = &self.parts.net;
+        let net = || Arc::clone(&self.parts.net);
+        let (bridge, rules, names) = (net(), net(), net());
         let (processes, units, taps, bridge, rules, names) = tokio::join!(
             self.survey_processes(),
             self.survey_units(),
-            net.taps(),
-            net.bridge(),
-            net.rules(),
-            net.names()
+            self.survey_taps(),
+            self.looks.look("bridge", async move {
+                Survey::from_result(bridge.bridge().await)
+            }),
+            self.looks.look(
+                "rules",
+                async move { Survey::from_result(rules.rules().await) }
+            ),
+            self.looks.look(
+                "names",
+                async move { Survey::from_result(names.names().await) }
+            ),
         );
         let run_states = self.survey_run_states(&processes, None).await;
         Observed {
             run_states,
             processes,
             units,
-            taps: Survey::from_result(taps),
+            taps,
             dirs: self.survey_dirs(None).await,
-            bridge: Survey::from_result(bridge),
-            rules: Survey::from_result(rules),
-            names: Survey::from_result(names),
+            bridge,
+            rules,
+            names,
         }
     }
 
     /// Looks at some VMs; `shared` is what is known of the rest.
     pub(super) async fn survey_some(&self, vms: &BTreeSet<VmId>, shared: &Observed) -> Observed {
-        let (processes, taps) = tokio::join!(self.survey_processes(), self.parts.net.taps());
+        let (processes, taps) = tokio::join!(self.survey_processes(), self.survey_taps());
         let run_states = self.survey_run_states(&processes, Some(vms)).await;
         Observed {
             run_states,
             processes,
             units: shared.units.clone(),
-            taps: Survey::from_result(taps),
+            taps,
             dirs: self.survey_dirs(Some(vms)).await,
             bridge: shared.bridge.clone(),
             rules: shared.rules.clone(),
@@ -70,15 +82,21 @@ impl Engine {
     }
 
     async fn survey_processes(&self) -> Survey<Vec<ObservedProcess>> {
-        match self
-            .parts
-            .processes
-            .survey(self.parts.store.installation())
-            .await
-        {
-            Ok(processes) => Survey::Known(processes),
-            Err(error) => Survey::Unknown(format!("{error:#}")),
-        }
+        let processes = Arc::clone(&self.parts.processes);
+        let installation = self.parts.store.installation();
+        let look = async move {
+            match processes.survey(installation).await {
+                Ok(processes) => Survey::Known(processes),
+                Err(error) => Survey::Unknown(format!("{error:#}")),
+            }
+        };
+        self.looks.look("processes", look).await
+    }
+
+    async fn survey_taps(&self) -> Survey<Vec<ObservedTap>> {
+        let net = Arc::clone(&self.parts.net);
+        let look = async move { Survey::from_result(net.taps().await) };
+        self.looks.look("taps", look).await
     }
 
     /// Asks systemd for the units of VMs. Only a full survey does: nothing that a VM waits
@@ -87,7 +105,9 @@ impl Engine {
         let rows = self.parts.store.vms().await;
         let known = rows.iter().map(|row| row.id).collect();
         let installation = self.parts.store.installation();
-        Survey::from_result(self.parts.vmm.units(installation, &known).await)
+        let vmm = Arc::clone(&self.parts.vmm);
+        let look = async move { Survey::from_result(vmm.units(installation, &known).await) };
+        self.looks.look("units", look).await
     }
 
     /// Asks the VMMs of `only` (or all) whether they run.
@@ -120,26 +140,37 @@ impl Engine {
 
     async fn survey_dirs(&self, only: Option<&BTreeSet<VmId>>) -> Survey<Vec<ObservedDir>> {
         let folder = self.paths.vms();
-        let only = only.cloned();
+        let (only, paths) = (only.cloned(), self.paths.clone());
         let clock = Arc::clone(&self.parts.clock);
-        let listed = aside(move || list_dirs(&folder, only.as_ref(), &*clock)).await;
-        let mut dirs = match listed {
-            Ok(Ok(dirs)) => dirs,
-            Ok(Err(error)) => return Survey::Unknown(format!("{error:#}")),
-            Err(error) => return Survey::Unknown(error.to_string()),
+        let vmm = Arc::clone(&self.parts.vmm);
+        let look = async move {
+            match aside(move || list_dirs(&folder, only.as_ref(), &*clock)).await {
+                Ok(Ok(dirs)) => Survey::Known(with_records(&*vmm, &paths, dirs).await),
+                Ok(Err(error)) => Survey::Unknown(format!("{error:#}")),
+                Err(error) => Survey::Unknown(error.to_string()),
+            }
         };
-        for dir in &mut dirs {
-            match self.parts.vmm.exit_record(&self.paths.vm(dir.vm)).await {
-                Ok(record) => dir.exit = record,
-                // The record is evidence of how a run ended, not of whether it did: without
-                // it the end is told as "no record".
-                Err(error) => {
-                    tracing::warn!(vm = %dir.vm, error = %error, "an exit record cannot be read")
-                }
+        let dirs = self.looks.look("dirs", look).await;
+        self.with_behind(dirs).await
+    }
+}
+
+/// Reads the exit record of each. One that is about to be written is waited for, so they are
+/// read side by side.
+async fn with_records(vmm: &dyn Vmm, paths: &Paths, dirs: Vec<ObservedDir>) -> Vec<ObservedDir> {
+    let read = |mut dir: ObservedDir| async move {
+        match vmm.exit_record(&paths.vm(dir.vm)).await {
+            Ok(record) => dir.exit = record,
+            // The record is evidence of how a run ended, not of whether it did: without
+            // it the end is told as "no record".
+            Err(error) => {
+                tracing::warn!(vm = %dir.vm, error = %error, "an exit record cannot be read");
             }
         }
-        self.with_behind(Survey::Known(dirs)).await
-    }
+        dir
+    };
+    let reading = futures::stream::iter(dirs).map(read);
+    reading.buffered(RECORDS_AT_ONCE).collect().await
 }
 
 /// VM folders by name; entries that are not named by an id are not ours and not listed.

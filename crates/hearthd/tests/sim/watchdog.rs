@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use hearth_types::OwnerMark;
+use hearth_types::ids::VmId;
+use hearth_types::observe::ProcessRole;
 use hearth_types::status::Goal;
 use hearthd::failpoint::Hook;
 use hearthd::manager::{Manager, Send};
@@ -121,5 +124,29 @@ fn a_vm_that_hangs_does_not_starve_the_watchdog() {
         life.create(spec("web"), Goal::Running).await;
         assert!(heard.is_fed(20).await, "the loop comes round without it");
         assert_eq!(heard.status().as_deref(), Some("0 of 1 VMs run"));
+    });
+}
+
+#[test]
+fn orphans_that_do_not_die_hold_up_nothing() {
+    watched("kill_orphan", async |life, heard, hangs| {
+        life.settled("nothing is there").await;
+        hangs.store(true, Ordering::SeqCst);
+        life.rooms.change(|host| {
+            for _ in 0..4 {
+                let mark = OwnerMark::of_vm(host.installation, VmId::new());
+                host.spawn(mark, ProcessRole::Vmm, false);
+            }
+        });
+        let stuck = || {
+            let stuck = life.engine.under_way.stuck().into_iter();
+            stuck.filter(|work| work.what == "kill_orphan").count()
+        };
+        assert!(heard.is_fed(3).await, "each kill may take a minute");
+        assert_eq!(stuck(), 4, "all of them are being killed, and once each");
+        life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs meanwhile").await;
+        assert!(heard.is_fed(3).await);
+        assert_eq!(stuck(), 4);
     });
 }

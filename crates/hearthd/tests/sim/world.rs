@@ -98,6 +98,7 @@ impl Processes for Sim {
     }
 
     async fn survey(&self, _: InstallationId) -> anyhow::Result<Vec<ObservedProcess>> {
+        self.0.look_begins("processes").await;
         self.0.processes().map_err(anyhow::Error::msg)
     }
 
