@@ -40,6 +40,20 @@ async fn a_vm_starts_pauses_resumes_restarts_and_stops() {
 }
 
 #[tokio::test]
+async fn a_change_whose_client_hangs_up_is_made_and_acted_on() {
+    let rig = Rig::new().await;
+    rig.running("web").await;
+    let stop = request(Method::POST, "/v1/vms/web/stop", Body::empty());
+    let mut call = Box::pin(tower::ServiceExt::oneshot(rig.router(), stop));
+    // It is on its way to the database.
+    assert!(futures::poll!(&mut call).is_pending());
+    drop(call);
+    // Nothing but that change wakes the loop: the next look at everything is an hour away.
+    rig.until("web", "it goes down", |vm| vm.phase == Phase::Exited)
+        .await;
+}
+
+#[tokio::test]
 async fn without_wait_the_answer_comes_at_once() {
     let rig = Rig::new().await;
     rig.create("web").await;

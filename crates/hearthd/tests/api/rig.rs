@@ -272,7 +272,11 @@ async fn engine(dir: &Utf8Path, store: Store, vmm: &Arc<RigVmm>) -> Arc<Engine> 
         store,
     };
     let settings = Settings {
-        policy: Policy::default(),
+        // Who changes something has to wake the loop.
+        policy: Policy {
+            resync: Duration::from_secs(3600),
+            ..Policy::default()
+        },
         leases: LeaseRanges {
             subnet: network.subnet,
             uid_base: 0,

@@ -132,6 +132,44 @@ async fn a_command_runs_in_the_guest() {
 }
 
 #[tokio::test]
+async fn a_client_that_hangs_up_takes_a_command_with_it_that_never_reads() {
+    let rig = Rig::new().await;
+    if !rig.vmm.agents.allow() {
+        return;
+    }
+    rig.running("web").await;
+    let mut socket = socket(&rig, "/v1/vms/web/exec").await;
+    let argv = ["sh", "-c", "echo $$; exec sleep 600"];
+    let request = json!({ "argv": argv, "stdin": true });
+    socket
+        .send(Message::text(request.to_string()))
+        .await
+        .unwrap();
+    let said = within("its pid", socket.next()).await.unwrap().unwrap();
+    let pid = stdout(&[said]).trim().to_owned();
+    let lives = || {
+        std::path::Path::new("/proc")
+            .join(&pid)
+            .join("exe")
+            .exists()
+    };
+    assert!(lives());
+    let mut piece = vec![b'x'; 64 << 10];
+    piece[0] = 0;
+    for _ in 0..16 {
+        let sent = socket.send(Message::binary(piece.clone()));
+        within("the input is taken from us", sent).await.unwrap();
+    }
+    drop(socket);
+    within("the command's end", async {
+        while lives() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_command_that_is_not_there_is_not_found() {
     let rig = Rig::new().await;
     if !rig.vmm.agents.allow() {
