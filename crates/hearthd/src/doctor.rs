@@ -100,8 +100,13 @@ async fn breakers(engine: &Engine) -> DoctorCheck {
         let rows = engine.parts.store.vms().await;
         let failed = rows.iter().filter(|row| open.vms.contains(&row.id));
         let names: Vec<_> = failed.map(|row| row.spec.name.as_str()).collect();
-        let detail = format!("{}: {}", open.reason(), names.join(", "));
-        let hint = "mend what they share; hearth reset-breaker --all then starts all at once";
+        let name = |vm| {
+            let found = rows.iter().find(|row| row.id == vm);
+            found.map_or_else(|| format!("{vm}"), |row| row.spec.name.to_string())
+        };
+        let (reason, waits) = (open.reason(), open.waits_for(name));
+        let detail = format!("{reason}: {}; {waits}", names.join(", "));
+        let hint = "mend what they share; it closes by itself when one on trial runs, or by hearth reset-breaker --host-breaker";
         return check("breakers", DoctorStatus::Failed, detail, Some(hint));
     }
     let rows = engine.parts.store.vms().await;
