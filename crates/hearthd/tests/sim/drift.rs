@@ -49,15 +49,16 @@ fn rules(host: &mut SimHost) -> &mut RuleSet {
     host.rules.get_or_insert_with(RuleSet::default)
 }
 
-/// All that VMs need of the network, without what changes when it is made anew.
-fn network(
-    host: &SimHost,
-) -> (
+/// The bridge, the rules, the names, and each TAP with whether it is on the bridge.
+type Network = (
     Option<bool>,
     Option<RuleSet>,
     ObservedNames,
     Vec<(String, bool)>,
-) {
+);
+
+/// All that VMs need of the network, without what changes when it is made anew.
+fn network(host: &SimHost) -> Network {
     let taps = host.taps.iter();
     let taps = taps.map(|(name, tap)| (name.clone(), tap.attached));
     let (bridge, rules) = (host.bridge, host.rules.clone());
