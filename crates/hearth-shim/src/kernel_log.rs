@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn the_kernels_word_about_this_process_counts() {
-        let host = "3,901,5012345,-;Out of memory: Killed process 4711 (qemu-system-x86) total-vm:9kB\n";
+        let host =
+            "3,901,5012345,-;Out of memory: Killed process 4711 (qemu-system-x86) total-vm:9kB\n";
         let cgroup = "3,902,5012345,-;Memory cgroup out of memory: Killed process 4711 (qemu) x\n";
         assert_eq!(judge(host, 4711), Some(OomKill::Host));
         assert_eq!(judge(cgroup, 4711), Some(OomKill::Cgroup));

@@ -7,9 +7,9 @@ mod sim {
     mod chaos;
     mod converge;
     mod crash;
+    mod day;
     mod deadlines;
     mod drift;
-    mod day;
     mod failure;
     mod folders;
     mod health;

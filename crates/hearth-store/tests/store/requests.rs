@@ -401,10 +401,11 @@ async fn create_after(store: &Store, name: &str, after: &[&str]) -> Result<VmRow
     store.create_vm(new, ranges(), now()).await
 }
 
+/// The circle that is refused; another refusal in its own words.
 fn circle(result: Result<VmRow, StoreError>) -> String {
-    match result {
-        Err(StoreError::Circle { path }) => hearth_types::spec::bootstrap::circle_words(&path),
-        other => panic!("{other:?} is no circle"),
+    match result.unwrap_err() {
+        StoreError::Circle { path } => hearth_types::spec::bootstrap::circle_words(&path),
+        other => other.to_string(),
     }
 }
 
