@@ -83,6 +83,7 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
     let web = world.live(async |life| {
         let web = life.create(shop.clone(), Goal::Running).await;
         life.settled("it runs").await;
+        life.kept(web).await;
         web
     });
     let text = std::fs::read_to_string(data.join(format!("vms/{web}/vm.json"))).unwrap();
@@ -259,6 +260,7 @@ fn another_installations_folder_is_never_removed() {
     world.live(async |life| {
         let web = life.create(spec("web"), Goal::Running).await;
         life.settled("it runs").await;
+        life.kept(web).await;
         let kept = std::fs::read_to_string(data.join(format!("vms/{web}/vm.json"))).unwrap();
         let stray = VmId::new();
         let (own, other) = (

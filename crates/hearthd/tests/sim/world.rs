@@ -500,6 +500,13 @@ impl Life {
         }
     }
 
+    /// Waits until the VM's folder keeps its record: it follows the start that it is kept for.
+    pub(super) async fn kept(&self, vm: VmId) {
+        let file = self.engine.paths.vm(vm).join("vm.json");
+        let kept = |_: &[VmRow], _: &SimHost| file.exists();
+        self.until("its record is kept", kept).await;
+    }
+
     /// Events with this code so far.
     pub(super) async fn events(&self, code: &str) -> usize {
         let from = hearth_types::ids::EventSeq(0);
