@@ -1,11 +1,18 @@
 //! Firecracker VMs under KVM: they run, talk over vsock, end with their exit code, and
 //! outlive the daemon that started them.
+//!
+//! Of five boots under the emulated KVM about one never ends: the guest's kernel, with one CPU,
+//! spins in `native_queued_spin_lock_slowpath` and gets no interrupt any more. Hearth tells such
+//! a guest as unhealthy; it is started again, and the evidence counts it.
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 use crate::hearth::{DAEMON_UP, VM_UP, Vm};
 use crate::host::Host;
+
+/// So many hung boots in a row are no accident.
+const HANGS: u32 = 3;
 
 pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     if !host.run("test -x /seed/bin/firecracker")?.success() {
@@ -24,7 +31,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     let vm = host.start_vm("fire", &options, script)?;
     vm.wait_running(VM_UP)?;
     host.measure("run to running", begun.elapsed().as_secs_f64(), "s");
-    let seen = vm.wait_healthy()?;
+    let seen = comes_up(host, vm)?;
     host.measure("run to healthy", begun.elapsed().as_secs_f64(), "s");
     ensure!(seen["driver"] == "firecracker", "driver {}", seen["driver"]);
     ensure!(vm.exec("echo hello")? == "hello", "exec over vsock");
@@ -39,7 +46,10 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     daemon_killed(host, vm)?;
     paused(host, vm)?;
     stopped(host, vm)?;
-    ends(host)
+    ends(host)?;
+    // What the daemon remembers of this binary; the audit before has seen no Firecracker yet.
+    host.check("rm /var/lib/hearth/firecracker-probe.json")
+        .map(drop)
 }
 
 fn doctor(host: &Host) -> anyhow::Result<()> {
@@ -152,6 +162,29 @@ fn stopped(host: &Host, vm: Vm<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A VM whose guest answers.
+fn comes_up(host: &Host, vm: Vm<'_>) -> anyhow::Result<Value> {
+    unless_hung(host, vm, |seen| seen["health"] == "healthy")
+}
+
+/// Waits until `done` is true of a VM; one whose guest hangs is started again.
+fn unless_hung(host: &Host, vm: Vm<'_>, done: fn(&Value) -> bool) -> anyhow::Result<Value> {
+    for _ in 0..HANGS {
+        let seen = host.wait("its guest", VM_UP, || {
+            let seen = vm.inspect()?;
+            Ok((done(&seen) || seen["health"] == "unhealthy").then_some(seen))
+        })?;
+        if done(&seen) {
+            return Ok(seen);
+        }
+        host.measure("boots that hung", 1.0, "");
+        host.evidence
+            .event(&format!("{} hangs: {}", vm.name(), seen["reason"]));
+        host.check(&format!("hearth kill {0} && hearth start {0}", vm.name()))?;
+    }
+    bail!("the guest of {} hangs every time", vm.name())
+}
+
 /// How a VM's last run ended, once it has.
 fn ended(host: &Host, vm: Vm<'_>) -> anyhow::Result<Value> {
     host.wait("its end", VM_UP, || {
@@ -167,12 +200,14 @@ fn ended(host: &Host, vm: Vm<'_>) -> anyhow::Result<Value> {
 fn ends(host: &Host) -> anyhow::Result<()> {
     let options = ["--driver", "firecracker", "-m", "128MiB"];
     let vm = host.start_vm("short", &options, "exit 3")?;
-    let end = ended(host, vm)?;
+    let has_ended = |seen: &Value| seen["pid"].is_null() && seen["last_end"]["guest"].is_object();
+    let seen = unless_hung(host, vm, has_ended)?;
+    let end = &seen["last_end"];
     ensure!(end["guest"]["exit"]["code"] == 3, "last end {end}");
     host.promise("a guest that ends by itself ends its VMM, with its exit code");
     host.check("hearth start fire")?;
     let vm = host.vm("fire");
-    vm.wait_healthy()?;
+    comes_up(host, vm)?;
     host.promise("a stopped VM starts again on its disk");
     power_button(host, vm)
 }
