@@ -1,6 +1,7 @@
 //! The scenarios. Each is a story in a file of its own; this is the table of them.
 
 mod boot;
+mod bootstrap;
 mod firecracker;
 mod foreign;
 mod host_faults;
@@ -61,7 +62,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "install",
         proves: "install on a bare Debian: the package brings what it needs, first VM up, clean service",
-        minutes: 6,
+        minutes: 5,
         prepared: Prepared::Minimal,
         packaged: true,
         tell: install::tell,
@@ -93,7 +94,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "upgrade",
         proves: "upgrade, downgrade, remove, purge, installation again: no guest notices",
-        minutes: 8,
+        minutes: 6,
         prepared: Prepared::Bare,
         packaged: true,
         tell: upgrade::tell,
@@ -117,10 +118,18 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "shutdown",
         proves: "guests go down in order with their host: what they had not synced is on their disks",
-        minutes: 5,
+        minutes: 3,
         prepared: Prepared::Installed,
         packaged: false,
         tell: shutdown::tell,
+    },
+    Scenario {
+        name: "bootstrap",
+        proves: "after a reboot: who comes back by which policy, in which order, decided once",
+        minutes: 4,
+        prepared: Prepared::StandIn,
+        packaged: false,
+        tell: bootstrap::tell,
     },
     Scenario {
         name: "power-cut",
@@ -133,7 +142,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "vmm-deaths",
         proves: "signals, OOM, a hang, the guest's panic, power off and reboot are told apart",
-        minutes: 8,
+        minutes: 6,
         prepared: Prepared::Installed,
         packaged: false,
         tell: vmm_deaths::tell,
@@ -149,7 +158,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "foreign",
         proves: "nothing of others is touched, whatever its name or pid",
-        minutes: 3,
+        minutes: 4,
         prepared: Prepared::StandIn,
         packaged: false,
         tell: foreign::tell,
@@ -157,7 +166,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "units",
         proves: "the workspace's tests that want a systemd: none is skipped, all pass",
-        minutes: 6,
+        minutes: 3,
         prepared: Prepared::Bare,
         packaged: false,
         tell: units::tell,
@@ -165,7 +174,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "scale",
         proves: "10 to 200 VMMs by the stand-in: start, adoption, stop, memory",
-        minutes: 20,
+        minutes: 40,
         prepared: Prepared::StandIn,
         packaged: false,
         tell: scale::tell,
