@@ -28,6 +28,7 @@ mod sim {
     mod timers;
     mod told;
     mod units;
+    mod unkillable;
     mod unknown;
     mod watchdog;
     mod words;

@@ -29,6 +29,9 @@ use super::shared::Blocked;
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
 const AGENT_SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a process may take to go that was killed.
+const DEATH: Duration = Duration::from_secs(5);
+
 impl Engine {
     pub(super) async fn effect(
         self: &Arc<Self>,
@@ -103,6 +106,7 @@ impl Engine {
             Step::RemoveDir { vm } => self.remove_dir(*vm).await?,
             Step::KillOrphan { identity } => {
                 self.parts.vmm.kill(identity).await?;
+                self.see_dead(identity).await?;
                 self.orphan_removed("process", &format!("{} ({})", identity.pid, identity.exe))
                     .await;
                 // What it used can go, too, and no other event says so.
@@ -131,6 +135,16 @@ impl Engine {
             Step::Forget { vm } => self.forget(*vm, row).await?,
             Step::SetStatus { .. } => {}
         }
+        Ok(())
+    }
+
+    /// What was killed is gone, or it waits in the kernel: then nothing is said to be removed.
+    async fn see_dead(&self, identity: &ProcessIdentity) -> anyhow::Result<()> {
+        let dead = self.parts.vmm.wait_dead(identity);
+        let pid = identity.pid;
+        tokio::time::timeout(DEATH, dead)
+            .await
+            .with_context(|| format!("process {pid} was killed and is still there: it waits in the kernel and goes when that lets it"))??;
         Ok(())
     }
 
@@ -469,6 +483,11 @@ impl Engine {
             }
         }
         let pause = self.work.lock().retries.failed(vm, step, generation);
+        self.look_later(vm, pause);
+    }
+
+    /// Looks at a VM again after a pause.
+    pub(super) fn look_later(self: &Arc<Self>, vm: VmId, pause: Duration) {
         let engine = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;

@@ -11,6 +11,7 @@ use hearth_store::VmRow;
 use hearth_types::api::PlanReason;
 use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
+use hearth_types::status::StopRung;
 use hearth_types::survey::Survey;
 use jiff::Timestamp;
 use tracing::Instrument as _;
@@ -389,15 +390,25 @@ impl Engine {
             }
             self.abandon(intents).await;
             self.keep_what_began(vm, &steps).await;
-            {
+            let pause = {
                 let mut work = self.work.lock();
                 work.busy.remove(&vm);
                 work.starting.remove(&vm);
                 if !failed {
-                    work.retries.done(vm, &steps);
                     work.waiting
                         .done(vm, steps.iter().map(|planned| &planned.step));
                 }
+                match killed_again(row.as_ref(), &steps) {
+                    Some(kill) if !failed => Some(work.retries.failed(vm, kill, generation)),
+                    None if !failed => {
+                        work.retries.done(vm, &steps);
+                        None
+                    }
+                    _ => None,
+                }
+            };
+            if let Some(pause) = pause {
+                self.look_later(vm, pause);
             }
             self.tell_changed();
             if !failed {
@@ -421,6 +432,19 @@ impl Engine {
             None => !starts,
         }
     }
+}
+
+/// The SIGKILL of a VMM that had got one before and lives: it waits in the kernel, and dies when
+/// it comes back from there. Another one is not due before a pause.
+fn killed_again<'a>(row: Option<&VmRow>, steps: &'a [PlannedStep]) -> Option<&'a Step> {
+    let stop = row?.status.stop.as_ref()?;
+    let killed = stop.rung == Some(StopRung::Kill);
+    let kill = |step: &Step| {
+        let rung = StopRung::Kill;
+        matches!(step, Step::Stop { rung: taken, .. } if *taken == rung)
+    };
+    let mut steps = steps.iter().map(|planned| &planned.step);
+    steps.find(|step| killed && kill(step))
 }
 
 /// Whose task takes the step; `None` for what is shared and for orphans. A second VMM of a

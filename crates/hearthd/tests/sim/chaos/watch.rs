@@ -32,6 +32,9 @@ const PASSES: u64 = 20;
 /// A VMM that was started, and what was known of its VM then.
 type Launches = BTreeMap<(VmId, u64), Timestamp>;
 
+/// Plans in one moment of virtual time that no work explains.
+const PLANS_AT_ONCE: u32 = 500;
+
 /// Looks on. What is wrong is a violation of the simulated host.
 #[derive(Default)]
 pub(super) struct Watch {
@@ -42,6 +45,8 @@ pub(super) struct Watch {
     launches: Mutex<Launches>,
     /// Places until the daemon dies.
     fuse: AtomicU32,
+    /// The moment of the last plan, and how many there were in it.
+    moment: Mutex<(Timestamp, u32)>,
     /// When users' words that forbid a start were answered.
     forbidden: Mutex<BTreeMap<VmId, Timestamp>>,
     /// What was looked at, in numbers.
@@ -99,6 +104,7 @@ impl Watch {
 
     pub(super) fn failpoints(self: &Arc<Self>) -> (Failpoints, impl Future<Output = ()> + use<>) {
         let (died, mut dead) = watch::channel(false);
+        let stopped = died.clone();
         let (at_place, at_plan) = (Arc::clone(self), Arc::clone(self));
         let hook: Hook = Arc::new(move |_, _| {
             if at_place.place() {
@@ -109,7 +115,9 @@ impl Watch {
             }
         });
         let judge = Arc::new(move |world: &hearth_plan::World, plan: &Plan| {
-            at_plan.plan(world, plan);
+            if at_plan.plan(world, plan) {
+                stopped.send_replace(true);
+            }
         });
         let dead = async move { drop(dead.wait_for(|dead| *dead).await) };
         (Failpoints::hooked(hook).judged(judge), dead)
@@ -205,11 +213,18 @@ impl Watch {
         raw.min(self.policy.backoff_max * 3 / 4)
     }
 
-    /// A plan is about to be carried out.
-    fn plan(&self, world: &hearth_plan::World, plan: &Plan) {
+    /// A plan is about to be carried out. Whether the daemon has to be stopped: it goes round and
+    /// round, and no time passes.
+    fn plan(&self, world: &hearth_plan::World, plan: &Plan) -> bool {
         self.plans.fetch_add(1, Ordering::Relaxed);
         let Some((rooms, _)) = self.life() else {
-            return;
+            return false;
+        };
+        let round = {
+            let mut moment = self.moment.lock().unwrap();
+            let before = if moment.0 == world.now { moment.1 } else { 0 };
+            *moment = (world.now, before + 1);
+            before > PLANS_AT_ONCE
         };
         let mut wrong = rooms.see(|host| check::plan(world, plan, host));
         let mut of_vms: BTreeMap<VmId, usize> = BTreeMap::new();
@@ -231,7 +246,19 @@ impl Watch {
         if most > STEPS_OF_A_VM || shared > SHARED_STEPS || orphans > self.policy.orphan_cap {
             wrong.push(format!("a plan is too large: {:?}", plan.steps));
         }
+        if round {
+            let steps = plan
+                .steps
+                .iter()
+                .map(|planned| format!("{} ({})", planned.step.kind(), planned.reason));
+            let steps: Vec<_> = steps.collect();
+            wrong.push(format!(
+                "the loop goes round and round: {steps:?}, {:?}",
+                world.vms
+            ));
+        }
         report(&rooms, wrong);
+        round
     }
 }
 
