@@ -14,7 +14,7 @@ use hearth_plan::{OrphanAction, Plan, Policy, Step, World, plan};
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::process::ExitRecord;
 use hearth_types::spec::NetworkMode;
-use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
+use hearth_types::status::{Awaited, Goal, Phase, StopRung, VmStatus};
 
 use crate::check;
 use crate::host::{HostError, SimHost};
@@ -377,6 +377,7 @@ impl Sim {
     pub fn settle(&mut self, limit: usize) -> Result<usize, Box<Plan>> {
         let mut last = Plan::default();
         for passes in 0..limit {
+            self.mount_what_is_waited_for();
             last = match self.pass() {
                 Ok(plan) => plan,
                 Err(Crashed) => {
@@ -406,6 +407,19 @@ impl Sim {
             }
         }
         Err(Box::new(last))
+    }
+
+    /// A VM whose disks are not there after a reboot waits for them for as long as it takes:
+    /// whoever waits for quiet is the operator who mounts them.
+    fn mount_what_is_waited_for(&mut self) {
+        for (id, vm) in &self.store.vms {
+            let wait = vm.status.wait.as_ref();
+            if wait.is_some_and(|wait| wait.on == Awaited::Disks)
+                && let Some(dir) = self.host.dirs.get_mut(id)
+            {
+                dir.has_disk = true;
+            }
+        }
     }
 
     /// How everything stands.

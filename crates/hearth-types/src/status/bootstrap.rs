@@ -22,6 +22,7 @@ pub struct Bootstrap {
 /// What the bootstrap does about a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = BootstrapFate)]
 pub enum Fate {
     /// It is to be started; its phase says how far that is.
     Due,

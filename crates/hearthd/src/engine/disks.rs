@@ -145,8 +145,7 @@ mod tests {
 
     #[test]
     fn a_marker_of_an_older_hearth_covers_its_volumes_and_no_size() {
-        let text =
-            r#"{"image": null, "volumes": [{"name":"data","mount":"/srv","size":67108864}]}"#;
+        let text = r#"{"image": null, "volumes": [{"name":"data","mount":"/srv","size":"64MiB"}]}"#;
         let marker: MadeDisks = serde_json::from_str(text).unwrap();
         assert!(marker.covers(&spec(None, &["data:/srv:64MiB"])));
         assert!(!marker.covers(&spec(Some(Bytes::mib(64)), &["data:/srv:64MiB"])));

@@ -77,7 +77,6 @@ fn data(stage: &Stage) -> &Path {
 #[test]
 fn what_cannot_be_read_is_unknown_for_its_kind_and_no_other() {
     let mut stage = stage();
-    stage.put("block", "");
     stage.put("netns/hearth-test", "");
     let missing = Utf8PathBuf::from("/nowhere/at/all");
     stage.scene.places.mounts = missing;
