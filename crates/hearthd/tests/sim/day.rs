@@ -19,8 +19,8 @@ const VMS: u64 = 20;
 const HOURS: u64 = 24;
 /// How long the host is as busy as it is.
 const SPELL: Duration = Duration::from_secs(600);
-/// How long agents and VMMs take to answer, in ms: a check has 5 s.
-const LATENCIES: [u64; 5] = [0, 5, 50, 200, 500];
+/// How long agents and VMMs take to answer, in ms: a check has 5 s, the loop's question 500 ms.
+const LATENCIES: [u64; 5] = [0, 5, 50, 200, 400];
 /// What would be a mistake: nothing has failed.
 const MISTAKES: [&str; 8] = [
     "vm.unhealthy",
