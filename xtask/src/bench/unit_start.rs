@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::resources::Resources;
-use hearth_types::spec::{DriverChoice, Machine};
+use hearth_types::spec::{CrashDump, DriverChoice, Machine};
 use hearth_types::units::Bytes;
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
 use hearth_vmm::{KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
@@ -94,6 +94,8 @@ fn spec(folder: &Utf8Path, installation: InstallationId) -> anyhow::Result<Launc
         resources: Resources::default(),
         stop_timeout: Duration::from_secs(10),
         user: None,
+        qemu_agent: false,
+        crash_dump: CrashDump::default(),
         console: LogLimits {
             max_bytes: 1 << 20,
             keep: 0,
