@@ -245,8 +245,7 @@ mod tests {
         let waits = loop {
             let waits = of_process(stuck.pid()).unwrap();
             // Its exec may be seen waiting, too.
-            let exec =
-                |wait: &Wait| matches!(&wait.syscall, Survey::Known(number) if number == "59");
+            let exec = |wait: &KernelWait| matches!(&wait.syscall, Survey::Known(number) if number == "59");
             if !waits.is_empty() && !waits.iter().any(exec) {
                 break waits;
             }
