@@ -6,7 +6,6 @@
     reason = "tests: a failed unwrap is a failed test, and a skip is said"
 )]
 
-#[expect(dead_code, reason = "stand-ins and units are of other tests")]
 mod common;
 
 use std::io::Read as _;
