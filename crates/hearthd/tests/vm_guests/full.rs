@@ -4,13 +4,12 @@ use std::process::Command;
 
 use camino::Utf8PathBuf;
 use hearth_types::status::Phase;
-use hearth_types::units::Bytes;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::harness::{Host, eventually, spec, words};
 
 /// The size of the file system that the disks are on.
-const SIZE: u64 = 192 << 20;
+const SIZE: u64 = 512 << 20;
 
 /// A small file system over the folder of all VMs: the database has room all the time.
 struct Small {
@@ -74,7 +73,6 @@ async fn vm_that_finds_no_room_goes_on_when_there_is() {
     host.set("RESYNC_INTERVAL", "1s");
     host.start_daemon().await;
     let mut writer = spec("writer");
-    writer.disk = Some(Bytes::mib(160));
     writer.command = Some(words(&[
         "sh",
         "-c",

@@ -105,6 +105,12 @@ async fn vm_that_hangs_is_started_again_where_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_is_asked_through_qemus_own_agent_where_that_is_asked_for() {
+    if std::env::var_os("HEARTH_TEST_QEMU_GA").is_none() {
+        println!(
+            "SKIP: a real qemu-ga has not been seen to answer here; HEARTH_TEST_QEMU_GA=1 asks one"
+        );
+        return;
+    }
     let Some(mut host) = Host::new().await else {
         return;
     };
