@@ -10,7 +10,7 @@ use anyhow::Context;
 use crate::workspace::root;
 
 /// Where a world's time goes; assertions stay on.
-const HOT: [&str; 10] = [
+const HOT: [&str; 15] = [
     "hearth-types",
     "hearth-plan",
     "hearth-store",
@@ -21,6 +21,11 @@ const HOT: [&str; 10] = [
     "hearthd",
     "rusqlite",
     "libsqlite3-sys",
+    "tokio",
+    "serde_json",
+    "tracing",
+    "uuid",
+    "jiff",
 ];
 
 /// What to simulate.
@@ -46,7 +51,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut command = Command::new(cargo);
     command.arg("nextest").arg("run");
     for package in HOT {
-        let set = format!("profile.dev.package.{package}.opt-level=1");
+        let set = format!("profile.dev.package.{package}.opt-level=2");
         command.args(["--config", &set]);
     }
     let tests = match options.vms {

@@ -368,6 +368,22 @@ impl<'a> Vm<'a, '_> {
         true
     }
 
+    /// A shim may be left over after an end that was recorded while nothing might be done.
+    fn end_shims(&mut self) {
+        let Some(end) = self.status.last_end.as_ref().map(|end| end.at) else {
+            return;
+        };
+        let grace = self.world.policy.orphan_grace;
+        let left =
+            |shim: &&ObservedProcess| elapsed(shim.started_at.max(end), self.world.now) >= grace;
+        if !self.held()
+            && !self.seen.shims.is_empty()
+            && self.seen.shims.iter().all(|shim| left(&shim))
+        {
+            self.kill_shims("a shim of an earlier run does not end by itself");
+        }
+    }
+
     fn kill_shims(&mut self, reason: &str) {
         for shim in self.seen.shims.iter() {
             self.plan.push(

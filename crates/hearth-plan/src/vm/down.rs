@@ -123,6 +123,7 @@ impl Vm<'_, '_> {
         }
         next.wait = None;
         self.set(next, None, "the user stopped it");
+        self.end_shims();
         self.remove_taps("its VM does not run");
     }
 

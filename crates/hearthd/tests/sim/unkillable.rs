@@ -1,10 +1,11 @@
-//! A VMM that waits in the kernel cannot be killed. It is not tried without a rest, and when it
-//! comes back from there it dies.
+//! What does not go at once. A VMM that waits in the kernel cannot be killed: it is not tried
+//! without a rest, and when it comes back from there it dies. A shim that hangs is not forgotten.
 
 use std::time::Duration;
 
 use hearth_types::OwnerMark;
 use hearth_types::ids::VmId;
+use hearth_types::mode::{Mode, SetMode};
 use hearth_types::observe::ProcessRole;
 use hearth_types::status::Goal;
 
@@ -54,5 +55,29 @@ fn an_orphan_that_cannot_be_killed_is_not_said_to_be_removed_before_it_is() {
         assert_eq!(life.events("orphan.removed").await, 0);
         life.rooms.change(hearth_sim::SimHost::unstick);
         life.clean().await;
+    });
+}
+
+#[test]
+fn a_shim_whose_vm_ended_while_nothing_might_be_done_goes_afterwards() {
+    if !root() {
+        return;
+    }
+    World::new().live(async |life| {
+        let vm = life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs").await;
+        let readonly = |mode| SetMode { mode, reason: None };
+        life.say(vm, Goal::Stopped).await;
+        life.engine.set_mode(readonly(Mode::Readonly)).await;
+        // Without a record, and its shim hangs.
+        life.rooms.change(|host| {
+            let pid = host.vmms(vm).next().unwrap().identity.pid;
+            host.processes.remove(&pid);
+        });
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let kills = life.rooms.see(|host| host.attempts.get("kill").copied());
+        assert_eq!(kills, None, "nothing is done in this mode");
+        life.engine.set_mode(readonly(Mode::Normal)).await;
+        life.settled("its shim is gone").await;
     });
 }

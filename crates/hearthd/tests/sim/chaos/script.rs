@@ -7,9 +7,9 @@ use hearth_types::process::ProcessExit;
 use hearth_types::spec::{NetworkMode, RestartPolicy};
 
 /// Strokes of one world.
-const STROKES: usize = 24;
+const STROKES: usize = 20;
 /// The longest pauses after a stroke in ms, each as likely as another.
-const PAUSES: [u64; 8] = [0, 20, 100, 1_000, 3_000, 10_000, 60_000, 600_000];
+const PAUSES: [u64; 8] = [0, 20, 100, 1_000, 3_000, 10_000, 60_000, 300_000];
 /// The users' VMs.
 pub(super) const NAMES: [&str; 4] = ["vm-a", "vm-b", "vm-c", "vm-d"];
 
