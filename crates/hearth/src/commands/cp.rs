@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use futures::TryStreamExt;
+use tar::EntryType;
 
 use hearth_client::ByteStream;
 
@@ -217,7 +218,20 @@ async fn unpack_stream(
 enum There {
     Nothing,
     Folder,
+    Link,
     Other,
+}
+
+/// What a copy to `path` finds there. As with docker, a link to a folder is that folder.
+async fn destination(context: &Context, vm: &str, path: &str) -> Result<There, Failure> {
+    match look(context, vm, path).await? {
+        There::Link => match look(context, vm, &format!("{path}/.")).await {
+            Ok(There::Folder) => Ok(There::Folder),
+            // A link to a file, or to nothing: it is replaced as a file is.
+            Ok(_) | Err(_) => Ok(There::Other),
+        },
+        there => Ok(there),
+    }
 }
 
 /// Looks at the first entry of the path's archive; the rest is not fetched.
@@ -229,7 +243,7 @@ async fn look(context: &Context, vm: &str, path: &str) -> Result<There, Failure>
         Err(error) => return Err(error.into()),
     };
     let (sender, reader) = pipe::reader();
-    let looking = tokio::task::spawn_blocking(move || unpack::first_is_folder(reader));
+    let looking = tokio::task::spawn_blocking(move || unpack::first_kind(reader));
     while let Some(bytes) = stream.try_next().await? {
         if sender.send(Ok(bytes)).await.is_err() {
             break;
@@ -237,8 +251,9 @@ async fn look(context: &Context, vm: &str, path: &str) -> Result<There, Failure>
     }
     drop(sender);
     match looking.await {
-        Ok(Ok(true)) => Ok(There::Folder),
-        Ok(Ok(false)) => Ok(There::Other),
+        Ok(Ok(EntryType::Directory)) => Ok(There::Folder),
+        Ok(Ok(EntryType::Symlink)) => Ok(There::Link),
+        Ok(Ok(_)) => Ok(There::Other),
         Ok(Err(e)) => Err(Failure::because(
             exit_codes::FAILURE,
             format!("Cannot tell what is at {vm}:{path}"),
@@ -267,11 +282,11 @@ async fn upload(context: &Context, from: &str, vm: &str, path: &str, owners: boo
         return Err(Failure::usage(format!("{from} is not a folder")));
     }
     let to = source_path(path);
-    let there = look(context, vm, to).await?;
+    let there = destination(context, vm, to).await?;
     let (into, name) = match there {
         There::Folder if means_contents(from) => (to.to_owned(), ".".to_owned()),
         There::Folder => (to.to_owned(), name_of(&source)?),
-        There::Other if folder => {
+        There::Link | There::Other if folder => {
             return Err(Failure::new(
                 exit_codes::CONFLICT,
                 format!("Cannot copy the folder {from} onto {vm}:{path}: it is not a folder"),
@@ -283,11 +298,11 @@ async fn upload(context: &Context, from: &str, vm: &str, path: &str, owners: boo
                 format!("There is no folder {vm}:{path}"),
             ));
         }
-        There::Other | There::Nothing => {
+        There::Link | There::Other | There::Nothing => {
             let (parent, name) = to.rsplit_once('/').unwrap_or(("", to));
             let parent = if parent.is_empty() { "/" } else { parent };
             // Asked before anything is sent: an answer in the middle of a body can get lost.
-            if there == There::Nothing && look(context, vm, parent).await? != There::Folder {
+            if there == There::Nothing && destination(context, vm, parent).await? != There::Folder {
                 context.client.vm(vm).await?;
                 return Err(Failure::new(
                     exit_codes::NOT_FOUND,

@@ -60,6 +60,20 @@ fn into_the_guest() {
         (format!("{folder}/a"), "web-1:/dir", "/dir", vec!["a"]),
         (format!("{folder}/a"), "web-1:/new", "/", vec!["new"]),
         (format!("{folder}/a"), "web-1:/file", "/", vec!["file"]),
+        (format!("{folder}/a"), "web-1:/link", "/link", vec!["a"]),
+        (format!("{folder}/a"), "web-1:/link/", "/link", vec!["a"]),
+        (
+            format!("{folder}/a"),
+            "web-1:/link/new",
+            "/link",
+            vec!["new"],
+        ),
+        (
+            format!("{folder}/a"),
+            "web-1:/dangling",
+            "/",
+            vec!["dangling"],
+        ),
         (
             folder.to_owned(),
             "web-1:/dir",

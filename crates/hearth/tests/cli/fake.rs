@@ -344,7 +344,8 @@ async fn stats(Path(_): Path<String>) -> Response {
     axum::Json(objects::stats()).into_response()
 }
 
-/// `/file` is a file, `/dir` a folder with one file, all else is not there.
+/// `/file` is a file, `/dir` a folder with one file, `/link` a link to a folder, `/dangling` one
+/// to nothing; all else is not there.
 async fn download(Path(reference): Path<String>, Query(query): Params) -> Response {
     if let Err(problem) = find(&reference) {
         return *problem;
@@ -355,6 +356,8 @@ async fn download(Path(reference): Path<String>, Query(query): Params) -> Respon
         header.set_mode(if name.ends_with('/') { 0o755 } else { 0o640 });
         header.set_entry_type(if name.ends_with('/') {
             tar::EntryType::Directory
+        } else if name == "link" {
+            tar::EntryType::Symlink
         } else {
             tar::EntryType::Regular
         });
@@ -363,7 +366,8 @@ async fn download(Path(reference): Path<String>, Query(query): Params) -> Respon
     };
     match query["path"].as_str() {
         "/file" => add("file", b"of the guest\n"),
-        "/dir" | "/" | "/srv" => {
+        "/link" | "/dangling" => add("link", b""),
+        "/dir" | "/link/." | "/" | "/srv" => {
             add("dir/", b"");
             add("dir/inner", &vec![b'i'; 200_000]);
         }

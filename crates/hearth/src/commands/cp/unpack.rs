@@ -25,11 +25,11 @@ const MAX_DEPTH: usize = 256;
 /// What a mode may bring along.
 const PERMISSIONS: u32 = 0o777;
 
-/// Whether the first entry is a folder.
-pub(super) fn first_is_folder(reader: ChunkReader) -> io::Result<bool> {
+/// What the first entry is.
+pub(super) fn first_kind(reader: ChunkReader) -> io::Result<EntryType> {
     let mut archive = Archive::new(reader);
     match archive.entries()?.next() {
-        Some(entry) => Ok(entry?.header().entry_type().is_dir()),
+        Some(entry) => Ok(entry?.header().entry_type()),
         None => Err(io::Error::other("the archive is empty")),
     }
 }
