@@ -1,12 +1,14 @@
 //! Sockets between the guest and its host (`AF_VSOCK`).
 
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::addr::{SocketAddrArg, SocketAddrLen, SocketAddrOpaque};
 use rustix::net::{
-    AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, listen as listen_on, recv,
-    send, socket_with,
+    AddressFamily, SendFlags, SocketFlags, SocketType, acceptfrom_with, bind, connect,
+    listen as listen_on, recv, send, socket_with,
 };
 
 /// `VMADDR_CID_ANY` and `VMADDR_CID_HOST` of linux/vm_sockets.h.
@@ -66,6 +68,33 @@ pub(crate) fn listen(port: u32) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Takes a connection from `socket`. Over vsock only the host is listened to: another context (a
+/// process of the guest itself, over the kernel's loopback) is hung up on, `Errno::CONNABORTED`.
+pub(crate) fn accept_host(socket: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (peer, address) = acceptfrom_with(socket, flags)?;
+    let context = address.and_then(|address| context_of(&address));
+    if context.is_some_and(|context| context != HOST) {
+        return Err(Errno::CONNABORTED);
+    }
+    Ok(peer)
+}
+
+/// The context id in an address of `AF_VSOCK`; other families have none.
+fn context_of(address: &impl SocketAddrArg) -> Option<u32> {
+    // SAFETY: the closure reads at most the length that it is given, and nothing is kept.
+    let raw = unsafe {
+        address.with_sockaddr(|start, length| {
+            let length = usize::try_from(length).unwrap_or(0);
+            std::slice::from_raw_parts(start.cast::<u8>(), length).to_vec()
+        })
+    };
+    let family = u16::from_ne_bytes(raw.get(..2)?.try_into().ok()?);
+    let context = raw.get(offset_of!(Address, cid)..)?.get(..4)?;
+    (family == AddressFamily::VSOCK.as_raw())
+        .then_some(u32::from_ne_bytes(context.try_into().ok()?))
+}
+
 /// Brings a short message to the host's `port` and waits until the host has hung up on it:
 /// what is only on its way is lost when the machine ends. The kernel gives up a connection
 /// attempt after two seconds.
@@ -84,4 +113,19 @@ pub(crate) fn deliver(port: u32, message: &[u8]) -> rustix::io::Result<()> {
         let _hung_up = recv(&socket, &mut nothing, rustix::net::RecvFlags::DONTWAIT);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::SocketAddrV4;
+
+    use super::*;
+
+    #[test]
+    fn the_context_of_a_peer_is_read() {
+        assert_eq!(context_of(&Address::new(HOST, 4000)), Some(HOST));
+        assert_eq!(context_of(&Address::new(1, 4000)), Some(1));
+        let inet = SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 4000);
+        assert_eq!(context_of(&inet), None);
+    }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 
 /// What is read or written at once.
@@ -115,8 +115,7 @@ impl Transport {
                 listener,
                 peer: peer @ None,
             } => {
-                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                match accept_with(&*listener, flags) {
+                match crate::vsock::accept_host(listener) {
                     Ok(accepted) => *peer = Some(accepted),
                     Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
                     Err(error) => return Err(error),
