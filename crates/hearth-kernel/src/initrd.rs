@@ -10,12 +10,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, Uid};
 
 use crate::cpio::{ALIGNMENT, TooBig, Writer};
-use crate::fsutil::TEMPORARY;
 use crate::modules::Module;
 
 /// The list of modules in load order: one absolute path per line. The guest reads it.
@@ -24,6 +24,8 @@ pub const MODULE_LIST: &str = "/hearth/modules";
 const MODULE_FOLDER: &str = "/hearth/ko";
 /// The VM's configuration, for its guest agent only.
 pub const CONFIG_FILE: &str = "/hearth/config.json";
+/// Names of initramfs files that are being written start so.
+const DRAFT: &str = ".initrd.tmp-";
 /// Blocks of the file systems that can share data.
 const BLOCK: usize = 4096;
 
@@ -109,7 +111,7 @@ pub fn config_segment(json: &[u8]) -> Result<Vec<u8>, InitrdError> {
 /// Writes a VM's initramfs to `out`, mode 0600, owned by `uid` and the group of the same
 /// number. A reader sees the old file or the whole new one. The file is not made durable, which
 /// would cost a start more than everything else here: a VM that starts after a power cut gets a
-/// new one.
+/// new one. Of the writers before it that died, nothing is left.
 ///
 /// # Errors
 /// Segments that are not aligned, or a file operation that fails; `out` is then as before.
@@ -137,9 +139,10 @@ pub fn write_vm_initrd(
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    remove_drafts(folder).map_err(failed("remove what is left over in", folder))?;
     // A temporary file has mode 0600 from the start.
     let mut file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
+        .prefix(DRAFT)
         .tempfile_in(folder)
         .map_err(failed("create a file in", folder))?;
     copy(&mut input, file.as_file_mut(), length).map_err(failed("copy", base))?;
@@ -153,6 +156,19 @@ pub fn write_vm_initrd(
         .map_err(|error| failed("change the owner of", out)(error.into()))?;
     file.persist(out)
         .map_err(|error| failed("put in place", out)(error.error))?;
+    Ok(())
+}
+
+/// Removes what writers left in the VM's folder that died while they wrote. Whoever calls is the
+/// only one who writes here.
+fn remove_drafts(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let draft = entry.file_name().as_bytes().starts_with(DRAFT.as_bytes());
+        if draft && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
     Ok(())
 }
 

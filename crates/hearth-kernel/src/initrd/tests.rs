@@ -47,6 +47,23 @@ fn the_file_is_base_then_guest_then_configuration() {
 }
 
 #[test]
+fn nothing_is_left_of_a_writer_that_died() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _, guest, config) = parts(folder.path());
+    let vm = folder.path().join("vm");
+    std::fs::create_dir_all(vm.join(".initrd.tmp-folder")).unwrap();
+    std::fs::write(vm.join(".initrd.tmp-Xy12"), b"half").unwrap();
+    std::fs::write(vm.join(".root.img.tmp-00"), b"of somebody else").unwrap();
+    write_vm_initrd(&vm.join("initrd"), &path, &guest, &config, 0).unwrap();
+    let mut left: Vec<_> = std::fs::read_dir(&vm)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, [".initrd.tmp-folder", ".root.img.tmp-00", "initrd"]);
+}
+
+#[test]
 fn the_list_names_each_module_in_load_order() {
     let base = base(&modules()).unwrap();
     let text = String::from_utf8_lossy(&base);
