@@ -138,7 +138,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 15] = [
+const BENCHES: [Bench; 16] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -172,7 +172,12 @@ const BENCHES: [Bench; 15] = [
     Bench {
         name: "adopt",
         about: "the daemon's exec until it answers, with VMs that live",
-        cases: adopt::cases,
+        cases: adopt::qemu,
+    },
+    Bench {
+        name: "adopt-firecracker",
+        about: "the same with VMs of Firecracker's driver",
+        cases: adopt::firecracker,
     },
     Bench {
         name: "rss",
@@ -221,7 +226,7 @@ const BENCHES: [Bench; 15] = [
 pub(crate) fn run(arguments: &Benches) -> anyhow::Result<()> {
     if arguments.list {
         for bench in &BENCHES {
-            println!("{:<16} {}", bench.name, bench.about);
+            println!("{:<18} {}", bench.name, bench.about);
         }
         return Ok(());
     }

@@ -19,13 +19,17 @@ const TARGET: &str = "QEMU alone + 30 ms";
 
 pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
     let rig = Rig::new(context, &context.folder.join("rig"), Vmm::Qemu)?;
-    let alone = alone(context, &rig)?;
+    let alone = [("none", "QEMU alone"), ("bridge", "QEMU alone, on a TAP")]
+        .map(|(network, name)| alone(context, &rig, network, name));
+    let [plain, on_tap] = alone;
+    let (plain, on_tap) = (plain?, on_tap?);
     let rig: Shared = Rc::new(RefCell::new(rig));
     let standin = Rig::new(context, &context.folder.join("standin"), Vmm::Standin)?;
     let mut cases = vec![
         through(&rig, "hearth, no network", "none").target(TARGET),
+        plain,
         through(&rig, "hearth, on the bridge", "bridge").target(TARGET),
-        alone,
+        on_tap,
         through(
             &Rc::new(RefCell::new(standin)),
             "hearth, stand-in VMM",
@@ -69,17 +73,18 @@ pub(crate) fn through(rig: &Shared, name: &str, network: &'static str) -> Case {
     .after(move || after.borrow().remove(NAME))
 }
 
-/// QEMU with the arguments that the daemon gives it.
-fn alone(context: &Context, rig: &Rig) -> anyhow::Result<Case> {
-    rig.create(NAME, "none", true)?;
+/// QEMU with the arguments that the daemon gives it, and with a TAP that is there already.
+fn alone(context: &Context, rig: &Rig, network: &str, name: &str) -> anyhow::Result<Case> {
+    rig.create(NAME, network, true)?;
     rig.wait_running(NAME)?;
-    let folder = context.folder.join("alone");
+    let folder = context.folder.join(format!("alone-{network}"));
     std::fs::create_dir(&folder)?;
     let qemu = Qemu::like(rig.vmm(NAME)?, &rig.vm_folder(NAME)?, folder)?;
     rig.remove(NAME)?;
+    let tap = Tap::add()?;
     let running = Rc::new(RefCell::new(None));
     let after = Rc::clone(&running);
-    Ok(Case::new("QEMU alone", move || {
+    let case = Case::new(name, move || {
         *running.borrow_mut() = Some(qemu.start()?);
         Ok(())
     })
@@ -90,7 +95,32 @@ fn alone(context: &Context, rig: &Rig) -> anyhow::Result<Case> {
             child.wait()?;
         }
         Ok(())
-    }))
+    });
+    Ok(case.keep(tap))
+}
+
+/// An interface of the bench's own, which QEMU finds made.
+struct Tap;
+
+impl Tap {
+    fn name() -> String {
+        format!("hbt{}", std::process::id() % 100_000)
+    }
+
+    fn add() -> anyhow::Result<Self> {
+        // The same one serves both QEMUs: they never run at once.
+        if !Path::new("/sys/class/net").join(Self::name()).exists() {
+            tool("ip", ["tuntap", "add", "dev", &Self::name(), "mode", "tap"])?;
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // The first of the two takes it away.
+        drop(tool("ip", ["link", "delete", "dev", &Self::name()]));
+    }
 }
 
 struct Qemu {
@@ -125,6 +155,12 @@ impl Qemu {
                 }
                 Some("-chardev") if word.starts_with("socket,id=qmp") => {
                     args.push("socket,id=qmp,fd={qmp},server=on,wait=off".to_owned());
+                }
+                Some("-netdev") => {
+                    let tap = Tap::name();
+                    args.push(format!(
+                        "tap,id=net0,ifname={tap},script=no,downscript=no,vhost=off"
+                    ));
                 }
                 _ if word == "-add-fd" => drop(words.next()),
                 _ => args.push(word.to_owned()),
