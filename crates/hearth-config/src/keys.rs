@@ -214,6 +214,8 @@ keys! {
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.
     IMAGE_MAX_ENTRIES image_max_entries: u32 = "2000000", POSITIVE_COUNT;
+    /// How many folders deep a file of an image may lie.
+    IMAGE_MAX_DEPTH image_max_depth: u32 = "255", DEPTH;
     /// How many layers are downloaded at once.
     PULL_CONCURRENCY pull_concurrency: u32 = "4", CONCURRENCY;
     /// A PEM file with the certificates of authorities that registries' certificates may come

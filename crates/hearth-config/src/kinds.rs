@@ -183,6 +183,10 @@ pub(crate) static POSITIVE_COUNT: Kind<u32> =
     kind("count", "a number from 1 to 1000000000", |text| {
         number(text, 1, 1_000_000_000)
     });
+// Folders that are removed hold descriptors for each level.
+pub(crate) static DEPTH: Kind<u32> = kind("count", "a number from 1 to 255", |text| {
+    number(text, 1, 255)
+});
 pub(crate) static CONCURRENCY: Kind<u32> =
     kind("count", "a number from 1 to 64", |text| number(text, 1, 64));
 pub(crate) static LOG_KEEP: Kind<u32> = kind("count", "a number from 0 to 100", |text| {

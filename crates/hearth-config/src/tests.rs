@@ -153,6 +153,7 @@ fn wrong_values_are_refused_for_each_kind() {
         "ORPHAN_GRACE=30",
         "RESYNC_INTERVAL=0s",
         "IMAGE_MAX_ENTRIES=0",
+        "IMAGE_MAX_DEPTH=256",
         "PULL_CONCURRENCY=65",
         "LOG=loud",
         "LOG='info,a b=debug'",

@@ -210,6 +210,7 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
     let limits = Limits {
         bytes: config.image_max_bytes.0,
         entries: config.image_max_entries.into(),
+        depth: config.image_max_depth as usize,
         ..Limits::default()
     };
     hearth_vmm::sweep_probes(&config.data_dir);
