@@ -6,6 +6,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -73,9 +74,11 @@ impl Rig {
         );
         build_once()?;
         std::fs::create_dir_all(folder)?;
-        // One rig at a time in a process; several processes may measure.
-        let number = std::process::id() % 100_000;
-        let bridge = format!("hb{number}");
+        // Several processes may measure, and a process has several rigs: each its network.
+        static RIGS: AtomicU32 = AtomicU32::new(0);
+        let rig = RIGS.fetch_add(1, Ordering::Relaxed);
+        let number = format!("{}_{rig}", std::process::id() % 100_000);
+        let (bridge, subnet) = (format!("hb{number}"), 190 + rig % 60);
         let mut rig = Self {
             folder: folder.to_owned(),
             socket: folder.join("s"),
@@ -88,7 +91,7 @@ impl Rig {
         );
         let mut config = format!(
             "DATA_DIR={0}/data\nRUN_DIR={0}/run\nSOCKET={0}/s\nBRIDGE={bridge}\n\
-             NFT_TABLE=hearth_bench_{number}\nSUBNET=10.219.0.0/16\nGUEST_PATH={1}\n",
+             NFT_TABLE=hearth_bench_{number}\nSUBNET=10.{subnet}.0.0/16\nGUEST_PATH={1}\n",
             folder.display(),
             guest().display()
         );

@@ -24,11 +24,13 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
     let [plain, on_tap] = alone;
     let (plain, on_tap) = (plain?, on_tap?);
     let rig: Shared = Rc::new(RefCell::new(rig));
+    let beside = Rc::new(RefCell::new(with_neighbour(context)?));
     let standin = Rig::new(context, &context.folder.join("standin"), Vmm::Standin)?;
     let mut cases = vec![
         through(&rig, "hearth, no network", "none").target(TARGET),
         plain,
-        through(&rig, "hearth, on the bridge", "bridge").target(TARGET),
+        through(&beside, "hearth, on the bridge", "bridge").target(TARGET),
+        through(&rig, "hearth, the bridge's first", "bridge").target(TARGET),
         on_tap,
         through(
             &Rc::new(RefCell::new(standin)),
@@ -47,6 +49,15 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
         }
     });
     Ok(cases)
+}
+
+/// A daemon with a VM that keeps bridge, filters and name server there; paused, it takes no time.
+fn with_neighbour(context: &Context) -> anyhow::Result<Rig> {
+    let rig = Rig::new(context, &context.folder.join("beside"), Vmm::Qemu)?;
+    rig.create("neighbour", "bridge", true)?;
+    rig.wait_running("neighbour")?;
+    rig.post("/v1/vms/neighbour/pause", &serde_json::json!({}))?;
+    Ok(rig)
 }
 
 /// Creates and starts a VM by the API, as a client would.
