@@ -14,9 +14,11 @@ mod disk_clone;
 mod http;
 mod libvirt;
 mod memory;
+mod pass;
 mod planner;
 mod ps;
 mod pull;
+mod recover;
 mod report;
 mod rig;
 mod start;
@@ -50,6 +52,8 @@ type Work = Box<dyn FnMut() -> anyhow::Result<f64>>;
 pub(crate) enum Unit {
     Seconds,
     Mebibytes,
+    /// Milliseconds of processor time in each minute.
+    MillisPerMinute,
 }
 
 /// One way to do the work.
@@ -138,7 +142,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 16] = [
+const BENCHES: [Bench; 18] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -168,6 +172,16 @@ const BENCHES: [Bench; 16] = [
         name: "detect",
         about: "a VMM is killed until a client is told",
         cases: detect::cases,
+    },
+    Bench {
+        name: "recover",
+        about: "a VMM is killed until that is noticed, and until a new one runs",
+        cases: recover::cases,
+    },
+    Bench {
+        name: "pass",
+        about: "processor time of a daemon that nothing happens to, health checks included",
+        cases: pass::cases,
     },
     Bench {
         name: "adopt",

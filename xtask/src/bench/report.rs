@@ -16,6 +16,14 @@ fn median(samples: &[f64]) -> Option<f64> {
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
 }
 
+/// The sample that 95 of 100 do not exceed.
+fn percentile95(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() * 95).div_ceil(100);
+    sorted.get(rank.checked_sub(1)?).copied()
+}
+
 fn middle(samples: &Samples) -> Option<f64> {
     median(samples.outcome.as_ref().ok()?)
 }
@@ -25,10 +33,11 @@ fn shown(unit: Unit, value: Option<f64>) -> String {
         (_, None) => "-".to_owned(),
         (Unit::Seconds, Some(value)) => format!("{:.2?}", Duration::from_secs_f64(value)),
         (Unit::Mebibytes, Some(value)) => format!("{value:.1} MiB"),
+        (Unit::MillisPerMinute, Some(value)) => format!("{value:.1} ms/min"),
     }
 }
 
-/// A table: median, lowest, highest, how many times as much as ours, and what is aimed at.
+/// A table: median, lowest, 95th percentile, highest, how many times as much as ours, and what is aimed at.
 pub(crate) fn table(all: &[Samples]) -> String {
     let ours = all.first().and_then(middle);
     let width = all
@@ -37,8 +46,8 @@ pub(crate) fn table(all: &[Samples]) -> String {
         .max()
         .unwrap_or(0);
     let mut out = format!(
-        "  {:<width$}  {:>10}  {:>10}  {:>10}  {:>7}  target\n",
-        "", "median", "lowest", "highest", "ours ="
+        "  {:<width$}  {:>10}  {:>10}  {:>10}  {:>10}  {:>7}  target\n",
+        "", "median", "lowest", "p95", "highest", "ours ="
     );
     for samples in all {
         let values = match &samples.outcome {
@@ -55,10 +64,11 @@ pub(crate) fn table(all: &[Samples]) -> String {
         };
         writeln!(
             out,
-            "  {:<width$}  {:>10}  {:>10}  {:>10}  {ratio:>7}  {}",
+            "  {:<width$}  {:>10}  {:>10}  {:>10}  {:>10}  {ratio:>7}  {}",
             samples.name,
             shown(samples.unit, median(values)),
             shown(samples.unit, values.iter().copied().reduce(f64::min)),
+            shown(samples.unit, percentile95(values)),
             shown(samples.unit, values.iter().copied().reduce(f64::max)),
             samples.target.as_deref().unwrap_or("-"),
         )
@@ -79,9 +89,11 @@ pub(crate) fn write(folder: &Path, bench: &str, all: &[Samples]) -> anyhow::Resu
                 "unit": match samples.unit {
                     Unit::Seconds => "seconds",
                     Unit::Mebibytes => "mebibytes",
+                    Unit::MillisPerMinute => "milliseconds per minute",
                 },
                 "target": samples.target,
                 "median": median,
+                "p95": samples.outcome.as_ref().ok().and_then(|values| percentile95(values)),
                 "ratio_to_ours": median.zip(ours).map(|(this, ours)| this / ours),
                 "samples": samples.outcome.as_ref().ok(),
                 "not_run": samples.outcome.as_ref().err(),
@@ -109,10 +121,14 @@ mod tests {
     }
 
     #[test]
-    fn medians_and_ratios() {
+    fn medians_percentiles_and_ratios() {
         assert_eq!(median(&[]), None);
         assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.0));
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(percentile95(&hundred), Some(95.0));
+        assert_eq!(percentile95(&[3.0, 1.0]), Some(3.0));
+        assert_eq!(percentile95(&[]), None);
         let mut all = vec![samples("ours", &[0.1]), samples("peer", &[0.25])];
         all.push(Samples {
             name: "missing".to_owned(),

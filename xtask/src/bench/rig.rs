@@ -68,6 +68,16 @@ pub(crate) type Shared = Rc<RefCell<Rig>>;
 impl Rig {
     /// Starts a daemon below `folder` and gives it a kernel and an image.
     pub(crate) fn new(context: &Context, folder: &Path, vmm: Vmm) -> anyhow::Result<Self> {
+        Self::configured(context, folder, vmm, "")
+    }
+
+    /// The same with more lines in its configuration.
+    pub(crate) fn configured(
+        context: &Context,
+        folder: &Path,
+        vmm: Vmm,
+        more: &str,
+    ) -> anyhow::Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a daemon of the bench's own needs root"
@@ -96,6 +106,7 @@ impl Rig {
             guest().display()
         );
         config += &vmm.config();
+        config += more;
         std::fs::write(folder.join("config"), config)?;
         rig.spawn()?;
         rig.post("/v1/kernels", &json!({ "path": kernel(context)? }))?;
