@@ -246,7 +246,7 @@ impl<'a> Sorting<'a> {
             Step::KillOrphan { .. } => by_itself(Automatic::Orphans),
             Step::EnsureDisks { .. } | Step::StartVmm { .. } => by_itself(self.start(before)),
             Step::EnsureTap { .. } if starts => by_itself(self.start(before)),
-            Step::EnsureTap { .. } => by_itself(Automatic::Drift),
+            Step::EnsureTap { .. } | Step::EnsureLimits { .. } => by_itself(Automatic::Drift),
             // A goal that was never reached is still the user's word.
             Step::Pause { .. } if self.vm.status.phase != Phase::Paused => Origin::Manual,
             Step::Resume { .. } if before.disk_full.is_some() => by_itself(Automatic::Drift),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use hearth_types::ids::VmId;
-use hearth_types::observe::{ObservedDir, ObservedProcess, ObservedTap, ProcessRole};
+use hearth_types::observe::{ObservedDir, ObservedProcess, ObservedTap, ObservedUnit, ProcessRole};
 use hearth_types::status::{Goal, Phase};
 
 use crate::model::{DesiredVm, World};
@@ -59,6 +59,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) shims: Few<'a, ObservedProcess>,
     /// Its TAPs.
     pub(crate) taps: Few<'a, ObservedTap>,
+    /// Its unit.
+    pub(crate) unit: Option<&'a ObservedUnit>,
     /// Its folder.
     pub(crate) dir: Option<&'a ObservedDir>,
 }
@@ -129,7 +131,7 @@ impl<'a> Index<'a> {
         }
         for unit in world.observed.units.known().into_iter().flatten() {
             if let Some(vm) = ours(&unit.mark) {
-                by_vm.entry(vm).or_default();
+                by_vm.entry(vm).or_default().unit = Some(unit);
             }
         }
         for tap in world.observed.taps.known().into_iter().flatten() {

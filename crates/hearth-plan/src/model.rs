@@ -12,7 +12,7 @@ use hearth_types::event::NewEvent;
 use hearth_types::ids::{InstallationId, IntentId, VmId};
 use hearth_types::names::VmName;
 use hearth_types::net::RuleSet;
-use hearth_types::observe::{Observed, ObservedTap, ObservedUnit};
+use hearth_types::observe::{ChangedLimit, Observed, ObservedTap, ObservedUnit};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::{BootstrapPolicy, VmSpec};
 use hearth_types::status::{Goal, Leases, StopRung, VmStatus};
@@ -307,6 +307,16 @@ pub enum Step {
     EnsureTap {
         /// For which VM.
         vm: VmId,
+    },
+    /// Put back limits of the VM's unit that somebody has changed, as far as the VMM keeps
+    /// within them. The executor compares again when it acts.
+    EnsureLimits {
+        /// For which VM.
+        vm: VmId,
+        /// Its VMM, which must live in that unit.
+        identity: ProcessIdentity,
+        /// What was found.
+        limits: Vec<ChangedLimit>,
     },
     /// Start the VMM. The executor writes the outcome into the status.
     StartVmm {

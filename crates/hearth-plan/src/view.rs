@@ -12,7 +12,7 @@ use crate::model::{Plan, PlannedStep, Step, World};
 
 impl Step {
     /// Every [`Step::kind`].
-    pub const KINDS: [&str; 23] = [
+    pub const KINDS: [&str; 24] = [
         "ensure_bridge",
         "remove_bridge",
         "apply_rules",
@@ -21,6 +21,7 @@ impl Step {
         "remove_names",
         "ensure_disks",
         "ensure_tap",
+        "ensure_limits",
         "start_vmm",
         "set_goal",
         "adopt",
@@ -50,6 +51,7 @@ impl Step {
             Self::RemoveNames => "remove_names",
             Self::EnsureDisks { .. } => "ensure_disks",
             Self::EnsureTap { .. } => "ensure_tap",
+            Self::EnsureLimits { .. } => "ensure_limits",
             Self::StartVmm { .. } => "start_vmm",
             Self::SetGoal { .. } => "set_goal",
             Self::Adopt { .. } => "adopt",
@@ -74,6 +76,7 @@ impl Step {
         match self {
             Self::EnsureDisks { vm }
             | Self::EnsureTap { vm }
+            | Self::EnsureLimits { vm, .. }
             | Self::StartVmm { vm, .. }
             | Self::SetGoal { vm, .. }
             | Self::Adopt { vm, .. }
@@ -144,6 +147,10 @@ impl Step {
             Self::RemoveNames => "name server".to_owned(),
             Self::EnsureDisks { .. } => "folder and disks".to_owned(),
             Self::EnsureTap { vm } => format!("TAP {}", tap_name(*vm)),
+            Self::EnsureLimits { vm, limits, .. } => {
+                let names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
+                format!("{} of {}", names.join(", "), unit_name(*vm))
+            }
             Self::StartVmm { .. } => "VMM".to_owned(),
             Self::SetGoal { goal, .. } => format!("goal {goal:?}").to_lowercase(),
             Self::Adopt { identity, .. }

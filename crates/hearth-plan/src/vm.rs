@@ -4,6 +4,7 @@ mod down;
 mod full;
 mod hold;
 mod ill;
+mod limits;
 mod up;
 mod wait;
 

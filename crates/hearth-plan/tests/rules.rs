@@ -9,6 +9,7 @@ mod rules {
     mod hold;
     mod host;
     mod ill;
+    mod limits;
     mod orphanage;
     mod orphans;
     mod shared;

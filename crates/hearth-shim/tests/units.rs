@@ -321,7 +321,7 @@ fn drivers() -> hearth_vmm::drivers::Drivers {
 
 #[tokio::test]
 async fn standin_units_are_listed_and_one_of_no_vm_is_removed() {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use hearth_types::observe::UnitState;
     let Some(vms) = Vms::standin().in_units() else {
@@ -343,7 +343,8 @@ async fn standin_units_are_listed_and_one_of_no_vm_is_removed() {
         .await;
     }
     // A VM of the database is known by its id, any other by its mark.
-    for known in [BTreeSet::from([alive.vm]), BTreeSet::new()] {
+    let known = BTreeMap::from([(alive.vm, alive.dir.clone())]);
+    for known in [known, BTreeMap::new()] {
         let found = drivers.units(vms.installation, &known).await.unwrap();
         let mut seen: Vec<_> = found.iter().map(|unit| (unit.mark, unit.state)).collect();
         seen.sort_unstable();
@@ -356,7 +357,7 @@ async fn standin_units_are_listed_and_one_of_no_vm_is_removed() {
         let unit = found.iter().find(|unit| unit.mark == lost.mark).unwrap();
         assert!(unit.since.unwrap() <= jiff::Timestamp::now());
     }
-    let found = drivers.units(vms.installation, &BTreeSet::new()).await;
+    let found = drivers.units(vms.installation, &BTreeMap::new()).await;
     let mut unit = found.unwrap();
     unit.retain(|unit| unit.mark == lost.mark);
     drivers.remove_unit(&unit[0]).await.unwrap();
@@ -369,4 +370,75 @@ async fn standin_units_are_listed_and_one_of_no_vm_is_removed() {
     command("systemctl", &["reset-failed", &unit_name(foreign.vm)]).await;
     vms.driver.kill(&identity).await.unwrap();
     gone(&alive).await;
+}
+
+/// What the survey says of the limits of one VM.
+async fn changed(vms: &Vms, spec: &LaunchSpec) -> Vec<(String, String, bool)> {
+    let known = std::collections::BTreeMap::from([(spec.vm, spec.dir.clone())]);
+    let units = drivers().units(vms.installation, &known).await.unwrap();
+    let unit = units.iter().find(|unit| unit.mark == spec.mark).unwrap();
+    let limits = unit.limits.known().expect("the limits are known");
+    let limits = limits.iter();
+    limits
+        .map(|limit| (limit.name.clone(), limit.found.clone(), limit.fits))
+        .collect()
+}
+
+#[tokio::test]
+async fn standin_gets_back_the_limits_that_somebody_has_changed() {
+    let Some(vms) = Vms::standin().in_units() else {
+        return;
+    };
+    let mut spec = vms.make();
+    spec.resources.cpu_weight = Some(50);
+    let identity = vms.driver.launch(&spec).await.unwrap();
+    let (folder, unit) = (cgroup(&identity), unit_name(spec.vm));
+    let files = [
+        "memory.max",
+        "memory.high",
+        "cpu.max",
+        "cpu.weight",
+        "pids.max",
+    ];
+    let whole = || files.map(|file| read(&folder, file));
+    let before = whole();
+    assert_eq!(changed(&vms, &spec).await, []);
+
+    // By systemd, and behind its back.
+    let args = [
+        "set-property",
+        "--runtime",
+        &unit,
+        "CPUWeight=7",
+        "MemoryHigh=1G",
+        "TasksMax=40",
+    ];
+    command("systemctl", &args).await;
+    for (file, text) in [("cpu.max", "max"), ("memory.max", "max")] {
+        std::fs::write(folder.join(file), text).unwrap();
+    }
+    let found = changed(&vms, &spec).await;
+    let names: Vec<_> = found.iter().map(|(name, ..)| name.as_str()).collect();
+    let mut expected = files;
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(found.iter().all(|(.., fits)| *fits), "{found:?}");
+
+    drivers().ensure_limits(&identity, &spec.dir).await.unwrap();
+    assert_eq!(whole(), before);
+    assert_eq!(changed(&vms, &spec).await, []);
+    // The guest has not noticed: it is the same process.
+    let state = vms.driver.run_state(spec.vm, &spec.dir, STEP).await;
+    assert_eq!(state.unwrap(), hearth_types::observe::RunState::Running);
+
+    // What is not the VMM of this unit is not proof enough.
+    let mut other = identity.clone();
+    other.start_time += 1;
+    let refused = drivers().ensure_limits(&other, &spec.dir).await;
+    assert!(
+        matches!(refused, Err(VmmError::NotProven { .. })),
+        "{refused:?}"
+    );
+    vms.driver.kill(&identity).await.unwrap();
+    gone(&spec).await;
 }

@@ -88,6 +88,7 @@ fn foreign(world: &World, step: &Step) -> bool {
         | Step::Pause { identity, .. }
         | Step::Resume { identity, .. }
         | Step::Stop { identity, .. }
+        | Step::EnsureLimits { identity, .. }
         | Step::KillOrphan { identity } => identity.mark,
         Step::RemoveTap { tap, .. } | Step::RemoveOrphanTap { tap } => tap.mark,
         Step::RemoveOrphanUnit { unit } => unit.mark,
@@ -128,6 +129,11 @@ fn blind(world: &World, step: &Step) -> bool {
             processes || dirs || (taps && step.vm().is_some_and(|vm| bridged(&vm)))
         }
         Step::RemoveOrphanUnit { .. } => processes || observed.units.known().is_none(),
+        Step::EnsureLimits { vm, .. } => {
+            let units = observed.units.known().into_iter().flatten();
+            let unit = units.into_iter().find(|unit| unit.mark.vm() == Some(*vm));
+            processes || unit.is_none_or(|unit| unit.limits.known().is_none())
+        }
         Step::EnsureBridge | Step::RemoveBridge => observed.bridge.known().is_none(),
         Step::ApplyRules(_) | Step::RemoveRules => observed.rules.known().is_none(),
         Step::EnsureNames(_) | Step::RemoveNames => observed.names.known().is_none(),

@@ -263,6 +263,7 @@ impl Sim {
                 }
             }
             Step::StartVmm { vm, restart } => return self.start(step, *vm, *restart),
+            Step::EnsureLimits { identity, .. } => self.host.restore_limits(identity)?,
             Step::Pause { identity, .. } => self.host.set_paused(identity, true)?,
             Step::Resume { identity, .. } => self.host.set_paused(identity, false)?,
             Step::Stop { vm, identity, rung } => {

@@ -15,8 +15,8 @@ use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{
-    Observed, ObservedBridge, ObservedDir, ObservedNames, ObservedProcess, ObservedTap,
-    ObservedUnit, ProcessRole, RunState, UnitState,
+    ChangedLimit, Observed, ObservedBridge, ObservedDir, ObservedNames, ObservedProcess,
+    ObservedTap, ObservedUnit, ProcessRole, RunState, UnitState,
 };
 use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
 use hearth_types::status::StopRung;
@@ -38,6 +38,8 @@ pub enum Kind {
     RunStates,
     /// Units.
     Units,
+    /// What stands in the control groups of units.
+    Limits,
     /// TAPs.
     Taps,
     /// VM folders.
@@ -118,6 +120,8 @@ pub struct SimUnit {
     pub state: UnitState,
     /// Since when.
     pub since: Timestamp,
+    /// Limits that somebody has changed.
+    pub changed: Vec<ChangedLimit>,
 }
 
 /// A network interface, ours or not.
@@ -436,6 +440,7 @@ impl SimHost {
                 mark,
                 state: unit.state,
                 since: Some(unit.since),
+                limits: self.look(Kind::Limits, unit.changed.clone()),
             })
         })
         .collect()

@@ -217,6 +217,25 @@ impl Manager {
         self.call("StartTransientUnit", unit, &body).await.map(drop)
     }
 
+    /// Changes properties of a unit that is loaded, until it is gone or the host reboots. The kernel has
+    /// them when this returns, also those that systemd believed to be set.
+    ///
+    /// # Errors
+    /// When systemd refuses, does not know the unit or does not answer.
+    pub async fn set_properties(
+        &self,
+        unit: &str,
+        properties: &[Property],
+    ) -> Result<(), SystemdError> {
+        let all: Vec<(&str, Variant<'_>)> = properties
+            .iter()
+            .map(|property| (property.name, property.value.to_variant()))
+            .collect();
+        let runtime = true;
+        let body = (unit, runtime, all);
+        self.call("SetUnitProperties", unit, &body).await.map(drop)
+    }
+
     /// What a unit is doing; `None` when systemd does not know it.
     ///
     /// # Errors

@@ -99,6 +99,22 @@ pub struct ObservedUnit {
     pub state: UnitState,
     /// When that began; absent where nobody asked, which is for VMs of the database.
     pub since: Option<Timestamp>,
+    /// The limits of its control group that are not what they were when its VMM was started.
+    /// Of a unit without a record of them there are none.
+    pub limits: Survey<Vec<ChangedLimit>>,
+}
+
+/// A limit of a VM's control group that somebody has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedLimit {
+    /// The control group's file, such as `memory.max` (cgroups(7)).
+    pub name: String,
+    /// What stood in it when the VMM was started.
+    pub wanted: String,
+    /// What stands in it now.
+    pub found: String,
+    /// It can be put back without harm: the VMM does not use more than it would allow.
+    pub fits: bool,
 }
 
 /// A TAP of ours.

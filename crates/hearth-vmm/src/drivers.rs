@@ -4,12 +4,12 @@
 //! process itself. So it is right for a VM that was started by another daemon, with another
 //! configuration.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::api::DeviceStats;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::observe::{ObservedUnit, RunState};
@@ -158,7 +158,7 @@ impl Vmm for Drivers {
     async fn units(
         &self,
         installation: InstallationId,
-        known: &BTreeSet<VmId>,
+        known: &BTreeMap<VmId, Utf8PathBuf>,
     ) -> Result<Vec<ObservedUnit>, VmmError> {
         // Both drivers launch in the same way.
         if !Launcher::Detect.makes_units() {
@@ -173,6 +173,14 @@ impl Vmm for Drivers {
 
     async fn remove_unit(&self, unit: &ObservedUnit) -> Result<(), VmmError> {
         launch::remove_unit(unit).await
+    }
+
+    async fn ensure_limits(
+        &self,
+        identity: &ProcessIdentity,
+        dir: &Utf8Path,
+    ) -> Result<(), VmmError> {
+        launch::ensure_limits(identity, dir).await
     }
 
     async fn wait_dead(&self, identity: &ProcessIdentity) -> Result<(), VmmError> {

@@ -25,7 +25,7 @@ use crate::{LaunchSpec, VmmError, record};
 mod direct;
 mod unit;
 
-pub(crate) use unit::{remove as remove_unit, survey as survey_units};
+pub(crate) use unit::{LIMITS, ensure_limits, remove as remove_unit, survey as survey_units};
 
 /// How long the shim may take to execute the VMM. It waits up to 15 s for the lock.
 const SHIM_DEADLINE: Duration = Duration::from_secs(20);

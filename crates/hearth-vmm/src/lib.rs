@@ -15,7 +15,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -50,11 +50,12 @@ pub use launch::Launcher;
 pub use probing::sweep as sweep_probes;
 
 /// Files that a VMM and its shim make in a VM's folder, apart from sockets and old logs.
-pub const FILES: [&str; 6] = [
+pub const FILES: [&str; 7] = [
     CONSOLE_LOG,
     EXIT_RECORD,
     VMM_LOG,
     hearth_shim::LAUNCHED,
+    launch::LIMITS,
     hearth_shim::LOCK,
     hearth_shim::METRICS,
 ];
@@ -354,16 +355,29 @@ pub trait Vmm: Send + Sync {
     async fn kill(&self, identity: &ProcessIdentity) -> Result<(), VmmError>;
 
     /// The units of this installation's VMMs; none where VMMs get no units. `known` are the
-    /// VMs of the database.
+    /// VMs of the database with their folders.
     ///
     /// # Errors
     /// When systemd does not answer: then nothing is known.
     async fn units(
         &self,
         _installation: InstallationId,
-        _known: &BTreeSet<VmId>,
+        _known: &BTreeMap<VmId, Utf8PathBuf>,
     ) -> Result<Vec<ObservedUnit>, VmmError> {
         Ok(Vec::new())
+    }
+
+    /// Puts back what somebody has changed of the limits of this VMM's unit since it was started, as
+    /// far as the VMM keeps within them. One without a unit has none.
+    ///
+    /// # Errors
+    /// When it is not the process that was meant, or systemd does not do it.
+    async fn ensure_limits(
+        &self,
+        _identity: &ProcessIdentity,
+        _dir: &Utf8Path,
+    ) -> Result<(), VmmError> {
+        Ok(())
     }
 
     /// Removes a unit that holds no process of a VM, after its mark was proved again.

@@ -24,6 +24,7 @@ pub mod guest_config;
 mod host_breaker;
 pub mod journal;
 pub mod launch;
+mod limits;
 mod looks;
 mod owner;
 pub mod pass;

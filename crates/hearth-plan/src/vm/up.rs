@@ -86,6 +86,7 @@ impl Vm<'_, '_> {
                 }
             }
         }
+        self.ensure_limits(live);
     }
 
     /// Somebody stopped its VMM with a signal. It may be a debugger, so it is left alone; but

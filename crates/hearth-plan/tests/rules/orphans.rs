@@ -167,6 +167,7 @@ fn unit(n: u8, state: UnitState, since: Option<i64>) -> ObservedUnit {
         mark: hearth_types::OwnerMark::of_vm(ours(), vm_id(n)),
         state,
         since: since.map(at),
+        limits: Survey::Known(Vec::new()),
     }
 }
 
@@ -203,6 +204,7 @@ fn units_and_processes_that_disagree_are_told() {
             mark: hearth_types::OwnerMark::of_vm(ours(), id),
             state,
             since: None,
+            limits: Survey::Known(Vec::new()),
         }]);
         disagreements(&world)
     };
@@ -215,6 +217,7 @@ fn units_and_processes_that_disagree_are_told() {
         mark: hearth_types::OwnerMark::of_vm(ours(), id),
         state: UnitState::Active,
         since: None,
+        limits: Survey::Known(Vec::new()),
     }]);
     assert_eq!(disagreements(&world), [(id, Disagreement::Empty)]);
     // A shim that writes its record is a process of the unit's.

@@ -90,6 +90,7 @@ impl SimHost {
                 mark: Some(mark),
                 state: UnitState::Active,
                 since: self.now,
+                changed: Vec::new(),
             };
             self.units.insert(vm, unit);
         }
@@ -179,6 +180,19 @@ impl SimHost {
                 Err(HostError::Foreign(format!("the unit of VM {vm}")))
             }
         }
+    }
+
+    /// Puts back the limits of a VMM's unit that it keeps within.
+    ///
+    /// # Errors
+    /// When the process is another one.
+    pub fn restore_limits(&mut self, identity: &ProcessIdentity) -> Result<(), HostError> {
+        self.prove(identity)?;
+        let vm = identity.mark.vm();
+        if let Some(unit) = vm.and_then(|vm| self.units.get_mut(&vm)) {
+            unit.changed.retain(|limit| !limit.fits);
+        }
+        Ok(())
     }
 
     /// Removes a VM's folder.

@@ -1,6 +1,6 @@
 //! The simulated VMM driver.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -168,7 +168,7 @@ impl Vmm for Rooms {
     async fn units(
         &self,
         _installation: InstallationId,
-        _known: &BTreeSet<VmId>,
+        _known: &BTreeMap<VmId, Utf8PathBuf>,
     ) -> Result<Vec<ObservedUnit>, VmmError> {
         match self.look().survey().units {
             Survey::Known(units) => Ok(units),
@@ -186,6 +186,21 @@ impl Vmm for Rooms {
         })
         .map_err(|error: HostError| VmmError::Missing {
             what: "the unit".to_owned(),
+            detail: error.to_string(),
+        })
+    }
+
+    async fn ensure_limits(
+        &self,
+        identity: &ProcessIdentity,
+        _dir: &Utf8Path,
+    ) -> Result<(), VmmError> {
+        self.change(|host| {
+            host.fault("ensure_limits")?;
+            host.restore_limits(identity)
+        })
+        .map_err(|error: HostError| VmmError::NotProven {
+            identity: Box::new(identity.clone()),
             detail: error.to_string(),
         })
     }

@@ -27,9 +27,11 @@ use tokio::net::unix::pipe;
 use super::{ANSWER_MAX, Needs};
 use crate::{LaunchSpec, VmmError, record};
 
+mod limits;
 mod properties;
 mod survey;
 
+pub(crate) use limits::{FILE as LIMITS, ensure as ensure_limits};
 pub(crate) use survey::{remove, survey};
 
 /// How long a unit whose VMM is dead may take to go away: its shim writes the exit record.
@@ -57,6 +59,8 @@ pub(super) async fn talk(
         path: shim.to_owned(),
         source,
     })?;
+    // What the last run's limits were says nothing of this one's.
+    limits::forget(&spec.dir)?;
     start(&manager, &unit, shim, spec, request, needs, &pipes).await?;
     let Pipes {
         request: (mut writer, theirs_in),
@@ -80,7 +84,10 @@ pub(super) async fn talk(
     };
     reader.read_until(b'\n', &mut answer).await.map_err(heard)?;
     match serde_json::from_slice(&answer) {
-        Ok(Answer::Started(_)) => {}
+        // Its limits are set before its first instruction.
+        Ok(Answer::Started(_)) => {
+            limits::keep(&spec.dir, request.vm, &properties::limits(spec, needs))
+        }
         Ok(Answer::Failed { .. }) => {
             // The pipe ends with the unit: nothing of the launch stays behind.
             drop(manager);

@@ -76,6 +76,7 @@ impl Engine {
             }
             Step::EnsureDisks { .. } => self.ensure_disks(wanted()?).await?,
             Step::EnsureTap { .. } => self.ensure_tap(wanted()?).await?,
+            Step::EnsureLimits { .. } => self.ensure_limits(step, wanted()?).await?,
             Step::StartVmm { restart, .. } => self.start(wanted()?, *restart).await?,
             Step::Adopt { vm, identity } => {
                 self.reconnecting(*vm, row, identity);

@@ -103,7 +103,8 @@ impl Engine {
     /// for depends on it.
     async fn survey_units(&self) -> Survey<Vec<ObservedUnit>> {
         let rows = self.parts.store.vms().await;
-        let known = rows.iter().map(|row| row.id).collect();
+        let known = rows.iter().map(|row| (row.id, self.paths.vm(row.id)));
+        let known = known.collect();
         let installation = self.parts.store.installation();
         let vmm = Arc::clone(&self.parts.vmm);
         let look = async move { Survey::from_result(vmm.units(installation, &known).await) };

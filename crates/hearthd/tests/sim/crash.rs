@@ -15,7 +15,7 @@ use hearth_types::observe::{ProcessRole, UnitState};
 use hearth_types::spec::{NetworkMode, RestartPolicy, VmSpec};
 use hearth_types::status::{Goal, Phase, VmStatus};
 
-use super::world::{Life, Place, World, root, spec};
+use super::world::{Life, Place, World, changed, root, spec};
 
 /// How far the story has come; it goes on from here in the next life.
 #[derive(Debug, Default)]
@@ -39,6 +39,15 @@ fn host() -> World {
     let mut world = World::new();
     world.host.systemd = true;
     world
+}
+
+/// Somebody changes a limit of a VM that runs.
+fn loosen(life: &Life, vm: VmId) {
+    life.rooms.change(|host| {
+        if let Some(unit) = host.units.get_mut(&vm) {
+            unit.changed = vec![changed("memory.max", "max", true)];
+        }
+    });
 }
 
 fn cast() -> [VmSpec; 3] {
@@ -66,7 +75,10 @@ impl Story {
             1 => life.set_goal(id("web").await, Goal::Paused).await,
             2 => life.set_goal(id("web").await, Goal::Running).await,
             3 => life.restart(id("db").await).await,
-            4 => self.plant_orphans(life),
+            4 => {
+                loosen(life, id("web").await);
+                self.plant_orphans(life);
+            }
             5 => {
                 // As if a daemon had died between the launch and its record.
                 let lone = id("lone").await;
@@ -104,6 +116,7 @@ impl Story {
                 mark: Some(OwnerMark::of_vm(host.installation, unit)),
                 state: UnitState::Failed,
                 since: host.now,
+                changed: Vec::new(),
             };
             host.units.insert(unit, left);
         });
@@ -156,6 +169,10 @@ impl Story {
             })
             .await;
         }
+        life.until("limits are what they were", |_, host| {
+            host.units.values().all(|unit| unit.changed.is_empty())
+        })
+        .await;
         if matches!(self.chapter, 2 | 3 | 5) {
             let rows = life.engine.parts.store.vms().await;
             assert!(rows.iter().all(|row| row.status.phase == Phase::Running));

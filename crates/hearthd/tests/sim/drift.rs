@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use hearth_sim::SimHost;
+use hearth_sim::{Kind, SimHost};
 use hearth_types::names::tap_name;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::ObservedNames;
 use hearth_types::status::{Goal, Phase};
 
-use super::world::{World, root, spec};
+use super::world::{World, changed, root, spec};
 
 /// One thing that is taken away or changed, by name.
 type Drift = (&'static str, fn(&mut SimHost));
@@ -109,6 +109,80 @@ fn what_is_lost_or_changed_is_put_back_without_touching_the_guest() {
             assert_eq!((row.status.phase, row.status.failures), (Phase::Running, 0));
             life.set_goal(vm, Goal::Absent).await;
         }
+        life.clean().await;
+    });
+}
+
+/// Everything that was done to VMMs, as against what was done beside them.
+fn touched(host: &SimHost) -> Vec<&'static str> {
+    let all = ["start_vmm", "stop", "kill", "pause", "resume"];
+    let done = all.into_iter();
+    done.filter(|step| host.attempts.contains_key(step))
+        .collect()
+}
+
+#[test]
+fn limits_that_somebody_has_changed_are_put_back_without_touching_the_guest() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    world.host.systemd = true;
+    world.live(async |life| {
+        let vm = life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs").await;
+        let loosen = |limits: &[(&str, bool)]| {
+            let limits = limits.iter();
+            let limits = limits.map(|(name, fits)| changed(name, "max", *fits));
+            let limits = limits.collect();
+            life.rooms.change(|host| {
+                host.attempts.clear();
+                host.units.get_mut(&vm).unwrap().changed = limits;
+            });
+        };
+        let left = |host: &SimHost| {
+            let changed = host.units[&vm].changed.iter();
+            changed.map(|limit| limit.name.clone()).collect::<Vec<_>>()
+        };
+
+        // Found by the regular look, by nobody's word.
+        loosen(&[("cpu.max", true), ("pids.max", true)]);
+        life.until("they are back", |_, host| left(host).is_empty())
+            .await;
+        life.told("vm.limits_restored", 1).await;
+        assert_eq!(life.rooms.see(touched), [""; 0]);
+
+        // One that the VMM is beyond stays, and is said.
+        loosen(&[("memory.max", false), ("cpu.max", true)]);
+        life.until("the other one is back", |_, host| {
+            left(host) == ["memory.max"]
+        })
+        .await;
+        let plan = life.engine.dry_run().await.unwrap();
+        assert_eq!(plan.steps, []);
+        let said = |note: &String| note.contains("memory.max") && note.contains("next start");
+        assert!(plan.notes.iter().any(said), "{:?}", plan.notes);
+
+        // What is not known is left alone, for as long as it is not known.
+        loosen(&[("cpu.max", true)]);
+        for kind in [Kind::Limits, Kind::Units] {
+            life.rooms.change(|host| host.unknown = [kind].into());
+            tokio::time::sleep(life.engine.settings.policy.resync * 3).await;
+            assert_eq!(life.rooms.see(|host| left(host)), ["cpu.max"], "{kind:?}");
+        }
+        life.rooms.change(|host| host.unknown.clear());
+        life.until("it is back", |_, host| left(host).is_empty())
+            .await;
+        // One that systemd does not put back is tried again and keeps nobody waiting.
+        loosen(&[("cpu.max", true)]);
+        life.rooms
+            .change(|host| host.faults.insert("ensure_limits", 3));
+        life.set_goal(vm, Goal::Paused).await;
+        life.until("it is paused, and limited", |rows, host| {
+            rows[0].status.phase == Phase::Paused && left(host).is_empty()
+        })
+        .await;
+        life.set_goal(vm, Goal::Absent).await;
         life.clean().await;
     });
 }

@@ -27,6 +27,7 @@ fn leave(life: &Life, vm: VmId, installation: Option<InstallationId>, state: Uni
             mark: installation.map(|installation| OwnerMark::of_vm(installation, vm)),
             state,
             since: host.now,
+            changed: Vec::new(),
         };
         host.units.insert(vm, unit);
     });

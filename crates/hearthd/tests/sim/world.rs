@@ -27,7 +27,7 @@ use hearth_types::OwnerMark;
 use hearth_types::ids::{ImageId, InstallationId, VmId};
 use hearth_types::image::{ImageConfig, ImageRecord, KernelRecord};
 use hearth_types::names::tap_name;
-use hearth_types::observe::{ObservedProcess, ProcessRole};
+use hearth_types::observe::{ChangedLimit, ObservedProcess, ProcessRole};
 use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::{NetworkMode, VmSpec};
 use hearth_types::status::{Goal, Phase};
@@ -372,6 +372,16 @@ pub(super) fn leases() -> LeaseRanges {
         uid_base: 0,
         uid_count: 1,
         cid_base: 3,
+    }
+}
+
+/// A limit of a unit that is not what it was.
+pub(super) fn changed(name: &str, found: &str, fits: bool) -> ChangedLimit {
+    ChangedLimit {
+        name: name.to_owned(),
+        wanted: "1000".to_owned(),
+        found: found.to_owned(),
+        fits,
     }
 }
 

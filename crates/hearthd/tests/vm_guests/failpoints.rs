@@ -57,9 +57,10 @@ const TOLD: [(Story, &[&str]); 8] = [
 
 /// Steps that are never taken on a host like this one. All of them have a death before and after
 /// them on the simulated host (`sim/crash.rs`).
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 3] = [
     ("set_goal", "is taken after a reboot of the host"),
     ("remove_orphan_unit", "is taken where systemd is the init"),
+    ("ensure_limits", "is taken where systemd is the init"),
 ];
 
 /// What is taken unless all are asked for: each kind of story, and the places where most is at

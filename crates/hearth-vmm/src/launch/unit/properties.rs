@@ -18,7 +18,7 @@ mod sandbox;
 pub(super) use sandbox::used;
 
 /// The slice of all VMs.
-const SLICE: &str = "hearth.slice";
+pub(super) const SLICE: &str = "hearth.slice";
 /// The daemon's own unit.
 const DAEMON: &str = "hearthd.service";
 /// First version of systemd with `ExitType=cgroup`.
@@ -153,7 +153,7 @@ fn journal(spec: &LaunchSpec) -> Vec<Property> {
 }
 
 /// Its share of the host.
-fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
+pub(super) fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
     let resources = &spec.resources;
     let quota = resources.cpu_quota.map_or(
         u64::from(spec.vcpus) * CPU_MICROS + CPU_ALLOWANCE_MICROS,

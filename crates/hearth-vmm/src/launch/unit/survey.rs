@@ -1,25 +1,27 @@
 //! Which units of ours there are, and how one that nobody needs goes.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use camino::Utf8PathBuf;
 use hearth_systemd::{Listed, Manager, State, SystemdError};
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::mark::OWNER_ENV;
 use hearth_types::names::{unit_name, vm_of_unit};
 use hearth_types::observe::{ObservedUnit, UnitState};
+use hearth_types::survey::Survey;
 
-use super::{GONE_DEADLINE, GONE_RETRY};
+use super::{GONE_DEADLINE, GONE_RETRY, limits};
 use crate::VmmError;
 
 /// The names of all units of VMs, of this installation and others.
 const ALL: &str = "hearth-vm-*.service";
 
-/// All units of this installation. `known` are the VMs of the database: their ids are proof
-/// enough. Any other unit is asked for its mark.
+/// All units of this installation. `known` are the VMs of the database with their folders: their
+/// ids are proof enough. Any other unit is asked for its mark.
 pub(crate) async fn survey(
     installation: InstallationId,
-    known: &BTreeSet<VmId>,
+    known: &BTreeMap<VmId, Utf8PathBuf>,
 ) -> Result<Vec<ObservedUnit>, SystemdError> {
     let manager = Manager::connect().await?;
     let mut units = Vec::new();
@@ -27,11 +29,12 @@ pub(crate) async fn survey(
         let Some(vm) = vm_of_unit(&listed.name) else {
             continue;
         };
-        if known.contains(&vm) {
+        if let Some(dir) = known.get(&vm) {
             units.push(ObservedUnit {
                 mark: OwnerMark::of_vm(installation, vm),
                 state: state(listed.state),
                 since: None,
+                limits: limits::survey(vm, dir).await,
             });
             continue;
         }
@@ -43,6 +46,7 @@ pub(crate) async fn survey(
                 mark,
                 state: state(listed.state),
                 since: manager.since(&listed).await?,
+                limits: Survey::Known(Vec::new()),
             });
         }
     }

@@ -22,7 +22,7 @@ use hearthd::api::lifecycle::ActionParams;
 use hearthd::api::{Api, lifecycle, recovery, vms};
 use tokio::time::Instant;
 
-use super::super::world::{Life, World, reached, spec};
+use super::super::world::{Life, World, changed, reached, spec};
 use super::script::{Deed, Script, Word};
 use super::watch::{Watch, foreign, starts_nothing, too_many_passes};
 
@@ -352,6 +352,12 @@ fn befall(host: &mut SimHost, watch: &Watch, fate: Deed) {
         }
         Deed::Unstick => host.unstick(),
         Deed::Detach(which) | Deed::Unplug(which) => tap_trouble(host, which, fate),
+        Deed::Loosen(which) => {
+            let count = host.units.len().max(1);
+            if let Some(unit) = host.units.values_mut().nth(which as usize % count) {
+                unit.changed = vec![changed("cpu.max", "max", which % 4 != 0)];
+            }
+        }
         Deed::NoRules => host.rules = None,
         Deed::NoNames => host.names = hearth_types::observe::ObservedNames::default(),
         Deed::Stray => {

@@ -98,6 +98,8 @@ pub(super) enum Deed {
     Unstick,
     /// A TAP is off the bridge.
     Detach(u32),
+    /// Somebody changes a limit of a unit.
+    Loosen(u32),
     /// A TAP is gone.
     Unplug(u32),
     /// Our rules are gone.
@@ -217,13 +219,14 @@ fn operator(dice: &mut Dice) -> Deed {
 }
 
 fn fate(dice: &mut Dice) -> Deed {
-    const STEPS: [&str; 15] = [
+    const STEPS: [&str; 16] = [
         "ensure_bridge",
         "apply_rules",
         "ensure_names",
         "ensure_disks",
         "ensure_disks",
         "ensure_tap",
+        "ensure_limits",
         "start_vmm",
         "start_vmm",
         "pause",
@@ -234,10 +237,11 @@ fn fate(dice: &mut Dice) -> Deed {
         "flush_conntrack",
         "remove_bridge",
     ];
-    const KINDS: [Kind; 7] = [
+    const KINDS: [Kind; 8] = [
         Kind::Processes,
         Kind::RunStates,
         Kind::Units,
+        Kind::Limits,
         Kind::Taps,
         Kind::Bridge,
         Kind::Rules,
@@ -262,7 +266,7 @@ fn fate(dice: &mut Dice) -> Deed {
         16 => Deed::Hang(which),
         17 => Deed::Well,
         18 => dice.pick(&[Deed::Stick(which), Deed::Unstick]),
-        19 => Deed::Detach(which),
+        19 => dice.pick(&[Deed::Detach(which), Deed::Loosen(which)]),
         20 => Deed::Unplug(which),
         21 => Deed::NoRules,
         22 => Deed::NoNames,
