@@ -38,10 +38,19 @@ const FIGURES: [(&str, Figure, &str); 3] = [
 
 pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
-    // What is left when the pause is (almost) none is ours.
+    // What is left when the pause is (almost) none is ours. On a host under pressure a start waits
+    // until the last one is 5 s old, which here is that of the VM that is killed: not what is meant.
     for (folder, words, config) in [
-        ("d", "pause of 1 s ± 1/4 (default)", ""),
-        ("n", "pause of 1 ms", "BACKOFF_FIRST=1ms\n"),
+        (
+            "d",
+            "pause of 1 s ± 1/4 (default)",
+            "START_CPU_PRESSURE=0\n",
+        ),
+        (
+            "n",
+            "pause of 1 ms",
+            "START_CPU_PRESSURE=0\nBACKOFF_FIRST=1ms\n",
+        ),
     ] {
         let folder = context.folder.join(folder);
         let rig = Rig::configured(context, &folder, Vmm::Standin, config)?;
