@@ -112,6 +112,12 @@ impl AgentClient {
         self.closed.borrow().is_none()
     }
 
+    /// The connection was ended because the guest sent garbage: another one is worth no haste.
+    #[must_use]
+    pub fn sent_garbage(&self) -> bool {
+        self.closed.borrow().as_deref() == Some(driver::GARBAGE)
+    }
+
     /// Waits until the connection is over, and says why.
     pub async fn closed(&self) -> String {
         let mut closed = self.closed.clone();

@@ -22,6 +22,9 @@ pub const VERSION: u8 = 1;
 pub const HEADER_LEN: usize = 32;
 /// Longest payload: bounds a decoder's memory and its wait after a cut.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// How many bytes may be looked through in vain, beyond those of good frames, before a peer is
+/// nobody to talk to. What an honest one has left on the wire after a cut is far less.
+pub const WASTE_MAX: u64 = 4 << 20;
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +162,7 @@ pub struct Decoder {
     buffer: BytesMut,
     accept: Accept,
     skipped: u64,
+    waste: u64,
 }
 
 impl Decoder {
@@ -169,6 +173,7 @@ impl Decoder {
             buffer: BytesMut::new(),
             accept,
             skipped: 0,
+            waste: 0,
         }
     }
 
@@ -192,6 +197,14 @@ impl Decoder {
     #[must_use]
     pub fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// The peer sends so much garbage that reading it is a waste. A payload with a wrong checksum
+    /// counts in full each time that it is summed up, for frames may lie within one another. Only the
+    /// host gives a peer up: a guest has nobody else to talk to.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.waste > WASTE_MAX && matches!(self.accept, Accept::Session(_))
     }
 
     /// How many bytes wait for the rest of their frame.
@@ -220,9 +233,14 @@ impl Decoder {
                 return None;
             }
             if crc32(&self.buffer[HEADER_LEN..whole]) != header.payload_crc {
+                self.waste = self.waste.saturating_add(whole as u64);
+                if self.is_hopeless() {
+                    return None;
+                }
                 self.skip(1);
                 continue;
             }
+            self.waste = self.waste.saturating_sub(whole as u64);
             let payload = self.buffer.split_to(whole).freeze().slice(HEADER_LEN..);
             return Some(Frame {
                 kind: header.kind,
@@ -236,6 +254,7 @@ impl Decoder {
 
     fn skip(&mut self, count: usize) {
         self.skipped += count as u64;
+        self.waste = self.waste.saturating_add(count as u64);
         self.buffer.advance(count);
     }
 

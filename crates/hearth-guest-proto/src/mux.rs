@@ -107,6 +107,12 @@ impl Mux {
         self.decoder.push(bytes);
     }
 
+    /// Whether the peer sends so much garbage that nothing more of it should be read.
+    #[must_use]
+    pub fn is_hopeless(&self) -> bool {
+        self.decoder.is_hopeless()
+    }
+
     /// What came in next.
     pub fn next_event(&mut self) -> Option<MuxEvent> {
         loop {

@@ -101,6 +101,8 @@ pub struct SimProcess {
     pub paused: bool,
     /// A VMM's: its guest hangs, and no check of its health succeeds.
     pub hangs: bool,
+    /// A VMM's: its guest answers every word with garbage without end.
+    pub babbles: bool,
     /// It waits in the kernel: nothing ends it, and it answers nobody.
     pub stuck: bool,
     /// It was killed while it was stuck.
@@ -265,6 +267,7 @@ impl SimHost {
             guest: guest.unwrap_or_default(),
             paused: false,
             hangs: false,
+            babbles: false,
             stuck: false,
             doomed: false,
             ends: None,

@@ -30,6 +30,8 @@ const FLUSH_EVERY: u32 = 4;
 /// Messages that a stream's owner may leave unread: an honest guest sends two.
 const REPLIES: usize = 8;
 const READ_SIZE: usize = 16 * 1024;
+/// Why the connection to a guest is ended that sends no frames.
+pub(super) const GARBAGE: &str = "it sent garbage instead of frames";
 
 pub(super) type Opened = Result<StreamHandles, ClientError>;
 
@@ -179,6 +181,9 @@ impl<S: AsyncRead + AsyncWrite> Driver<S> {
                     Ok(_) => {
                         self.core.receive(&buffer);
                         buffer.clear();
+                        if self.core.mux.is_hopeless() {
+                            return GARBAGE.to_owned();
+                        }
                     }
                     Err(error) => return format!("reading failed: {error}"),
                 },

@@ -86,6 +86,14 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// The guest was hung up on because it sent garbage.
+    #[must_use]
+    pub fn is_garbage(&self) -> bool {
+        matches!(self, Self::Closed { reason } if reason == super::driver::GARBAGE)
+    }
+}
+
 impl From<StreamError> for ClientError {
     fn from(error: StreamError) -> Self {
         Self::Refused {

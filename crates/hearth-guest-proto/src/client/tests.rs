@@ -226,3 +226,80 @@ async fn a_stalled_reader_stalls_nobody_else() {
     assert!(got.iter().all(|byte| *byte == 5));
     assert_eq!(stalled.wait().await.unwrap(), ExitStatus::Code(4));
 }
+
+/// A guest that shakes hands, if it does, and then says the same thing for as long as anybody
+/// listens. How many bytes it could say.
+async fn babbler(mut wire: DuplexStream, polite: bool, words: fn(u64) -> Vec<u8>) -> usize {
+    use crate::frame::{Accept, Decoder, FrameKind, encode};
+    let mut decoder = Decoder::new(Accept::Hello);
+    let mut buffer = vec![0; 8192];
+    let hello = loop {
+        let count = wire.read(&mut buffer).await.unwrap();
+        decoder.push(&buffer[..count]);
+        if let Some(hello) = decoder.next_frame() {
+            break hello;
+        }
+    };
+    if polite {
+        let said: crate::message::Hello = serde_json::from_slice(&hello.payload).unwrap();
+        let ack = HelloAck {
+            protocol: 1,
+            nonce: said.nonce,
+            vm_id: "vm".into(),
+            boot_nonce: "boot".into(),
+            agent_version: "t".into(),
+        };
+        let mut out = BytesMut::new();
+        let ack = serde_json::to_vec(&ack).unwrap();
+        let whole = encode(&mut out, FrameKind::HelloAck, (hello.session, 0, 0), &ack);
+        assert!(whole);
+        wire.write_all(&out).await.unwrap();
+    }
+    let words = words(hello.session);
+    let mut said = 0;
+    while wire.write_all(&words).await.is_ok() {
+        said += words.len();
+        assert!(said < 64 << 20, "nobody hangs up");
+    }
+    said
+}
+
+#[tokio::test]
+async fn who_floods_frames_with_bad_checksums_is_hung_up_on() {
+    let (ours, theirs) = duplex(4096);
+    let guest = tokio::spawn(babbler(theirs, true, |session| {
+        let (mut out, payload) = (BytesMut::new(), vec![1; crate::frame::MAX_PAYLOAD]);
+        let kind = crate::frame::FrameKind::Pong;
+        assert!(crate::frame::encode(
+            &mut out,
+            kind,
+            (session, 0, 0),
+            &payload
+        ));
+        out.truncate(crate::frame::HEADER_LEN);
+        out.repeat(128)
+    }));
+    let client = AgentClient::connect(ours, expected(), PATIENCE)
+        .await
+        .unwrap();
+    let reason = client.closed().await;
+    assert!(reason.contains("garbage"), "{reason}");
+    assert!(client.sent_garbage());
+    let error = client.ping(1, PATIENCE).await.unwrap_err();
+    assert!(error.is_garbage(), "{error}");
+    let said = guest.await.unwrap();
+    // One payload's length before the first can be summed up, and as many headers as may be.
+    assert!(said < 200_000, "{said} bytes were listened to");
+}
+
+#[tokio::test]
+async fn who_never_says_anything_sensible_is_hung_up_on() {
+    let (ours, theirs) = duplex(4096);
+    let guest = tokio::spawn(babbler(theirs, false, |_| vec![0xF5; 4096]));
+    let error = AgentClient::connect(ours, expected(), PATIENCE)
+        .await
+        .unwrap_err();
+    assert!(error.is_garbage(), "{error}");
+    let said = guest.await.unwrap() as u64;
+    assert!(said < 2 * crate::frame::WASTE_MAX, "{said}");
+}

@@ -65,6 +65,49 @@ fn a_flipped_bit_anywhere_loses_that_frame_alone() {
     }
 }
 
+/// Headers in a row, each of which says that the 64 KiB after it are its payload.
+fn overlapping(count: usize) -> Vec<u8> {
+    let mut whole = frame(7, &vec![9; MAX_PAYLOAD]);
+    whole.truncate(HEADER_LEN);
+    whole.repeat(count)
+}
+
+#[test]
+fn payloads_are_not_summed_up_in_vain_for_ever() {
+    let mut decoder = Decoder::new(Accept::Session(7));
+    // 2,048 of them lie in one payload: summed up all, they would be 128 MiB.
+    decoder.push(&overlapping(2 * MAX_PAYLOAD / HEADER_LEN));
+    assert_eq!(drain(&mut decoder), Vec::<Bytes>::new());
+    assert!(decoder.is_hopeless());
+    let most = usize::try_from(WASTE_MAX).unwrap() / MAX_PAYLOAD + 1;
+    assert!(decoder.skipped() <= (most * HEADER_LEN) as u64);
+    // A guest has nobody else: it goes on looking.
+    let mut guest = Decoder::new(Accept::SessionOrHello(7));
+    guest.push(&overlapping(MAX_PAYLOAD / HEADER_LEN + 100));
+    guest.push(&frame(7, b"after"));
+    guest.push(&flush_padding());
+    assert_eq!(drain(&mut guest), vec![Bytes::from_static(b"after")]);
+    assert!(!guest.is_hopeless());
+}
+
+#[test]
+fn who_says_as_much_as_it_babbles_is_heard() {
+    let noise = vec![0xF5; MAX_PAYLOAD];
+    let good = frame(7, &vec![9; MAX_PAYLOAD]);
+    let mut decoder = Decoder::new(Accept::Session(7));
+    for _ in 0..200 {
+        decoder.push(&noise);
+        decoder.push(&good);
+        assert_eq!(drain(&mut decoder).len(), 1);
+    }
+    assert!(!decoder.is_hopeless());
+    for _ in 0..65 {
+        decoder.push(&noise);
+        assert_eq!(drain(&mut decoder).len(), 0);
+    }
+    assert!(decoder.is_hopeless());
+}
+
 proptest! {
     /// However the bytes are cut into reads, and whatever noise lies between frames:
     /// all frames arrive, in order, and little is kept.

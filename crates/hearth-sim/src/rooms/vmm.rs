@@ -216,6 +216,7 @@ impl Vmm for Rooms {
 
     async fn agent(&self, vm: VmId, dir: &Utf8Path) -> Result<Box<dyn Stream>, VmmError> {
         let identity = self.identity(vm, "agent")?;
+        *self.look().looks.entry("agent").or_default() += 1;
         let missing = self
             .look()
             .processes

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hearth_guest_proto::client::{AgentClient, ExpectedGuest};
+use hearth_guest_proto::client::{AgentClient, ClientError, ExpectedGuest};
 use hearth_guest_proto::message::ShutdownKind;
 use hearth_types::VmId;
 use hearth_types::status::Phase;
@@ -16,6 +16,10 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Engine;
+
+/// How long a guest that sent garbage is left alone. Reading garbage costs the host time, so a guest
+/// could have as much of it as it likes.
+const SHUNNED: Duration = Duration::from_secs(60);
 
 /// The connections.
 #[derive(Default)]
@@ -32,18 +36,51 @@ impl std::fmt::Debug for Agents {
 }
 
 /// One guest's connection. The lock serialises connecting: a VMM's channel takes one client.
+#[derive(Default)]
 struct Slot {
-    client: tokio::sync::Mutex<Option<AgentClient>>,
+    line: tokio::sync::Mutex<Line>,
+}
+
+/// What one guest is talked to over.
+#[derive(Default)]
+struct Line {
+    client: Option<AgentClient>,
+    /// It sent garbage: nobody asks it before this.
+    shunned: Option<Instant>,
+}
+
+impl Line {
+    fn shun(&mut self, vm: VmId) {
+        self.client = None;
+        self.shunned = Some(Instant::now() + SHUNNED);
+        let seconds = SHUNNED.as_secs();
+        tracing::warn!(%vm, seconds, "the guest's agent sends garbage: it is hung up on and left alone for a while");
+    }
+
+    /// Forgets a connection over which garbage came.
+    ///
+    /// # Errors
+    /// When the guest is to be left alone.
+    fn check(&mut self, vm: VmId) -> anyhow::Result<()> {
+        if self.client.as_ref().is_some_and(AgentClient::sent_garbage) {
+            self.shun(vm);
+        }
+        let left = self
+            .shunned
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        if let Some(left) = left.filter(|left| !left.is_zero()) {
+            anyhow::bail!(
+                "the guest's agent sent garbage instead of frames: it is asked again in {} s",
+                left.as_secs().max(1)
+            );
+        }
+        Ok(())
+    }
 }
 
 impl Agents {
     fn slot(&self, vm: VmId) -> Arc<Slot> {
-        let new = || {
-            Arc::new(Slot {
-                client: tokio::sync::Mutex::new(None),
-            })
-        };
-        Arc::clone(self.slots.lock().entry(vm).or_insert_with(new))
+        Arc::clone(self.slots.lock().entry(vm).or_default())
     }
 
     /// Forgets a guest: its VMM is dead or it is being removed.
@@ -68,12 +105,13 @@ impl Agents {
             anyhow::bail!("it is paused");
         }
         let slot = self.slot(vm);
-        let mut client = timeout_at(until, slot.client.lock())
+        let mut line = timeout_at(until, slot.line.lock())
             .await
             .context("the guest's agent is still being waited for")?;
-        if let Some(client) = client.as_ref().filter(|client| client.is_open()) {
+        if let Some(client) = line.client.as_ref().filter(|client| client.is_open()) {
             return Ok(client.clone());
         }
+        line.check(vm)?;
         let record = engine
             .launch_record(vm)
             .context("the VM has no launch record: it was never started")?;
@@ -87,8 +125,16 @@ impl Agents {
         };
         let connected = timeout_at(until, connect)
             .await
-            .context("the guest's agent does not answer: it may still be booting")??;
-        *client = Some(connected.clone());
+            .context("the guest's agent does not answer: it may still be booting")?;
+        let is_garbage = |error: &anyhow::Error| {
+            let error = error.downcast_ref::<ClientError>();
+            error.is_some_and(ClientError::is_garbage)
+        };
+        if connected.as_ref().is_err_and(is_garbage) {
+            line.shun(vm);
+        }
+        let connected = connected?;
+        line.client = Some(connected.clone());
         Ok(connected)
     }
 
@@ -97,8 +143,8 @@ impl Agents {
     pub(crate) fn connected(&self, vm: VmId) -> bool {
         let slot = self.slots.lock().get(&vm).cloned();
         let open = |slot: Arc<Slot>| {
-            let client = slot.client.try_lock().ok()?;
-            client.as_ref().map(AgentClient::is_open)
+            let line = slot.line.try_lock().ok()?;
+            line.client.as_ref().map(AgentClient::is_open)
         };
         slot.and_then(open).unwrap_or(false)
     }
