@@ -186,8 +186,10 @@ fn arguments(config: &NetworkConfig, hosts: &Utf8Path) -> Vec<String> {
         "--conf-file=/dev/null".to_owned(),
         "--pid-file=".to_owned(),
         format!("--user={USER}"),
-        // The bridge's address and no other: not loopback, not the outside.
+        // The bridge's address and no other: not loopback, not the outside. It is bound when the
+        // server starts, and said here, so that one of another subnet is seen to be another.
         format!("--interface={}", config.bridge),
+        format!("--listen-address={}", config.gateway().addr()),
         "--except-interface=lo".to_owned(),
         "--bind-interfaces".to_owned(),
         "--no-hosts".to_owned(),

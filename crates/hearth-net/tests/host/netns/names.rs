@@ -138,6 +138,39 @@ fn the_server_is_nobodys_child_and_found_again() {
     });
 }
 
+/// The server binds the bridge's address when it starts: after a change of the subnet an older one
+/// would listen on an address that nobody has any more.
+#[test]
+fn a_server_of_another_subnet_is_drift_and_is_replaced() {
+    in_namespace(|| async {
+        let (config, _dir) = config();
+        let net = network(&config);
+        net.ensure_bridge().await.unwrap();
+        net.ensure_names(&hosts(&[("one", 2)])).await.unwrap();
+        let old = server(&config);
+
+        let moved = hearth_net::NetworkConfig {
+            subnet: "10.214.0.0/24".parse().unwrap(),
+            ..config.clone()
+        };
+        let (net, gateway) = (network(&moved), Ipv4Addr::new(10, 214, 0, 1));
+        net.ensure_bridge().await.unwrap();
+        let seen = net.names().await.unwrap();
+        assert!(seen.running && seen.hosts.is_empty(), "{seen:?}");
+        // Even if no name changes: it is the server that is another one.
+        let names = hosts(&[("one", 2)]);
+        net.ensure_names(&names).await.unwrap();
+        assert_ne!(server(&config), old);
+        assert_eq!(net.names().await.unwrap().hosts, names);
+        let socket = udp((gateway, 0));
+        let mut answer = [0; 512];
+        socket.send_to(&query("one"), (gateway, 53)).unwrap();
+        let (length, _) = socket.recv_from(&mut answer).expect("an answer in time");
+        assert_eq!(answer[length - 4..length], guest_ip(2).octets());
+        net.remove_names().await.unwrap();
+    });
+}
+
 #[test]
 fn who_serves_a_tcp_client_is_no_other_server() {
     use std::io::{Read as _, Write as _};
