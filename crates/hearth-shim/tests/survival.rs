@@ -298,3 +298,17 @@ async fn a_launch_that_nobody_waits_for_is_undone() {
     assert!(!spec.dir.join("qmp.sock").exists());
     assert_eq!(vms.driver.exit_record(&spec.dir).await.unwrap(), None);
 }
+
+/// A uid that says "nobody in particular" must not turn out to be the host's root.
+#[tokio::test]
+async fn standin_is_not_started_as_root_by_its_number() {
+    let vms = Vms::standin();
+    let mut spec = vms.make();
+    spec.user = Some(0);
+    let refused = vms.driver.launch(&spec).await.unwrap_err();
+    let said = refused.to_string();
+    assert!(said.contains("user 0 is root"), "{said}");
+    assert_eq!(find(vms.installation, ProcessRole::Vmm), None);
+    assert_eq!(find(vms.installation, ProcessRole::Shim), None);
+    assert!(!spec.dir.join("vmm.lock").exists(), "nothing was begun");
+}

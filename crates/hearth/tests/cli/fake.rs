@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, delete, get, post, put};
 use serde_json::{Value, json};
 
-use hearth_types::api::Vm;
+use hearth_types::api::{HostReset, Vm};
 use hearth_types::problem::{Code, Problem};
 
 use crate::objects;
@@ -102,6 +102,7 @@ fn router(seen: Shared) -> Router {
         )
         .route("/v1/recover", post(recover_all))
         .route("/v1/reset-breakers", post(recover_all))
+        .route("/v1/host/reset-breaker", post(reset_host_breaker))
         .route("/v1/vms/{vm}/wait", get(wait))
         .route("/v1/vms/{vm}/logs", get(logs))
         .route("/v1/vms/{vm}/console", any(console))
@@ -457,6 +458,14 @@ async fn recover(Path(reference): Path<String>) -> Response {
 async fn recover_all() -> Response {
     let items = [objects::broken(), objects::web()].map(|vm| objects::recovered(&vm));
     axum::Json(json!({ "items": items })).into_response()
+}
+
+async fn reset_host_breaker() -> Response {
+    let reset = HostReset {
+        done: true,
+        detail: "closed: it had opened for want of disk space".to_owned(),
+    };
+    axum::Json(json!(reset)).into_response()
 }
 
 async fn remove_orphans(body: axum::Json<Value>) -> Response {

@@ -111,3 +111,20 @@ fn the_operators_words_on_recovery() {
     asked.sort();
     insta::assert_snapshot!("recovery-requests", asked.join("\n"));
 }
+
+#[test]
+fn the_hosts_own_breaker_is_closed_by_a_word_of_its_own() {
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["reset-breaker", "--host-breaker"],
+            &["reset-breaker", "--host-breaker", "-o", "json"],
+            &["reset-breaker", "--host-breaker", "web-1"],
+            &["reset-breaker", "--host-breaker", "--all"],
+        ],
+    );
+    insta::assert_snapshot!("host-breaker", text);
+    // Those that say two things at once ask for nothing.
+    assert_eq!(fake.changes(), ["POST /v1/host/reset-breaker"; 2]);
+}

@@ -12,6 +12,7 @@ use hearth_types::names::tap_name;
 use hearth_types::observe::ProcessRole;
 use hearth_types::orphan::{AdoptOrphan, FateKind, Orphan, OrphanKind, OrphanState, RemoveOrphans};
 use hearth_types::problem::{Code, Problem};
+use hearth_types::spec::NetworkMode;
 use hearth_types::status::{Goal, Phase};
 
 use super::world::{Life, World, root, spec};
@@ -80,6 +81,8 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
     backup(&data);
     let mut shop = spec("shop");
     shop.env = [("PASSWORD".to_owned(), "hunter2".to_owned())].into();
+    shop.ports = vec!["8080:80".parse().unwrap()];
+    let published = |life: &Life| life.rooms.see(|host| host.rules.clone().unwrap().ports);
     let web = world.live(async |life| {
         let web = life.create(shop.clone(), Goal::Running).await;
         life.settled("it runs").await;
@@ -97,6 +100,8 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
             .rooms
             .change(|host| host.vmms(web).next().unwrap().identity.pid);
         life.rooms.change(|host| host.attempts.clear());
+        let ports = published(life);
+        assert_eq!(ports.len(), 1);
         tokio::time::sleep(HOUR).await;
         life.rooms.change(|host| {
             assert_eq!(host.vmms(web).count(), 1);
@@ -112,7 +117,9 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
         assert!(!folder.adoptable, "its VMM runs");
         assert!(folder.bytes.is_some());
         // Another VM has come to its name meanwhile.
-        let other = life.create(spec("shop"), Goal::Stopped).await;
+        let mut other = spec("shop");
+        other.network.mode = NetworkMode::None;
+        let other = life.create(other, Goal::Stopped).await;
         let engine = &life.engine;
         let taken = engine.adopt_orphan(&vmm.id, AdoptOrphan::default()).await;
         is_problem(&taken.unwrap_err(), Code::Conflict);
@@ -125,6 +132,8 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
             .unwrap();
         assert_eq!((row.id, row.spec.name.as_str()), (web, "shop"));
         life.settled("it has a record again").await;
+        assert_eq!(row.spec.ports, shop.ports);
+        assert_eq!(published(life), ports, "its clients never noticed");
         let now = life
             .rooms
             .change(|host| host.vmms(web).next().unwrap().identity.pid);

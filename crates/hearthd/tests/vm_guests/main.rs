@@ -14,6 +14,7 @@ mod harness;
 
 mod chaos;
 mod database;
+mod dumps;
 mod endings;
 mod failpoints;
 mod firecracker;

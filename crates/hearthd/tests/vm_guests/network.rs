@@ -160,3 +160,33 @@ async fn vm_without_network_has_no_network_card() {
     vm.remove().await;
     host.clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vm_keeps_its_published_ports_through_a_death_of_the_daemon_and_its_adoption() {
+    let Some(mut host) = Host::new().await else {
+        return;
+    };
+    host.start_daemon().await;
+    let mut web = spec("web");
+    web.command = Some(words(&["sh", "-c", SERVE]));
+    web.ports = vec!["18080:8080".parse().unwrap()];
+    let web = host.run(web).await;
+    web.healthy().await;
+    let asked = |host: &Host| {
+        let url = "http://127.0.0.1:18080/";
+        let page = host.netns.run("curl", &["-sS", "--max-time", "30", url]);
+        assert_eq!(page.trim(), "hello from web");
+    };
+    let rules = |host: &Host| host.netns.run("nft", &["list", "ruleset"]);
+    asked(&host);
+    host.settled().await;
+    let (pid, before) = (web.pid().await, rules(&host));
+    host.kill_daemon().await;
+    asked(&host);
+    host.start_daemon().await;
+    asked(&host);
+    host.settled().await;
+    assert_eq!((web.pid().await, rules(&host)), (pid, before));
+    web.remove().await;
+    host.clean().await;
+}
