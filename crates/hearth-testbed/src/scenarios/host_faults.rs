@@ -2,7 +2,7 @@
 //! system, a clock that jumps. VMs run on, requests fail with a reason, and all is well
 //! again when the cause is gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 
@@ -48,6 +48,8 @@ const FAULTS: [Fault; 3] = [
 ];
 /// How long a fault may take to be there.
 const FAULT: Duration = Duration::from_mins(4);
+/// How long a mode may outlive its cause: two full passes on a slow host.
+const MODE: Duration = Duration::from_mins(3);
 
 pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     let keeper = host.start_vm("keeper", &["--restart", "always"], "exec sleep 1000000")?;
@@ -94,6 +96,17 @@ fn suffer(host: &Host, fault: &Fault) -> anyhow::Result<()> {
         host.evidence
             .event(&format!("{}: {}", fault.name, refused.said()));
     }
+    let mended = Instant::now();
+    host.wait("mode normal, which comes by itself", MODE, || {
+        let mode = host.check("hearth -o json mode | jq -r .mode")?;
+        ensure!(mode == "normal", "the mode is {mode}");
+        Ok(Some(()))
+    })?;
+    host.measure(
+        &format!("{}: mended, until the mode is normal", fault.name),
+        mended.elapsed().as_secs_f64(),
+        "s",
+    );
     // What was accepted is done now, and what was not can be asked for again.
     host.run("hearth rm -f refused")?;
     host.wait("the refused VM to be gone", VM_UP, || {
