@@ -44,6 +44,10 @@ pub struct HistoryEntry {
     pub console: Vec<String>,
     /// The last lines of the VMM's log.
     pub vmm_log: Vec<String>,
+    /// What became of the core of its VMM, in one sentence: where the VM asks for one and a signal
+    /// that leaves one ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<String>,
 }
 
 /// One attempt to start the VM again.

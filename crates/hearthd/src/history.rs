@@ -8,6 +8,7 @@ use hearth_host::aside::aside;
 use hearth_store::VmRow;
 use hearth_types::history::{ATTEMPTS_KEPT, Attempt, HistoryEntry};
 use hearth_types::ids::VmId;
+use hearth_types::process::ProcessExit;
 use hearth_types::status::Goal;
 use hearth_types::survey::chain;
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
@@ -45,6 +46,7 @@ impl Engine {
             )
         });
         let (console, vmm_log) = logs.await.unwrap_or_default();
+        let core = self.core_of(&row, end.vmm).await;
         let entry = HistoryEntry {
             class: end.class,
             exit_code: end.exit_code,
@@ -58,10 +60,24 @@ impl Engine {
             tried: Vec::new(),
             console,
             vmm_log,
+            core,
         };
         if let Err(error) = self.parts.store.add_history(vm, entry).await {
             tracing::warn!(%vm, error = %chain(&error), "the story of a run's end cannot be kept");
         }
+    }
+
+    /// What became of the core of a VMM that ended like this.
+    async fn core_of(&self, row: &VmRow, ended: Option<ProcessExit>) -> Option<String> {
+        if !row.spec.crash_dump.vmm_core {
+            return None;
+        }
+        let record = self.parts.vmm.exit_record(&self.paths.vm(row.id)).await;
+        let record = record.ok()??;
+        if ended != Some(record.vmm) {
+            return None;
+        }
+        aside(move || crate::cores::told(&record)).await.ok()?
     }
 
     /// An attempt to start the VM again has ended; `problem` says why it failed.

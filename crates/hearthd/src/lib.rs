@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod clean_up;
+mod cores;
 pub mod daemon;
 pub mod database;
 pub mod doctor;

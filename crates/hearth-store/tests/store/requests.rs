@@ -345,6 +345,7 @@ async fn of_each_vm_the_last_ends_are_kept() {
         tried: Vec::new(),
         console: Vec::new(),
         vmm_log: Vec::new(),
+        core: None,
     };
     for n in 0..HISTORY_KEPT + 5 {
         store.add_history(a.id, entry(n.to_string())).await.unwrap();

@@ -65,6 +65,11 @@ pub(crate) async fn run(context: &Context, args: HistoryArgs) -> Outcome {
         table.row(row(entry, out.now));
     }
     out.table(&table)?;
+    for entry in &history.items {
+        if let Some(core) = &entry.core {
+            out.line(format!("VMM core     {}  {core}", entry.ended_at))?;
+        }
+    }
     for dump in &history.dumps {
         out.line(format!(
             "memory dump  {}  {}  {}",

@@ -192,7 +192,8 @@ pub(crate) fn history() -> Value {
             "tried": [
                 {"at": "2026-03-01T11:59:02Z", "step": "ensure_tap", "problem": "no such device"},
                 {"at": "2026-03-01T11:59:03.250Z", "step": "start_vmm", "problem": null}],
-            "console": ["login:", "Oops"], "vmm_log": ["segfault"]},
+            "console": ["login:", "Oops"], "vmm_log": ["segfault"],
+            "core": "its core is /var/crash/core.4711 (12 MiB)"},
         {"class": "workload_failed", "exit_code": 1, "vmm": {"code": 0}, "failure": true,
             "reason": "entrypoint exited with status 1", "started_at": null,
             "ended_at": "2026-03-01T10:00:00Z", "recorded_at": "2026-03-01T10:05:00Z",

@@ -13,6 +13,7 @@ use hearth_types::units::Span;
 use hearth_types::{OwnerMark, VmId};
 use tokio::time::Instant;
 
+use super::told::Told;
 use super::world::{Life, World, leases, root, spec};
 
 /// One interval and three timeouts, and what a look every half second adds.
@@ -394,5 +395,29 @@ fn a_guest_that_sends_garbage_is_hung_up_on_and_left_alone_for_a_while() {
         babble(false);
         let took = becomes(life, vm, Health::Healthy).await;
         assert!(took <= Duration::from_secs(80), "{took:?}");
+    });
+}
+
+/// Alerts and people look for these words.
+#[test]
+fn a_check_that_fails_is_logged_word_for_word() {
+    if !root() {
+        return;
+    }
+    World::new().live(async |life| {
+        let told = Told::listen();
+        let vm = healthy(life, "web").await;
+        const WORDS: &str = "vm health check failed";
+        assert_eq!(told.of(WORDS).len(), 0);
+        life.rooms.change(|host| host.hang(vm));
+        becomes(life, vm, Health::Unhealthy).await;
+        let lines = told.of(WORDS);
+        assert!(lines.len() >= 3, "{lines:?}");
+        for line in lines {
+            assert_eq!(line.field("vm_id"), vm.to_string(), "{line:?}");
+            assert_eq!(line.field("vm_name"), "web", "{line:?}");
+            assert_eq!(line.field("check"), "agent", "{line:?}");
+            assert!(!line.field("reason").is_empty(), "{line:?}");
+        }
     });
 }
