@@ -68,6 +68,12 @@ impl Session {
         f(&self.conn).map_err(|error| StoreError::sqlite(&self.path, what, error))
     }
 
+    /// One of the words around each request: parsed once.
+    fn say(&self, what: &'static str, word: &'static str) -> Result<()> {
+        self.run(what, |conn| conn.prepare_cached(word)?.execute([]))
+            .map(drop)
+    }
+
     pub(crate) fn rows(&self) -> &Rows {
         &self.rows
     }
@@ -110,9 +116,9 @@ impl Session {
     /// Runs one request in a savepoint: it happens as a whole or not at all.
     pub(crate) fn savepoint<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let mark = self.mark();
-        self.run("begin", |conn| conn.execute_batch("SAVEPOINT request"))?;
+        self.say("begin", "SAVEPOINT request")?;
         let result = f(self).and_then(|value| {
-            self.run("end", |conn| conn.execute_batch("RELEASE request"))?;
+            self.say("end", "RELEASE request")?;
             Ok(value)
         });
         if result.is_err() {
@@ -139,12 +145,10 @@ impl Session {
             undo: 0,
             ..self.mark()
         };
-        let result = self
-            .run("begin", |conn| conn.execute_batch("BEGIN IMMEDIATE"))
-            .and_then(|()| {
-                requests(self);
-                self.commit()
-            });
+        let result = self.say("begin", "BEGIN IMMEDIATE").and_then(|()| {
+            requests(self);
+            self.commit()
+        });
         if let Err(error) = result {
             self.take_back(&start);
             if !self.conn.is_autocommit() {
@@ -168,6 +172,6 @@ impl Session {
                 path: self.path.clone(),
             });
         }
-        self.run("commit", |conn| conn.execute_batch("COMMIT"))
+        self.say("commit", "COMMIT")
     }
 }
