@@ -24,6 +24,9 @@ use crate::host::SimHost;
 #[derive(Debug)]
 struct Shared {
     host: Mutex<SimHost>,
+    /// Until when nothing happens on the host by itself, if that was looked up since the last
+    /// change; `None` in it: ever. Written only by who has the lock of the host.
+    quiet: Mutex<Option<Option<Timestamp>>>,
     /// Counts changes: who waits for a death looks again.
     changes: watch::Sender<u64>,
     /// Tokio's time that goes with the host's time at the beginning.
@@ -41,6 +44,7 @@ impl Rooms {
         let began = (Instant::now(), host.now);
         Self(Arc::new(Shared {
             host: Mutex::new(host),
+            quiet: Mutex::new(None),
             changes: watch::Sender::new(0),
             began,
         }))
@@ -81,7 +85,12 @@ impl Rooms {
 
     /// Does something on the host, as fate or a test would, and lets everybody look again.
     pub fn change<T>(&self, change: impl FnOnce(&mut SimHost) -> T) -> T {
-        let done = change(&mut self.look());
+        let done = {
+            let mut host = self.look();
+            let done = change(&mut host);
+            *self.quiet() = None;
+            done
+        };
         self.0.changes.send_modify(|count| *count += 1);
         done
     }
@@ -100,7 +109,7 @@ impl Rooms {
     /// Returns when something has changed on the host, or happens there by itself.
     pub async fn news(&self) {
         let mut changes = self.0.changes.subscribe();
-        let next = self.look().next_event();
+        let next = self.next_event(&self.look());
         match next.map(|at| hearth_plan::transition::elapsed(self.now(), at)) {
             // Either is news.
             Some(wait) => {
@@ -116,8 +125,23 @@ impl Rooms {
     fn look(&self) -> MutexGuard<'_, SimHost> {
         let now = self.now();
         let mut host = self.lock();
-        host.advance(now);
+        if self.next_event(&host).is_some_and(|at| at <= now) {
+            host.advance(now);
+            *self.quiet() = None;
+        } else {
+            host.now = host.now.max(now);
+        }
         host
+    }
+
+    /// The next thing that happens on the host by itself. Looked for among all processes only
+    /// after a change: everybody asks, again and again.
+    fn next_event(&self, host: &SimHost) -> Option<Timestamp> {
+        *self.quiet().get_or_insert_with(|| host.next_event())
+    }
+
+    fn quiet(&self) -> MutexGuard<'_, Option<Option<Timestamp>>> {
+        self.0.quiet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, SimHost> {

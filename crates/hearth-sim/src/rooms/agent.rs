@@ -10,6 +10,8 @@ use super::Rooms;
 
 /// Bytes that may wait in the channel, each way.
 const CHANNEL: usize = 256 << 10;
+/// Bytes that an agent reads at once: agents come and go all the time.
+const READ: usize = 8 << 10;
 
 /// Starts the agent of the guest of this VMM; gives the host's end of its channel.
 pub(super) fn start(rooms: &Rooms, vmm: ProcessIdentity, dir: &Utf8Path) -> DuplexStream {
@@ -42,7 +44,7 @@ struct Agent {
 impl Agent {
     async fn run(self, mut wire: DuplexStream) {
         let mut mux = Mux::guest();
-        let mut buffer = vec![0; CHANNEL];
+        let mut buffer = vec![0; READ];
         loop {
             let dead = self.rooms.until(|host| {
                 let process = host.processes.get(&self.vmm.pid);
