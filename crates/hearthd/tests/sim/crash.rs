@@ -15,7 +15,7 @@ use hearth_types::observe::{ProcessRole, UnitState};
 use hearth_types::spec::{NetworkMode, RestartPolicy, VmSpec};
 use hearth_types::status::{Goal, Phase, VmStatus};
 
-use super::world::{Life, Place, World, changed, root, spec};
+use super::world::{Life, Place, World, changed, library, root, spec};
 
 /// How far the story has come; it goes on from here in the next life.
 #[derive(Debug, Default)]
@@ -258,6 +258,7 @@ fn a_death_at_every_step_changes_nothing_in_the_end() {
     if !root() {
         return;
     }
+    let _kept = library();
     let (whole, places) = places();
     for side in ["before", "after"] {
         let met: BTreeSet<_> = places

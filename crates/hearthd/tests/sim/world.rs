@@ -7,25 +7,23 @@
 //! ```
 //! What a life leaves behind is the host, the data folder and the database, nothing else.
 
+mod library;
+
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use futures::FutureExt as _;
 use hearth_host::process::Condition;
 use hearth_host::waits::KernelWait;
-use hearth_image::{ImageStore, Limits};
-use hearth_kernel::KernelStore;
 use hearth_net::NetworkConfig;
 use hearth_plan::{OrphanAction, Policy, recovery};
 use hearth_sim::SimHost;
 use hearth_sim::rooms::Rooms;
 use hearth_store::{LeaseRanges, NewVm, Store, StoreError, VmRow};
 use hearth_types::OwnerMark;
-use hearth_types::ids::{ImageId, InstallationId, VmId};
-use hearth_types::image::{ImageConfig, ImageRecord, KernelRecord};
+use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::names::tap_name;
 use hearth_types::observe::{ChangedLimit, ObservedProcess, ProcessRole};
 use hearth_types::process::ProcessIdentity;
@@ -38,6 +36,8 @@ use hearthd::engine::{Engine, Parts, Settings};
 use hearthd::failpoint::{Failpoints, Hook};
 use hearthd::host::{Clock, Processes};
 use jiff::Timestamp;
+pub(super) use library::library;
+use library::{Library, folder, image_id};
 use tokio::sync::watch;
 
 /// How long anything may take, in virtual time: a VM whose breaker has opened again and again
@@ -60,6 +60,7 @@ pub(super) struct Place {
 /// What outlives a daemon.
 pub(super) struct World {
     dir: tempfile::TempDir,
+    library: Arc<Library>,
     /// The host between two lives.
     pub(super) host: SimHost,
     /// The operator's choices.
@@ -135,88 +136,6 @@ pub(super) fn root() -> bool {
     root
 }
 
-fn image_id() -> ImageId {
-    format!("sha256:{}", "5".repeat(64)).parse().unwrap()
-}
-
-fn write_json(path: &Utf8Path, value: &impl serde::Serialize) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, serde_json::to_vec(value).unwrap()).unwrap();
-}
-
-/// One image and one kernel, as their stores lay them out; nothing in them is ever run.
-fn make_library(data: &Utf8Path) {
-    let image = ImageRecord {
-        id: image_id(),
-        references: Vec::new(),
-        source: "test".to_owned(),
-        architecture: "amd64".to_owned(),
-        created: None,
-        imported_at: Timestamp::UNIX_EPOCH,
-        volume_bytes: 1 << 20,
-        disk_bytes: 0,
-        layers: 1,
-        config: ImageConfig {
-            cmd: vec!["/bin/true".to_owned()],
-            ..ImageConfig::default()
-        },
-    };
-    let folder = data.join("images/images").join(image.id.hex());
-    write_json(&folder.join("image.json"), &image);
-    let record = KernelRecord {
-        name: "test".to_owned(),
-        version: "1".to_owned(),
-        digest: "sha256:0".to_owned(),
-        default: true,
-        has_bzimage: true,
-        has_elf: false,
-        modules: Vec::new(),
-        initramfs_bytes: 4,
-        imported_at: Timestamp::UNIX_EPOCH,
-    };
-    let mut kernel = serde_json::to_value(&record).unwrap();
-    kernel["builder"] = 1.into();
-    kernel["initramfs_digest"] = "sha256:0".into();
-    let folder = data.join("kernels/test");
-    write_json(&folder.join("record.json"), &kernel);
-    std::fs::write(folder.join("initramfs"), [0; 4]).unwrap();
-}
-
-/// What is the same in all worlds of a process: images, kernels, an empty database.
-struct Library {
-    _dir: tempfile::TempDir,
-    images: ImageStore,
-    kernels: Arc<KernelStore>,
-    database: Utf8PathBuf,
-}
-
-fn library() -> &'static Library {
-    static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
-        let dir = folder();
-        let data = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
-        make_library(&data);
-        let database = data.join("hearth.db");
-        drop(Store::open_in_place(&database).unwrap());
-        Library {
-            images: ImageStore::open(&data.join("images"), Limits::default()).unwrap(),
-            kernels: Arc::new(KernelStore::open(data.join("kernels")).unwrap()),
-            database,
-            _dir: dir,
-        }
-    });
-    &LIBRARY
-}
-
-/// Databases are synced at each commit: in memory that costs nothing.
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
-}
-
 /// When each simulated host begins.
 fn began() -> Timestamp {
     Timestamp::UNIX_EPOCH + Duration::from_secs(1_800_000_000)
@@ -228,13 +147,15 @@ impl World {
         let data = Utf8PathBuf::try_from(dir.path().to_owned()).unwrap();
         std::fs::create_dir_all(data.join("vms")).unwrap();
         let database = data.join("hearth.db");
-        std::fs::copy(&library().database, &database).unwrap();
+        let library = library();
+        std::fs::copy(&library.database, &database).unwrap();
         let installation = Store::open_in_place(database).unwrap().installation();
         let mut host = SimHost::new(installation, began());
         // Whatever is free where the test runs.
         host.free = Some(1 << 40);
         Self {
             dir,
+            library,
             host,
             // What a test puts there is to go; who wants to see the default sets it.
             policy: Policy {
@@ -272,8 +193,8 @@ impl World {
             },
         };
         let parts = Parts {
-            images: library().images.clone(),
-            kernels: Arc::clone(&library().kernels),
+            images: self.library.images.clone(),
+            kernels: Arc::clone(&self.library.kernels),
             vmm: Arc::new(rooms.clone()),
             net: Arc::new(rooms.clone()),
             disks: Arc::new(rooms.clone()),

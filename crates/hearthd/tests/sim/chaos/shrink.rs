@@ -37,6 +37,10 @@ fn without(strokes: &[(usize, Stroke)], from: usize, count: usize) -> Vec<(usize
     [&strokes[..from], &strokes[to..]].concat()
 }
 
+/// Plays the world that the environment names.
+const AGAIN: &str =
+    "cargo nextest run -p hearthd --test sim -E 'test(every_word_comes_true_in_worlds_0)'";
+
 /// How to play it again.
 pub(super) fn recipe(script: &Script) -> String {
     let places: Vec<_> = script
@@ -46,7 +50,7 @@ pub(super) fn recipe(script: &Script) -> String {
         .collect();
     let seed = script.seed;
     let mut text = format!(
-        "HEARTH_SIM_SEED={seed} HEARTH_SIM_STEPS={}\n",
+        "HEARTH_SIM_SEED={seed} HEARTH_SIM_STEPS={} {AGAIN}\n",
         places.join(",")
     );
     for (place, stroke) in &script.strokes {
