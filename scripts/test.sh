@@ -27,8 +27,20 @@ cargo test --workspace --doc --all-features --quiet >target/doctest.log 2>&1 || 
 # The API as a stranger would use it, against a live daemon.
 ./scripts/schemathesis.sh >target/schemathesis.log 2>&1 || { status=1; tail -n 60 target/schemathesis.log; }
 
+# The simulated host at length, built optimised: the same worlds each time. A machine that is
+# busy otherwise plays fewer, and says so.
+: >target/soak.log
+if [ $# -eq 0 ]; then
+  if timeout 30m cargo xtask soak --first 0 --minutes 4 >target/soak.log 2>&1; then
+    grep -aE '^built in|^[0-9]+ worlds in' target/soak.log || true
+  else
+    status=1
+    tail -n 100 target/soak.log
+  fi
+fi
+
 # A skipped check is said and counted: it must not look like a passed one.
-skips=$(cat "$report" target/doctest.log target/schemathesis.log | grep -aoE '^ *SKIP: .*' | sort | uniq -c || true)
+skips=$(cat "$report" target/doctest.log target/schemathesis.log target/soak.log | grep -aoE '^ *SKIP: .*' | sort | uniq -c || true)
 [ -z "$skips" ] || echo "$skips"
 skipped=$(awk '{n += $1} END {print n + 0}' <<<"$skips")
 counts=$(grep -aE '^ *Summary' "$log" | tail -n 1 || true)
