@@ -7,34 +7,31 @@
 //! ```
 //! What a life leaves behind is the host, the data folder and the database, nothing else.
 
+mod host;
 mod library;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use camino::Utf8PathBuf;
 use futures::FutureExt as _;
-use hearth_host::process::Condition;
-use hearth_host::waits::KernelWait;
 use hearth_net::NetworkConfig;
 use hearth_plan::{OrphanAction, Policy, recovery};
 use hearth_sim::SimHost;
 use hearth_sim::rooms::Rooms;
 use hearth_store::{LeaseRanges, NewVm, Store, StoreError, VmRow};
 use hearth_types::OwnerMark;
-use hearth_types::ids::{InstallationId, VmId};
+use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
-use hearth_types::observe::{ChangedLimit, ObservedProcess, ProcessRole};
-use hearth_types::process::ProcessIdentity;
+use hearth_types::observe::{ChangedLimit, ProcessRole};
 use hearth_types::spec::{NetworkMode, VmSpec};
 use hearth_types::status::{Goal, Phase};
-use hearth_types::survey::Survey;
 use hearth_vmm::LogLimits;
 use hearthd::engine::paths::Paths;
 use hearthd::engine::{Engine, Parts, Settings};
 use hearthd::failpoint::{Failpoints, Hook};
-use hearthd::host::{Clock, Processes};
+use host::Sim;
 use jiff::Timestamp;
 pub(super) use library::library;
 use library::{Library, folder, image_id};
@@ -73,58 +70,6 @@ pub(super) struct World {
 pub(super) struct Life {
     pub(super) engine: Arc<Engine>,
     pub(super) rooms: Rooms,
-}
-
-/// Time and processes of the simulated host.
-struct Sim(Rooms);
-
-impl Clock for Sim {
-    fn now(&self) -> Timestamp {
-        self.0.now()
-    }
-
-    /// Files have times of the real clock, in which next to nothing happens. A test that makes
-    /// one old means it.
-    fn of_file(&self, time: SystemTime) -> Timestamp {
-        let age = SystemTime::now().duration_since(time).unwrap_or_default();
-        let old = Duration::from_secs(age.as_secs() / 600 * 600);
-        began() - old
-    }
-}
-
-#[async_trait::async_trait]
-impl Processes for Sim {
-    fn boot_id(&self) -> String {
-        self.0.boot_id()
-    }
-
-    async fn survey(&self, _: InstallationId) -> anyhow::Result<Vec<ObservedProcess>> {
-        self.0.look_begins("processes").await;
-        self.0.processes().map_err(anyhow::Error::msg)
-    }
-
-    fn started_at(&self, identity: &ProcessIdentity) -> Timestamp {
-        self.0.see(|host| {
-            let process = host.processes.get(&identity.pid);
-            process.map_or(host.now, |process| process.started_at)
-        })
-    }
-
-    fn condition(&self, identity: &ProcessIdentity) -> anyhow::Result<Condition> {
-        let process = self
-            .0
-            .see(|host| host.processes.get(&identity.pid).cloned());
-        Ok(match process {
-            Some(process) if process.identity != *identity => Condition::Gone,
-            Some(process) if process.stuck => Condition::Stuck,
-            Some(_) => Condition::Runs,
-            None => Condition::Gone,
-        })
-    }
-
-    fn kernel_waits(&self, _: Option<&ProcessIdentity>) -> Survey<Vec<KernelWait>> {
-        Survey::Known(vec![super::stuck::a_wait()])
-    }
 }
 
 /// The engine gives folders to uid 0, so these tests need root.
