@@ -20,6 +20,7 @@ use hearth_types::units::Span;
 
 use crate::breaker::host::{HostBreaker, HostMemory};
 use crate::mode::{Automatic, Origin, Reserve, Stance, Switches};
+pub use crate::storm::StormPolicy;
 
 /// Everything that a decision may depend on.
 #[derive(Debug, Clone, PartialEq)]
@@ -196,30 +197,6 @@ impl Default for BreakerPolicy {
             window: Duration::from_secs(600),
             cooldown: Duration::from_secs(300),
             cooldown_max: Duration::from_secs(3600),
-        }
-    }
-}
-
-/// How fast automatic starts follow each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StormPolicy {
-    /// So many starts are under way at once at the most; 0: no limit, and no bucket either.
-    pub at_once: u32,
-    /// So many tokens a second flow into the bucket; 0: no bucket.
-    pub per_second: u32,
-    /// With so much CPU pressure, in percent, starts are made one by one; 0: never.
-    pub cpu_pressure: u32,
-    /// The same for memory.
-    pub memory_pressure: u32,
-}
-
-impl Default for StormPolicy {
-    fn default() -> Self {
-        Self {
-            at_once: 4,
-            per_second: 2,
-            cpu_pressure: 80,
-            memory_pressure: 20,
         }
     }
 }

@@ -27,6 +27,30 @@ const REST: Duration = Duration::from_secs(5);
 /// How soon to look again when all places are taken; the end of a start wakes the loop, too.
 const SOON: Duration = Duration::from_secs(1);
 
+/// How fast automatic starts follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StormPolicy {
+    /// So many starts are under way at once at the most; 0: no limit, and no bucket either.
+    pub at_once: u32,
+    /// So many tokens a second flow into the bucket; 0: no bucket.
+    pub per_second: u32,
+    /// With so much CPU pressure, in percent, starts are made one by one; 0: never.
+    pub cpu_pressure: u32,
+    /// The same for memory.
+    pub memory_pressure: u32,
+}
+
+impl Default for StormPolicy {
+    fn default() -> Self {
+        Self {
+            at_once: 4,
+            per_second: 2,
+            cpu_pressure: 80,
+            memory_pressure: 20,
+        }
+    }
+}
+
 /// What may be started now.
 struct Budget {
     count: usize,
