@@ -1,6 +1,6 @@
 //! What the kernel offers: processes, mounts, loop devices, commands, locks.
 //!
-//! Facts only, never policy. With `hearth-net` and `hearth-guest` this is the room where
+//! Facts only, never policy. With `hearth-dm`, `hearth-net` and `hearth-guest` this is the room where
 //! unsafe code may stand, each block with its SAFETY note.
 //!
 //! | module | offers |

@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use linux_raw_sys::loop_device::{
-    _bindgen_ty_1::LO_FLAGS_AUTOCLEAR, LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_SET_CAPACITY,
-    loop_config,
+    _bindgen_ty_1::{LO_FLAGS_AUTOCLEAR, LO_FLAGS_DIRECT_IO},
+    LOOP_CONFIGURE, LOOP_CTL_GET_FREE, LOOP_GET_STATUS64, LOOP_SET_CAPACITY, loop_config,
+    loop_info64,
 };
-use rustix::ioctl::{self, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
+use rustix::ioctl::{self, Getter, Ioctl, IoctlOutput, NoArg, Opcode, Setter};
 
 /// How often a free device is asked for before we give up: between `LOOP_CTL_GET_FREE` and
 /// `LOOP_CONFIGURE` another program may take it.
@@ -72,6 +73,22 @@ impl LoopDevice {
     /// # Errors
     /// When there is no loop support, no permission or no free device.
     pub fn attach(backing: BorrowedFd<'_>) -> Result<Self, LoopError> {
+        Self::attach_with(backing, LO_FLAGS_AUTOCLEAR as u32)
+    }
+
+    /// The same past the page cache, where the file's file system can do that: what stands on the
+    /// device is cached by those who use it, and needs no second copy in memory.
+    ///
+    /// # Errors
+    /// As [`LoopDevice::attach`].
+    pub fn attach_uncached(backing: BorrowedFd<'_>) -> Result<Self, LoopError> {
+        Self::attach_with(
+            backing,
+            LO_FLAGS_AUTOCLEAR as u32 | LO_FLAGS_DIRECT_IO as u32,
+        )
+    }
+
+    fn attach_with(backing: BorrowedFd<'_>, flags: u32) -> Result<Self, LoopError> {
         let control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -83,7 +100,7 @@ impl LoopDevice {
                 .map_err(|e| LoopError::Control(e.into()))?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let device = open(&path, false)?;
-            match configure(&device, backing) {
+            match configure(&device, backing, flags) {
                 Ok(()) => return Ok(Self { path, device }),
                 Err(rustix::io::Errno::BUSY) => {}
                 Err(error) => {
@@ -102,6 +119,16 @@ impl LoopDevice {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its major and minor number.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn number(&self) -> Result<(u32, u32), LoopError> {
+        let stat = rustix::fs::fstat(&self.device).map_err(|e| self.failed("look at", e.into()))?;
+        let device = stat.st_rdev;
+        Ok((rustix::fs::major(device), rustix::fs::minor(device)))
     }
 
     /// Makes the device as large as its file has become.
@@ -155,6 +182,46 @@ impl AsFd for LoopDevice {
     }
 }
 
+/// The file behind the block device of this number, by the device and the inode that `stat` tells of
+/// it; `None` if that is no loop device, or has no file. Not by its name: that is the file's in the
+/// mount namespace of whoever attached it, and says nothing when that namespace is gone.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn backing_inode(major: u32, minor: u32) -> Result<Option<(u64, u64)>, LoopError> {
+    let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let name = match std::fs::read_link(&link) {
+        Ok(target) => target.file_name().unwrap_or_default().to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => {
+            return Err(LoopError::Device {
+                action: "look at",
+                device: link,
+                source,
+            });
+        }
+    };
+    if !link.join("loop").exists() {
+        return Ok(None);
+    }
+    let device = Path::new("/dev").join(name);
+    let file = File::open(&device).map_err(|source| LoopError::Open {
+        device: device.clone(),
+        source,
+    })?;
+    // SAFETY: LOOP_GET_STATUS64 fills a struct loop_info64, for which any bytes are a value.
+    match unsafe { ioctl::ioctl(&file, Getter::<LOOP_GET_STATUS64, loop_info64>::new()) } {
+        Ok(info) => Ok(Some((info.lo_device, info.lo_inode))),
+        // It was detached meanwhile.
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(LoopError::Device {
+            action: "ask the file of",
+            device,
+            source: error.into(),
+        }),
+    }
+}
+
 fn open(path: &Path, exclusive: bool) -> Result<File, LoopError> {
     let flags = if exclusive {
         rustix::fs::OFlags::EXCL.bits().cast_signed()
@@ -172,11 +239,11 @@ fn open(path: &Path, exclusive: bool) -> Result<File, LoopError> {
         })
 }
 
-fn configure(device: &File, backing: BorrowedFd<'_>) -> rustix::io::Result<()> {
+fn configure(device: &File, backing: BorrowedFd<'_>, flags: u32) -> rustix::io::Result<()> {
     // SAFETY: loop_config consists of integers and byte arrays, for which zero is a value.
     let mut config: loop_config = unsafe { std::mem::zeroed() };
     config.fd = backing.as_raw_fd().cast_unsigned();
-    config.info.lo_flags = LO_FLAGS_AUTOCLEAR as u32;
+    config.info.lo_flags = flags;
     // SAFETY: LOOP_CONFIGURE reads a struct loop_config.
     unsafe { ioctl::ioctl(device, Setter::<LOOP_CONFIGURE, loop_config>::new(config)) }
 }
@@ -207,6 +274,8 @@ unsafe impl Ioctl for GetFree {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -226,6 +295,12 @@ mod tests {
             std::fs::read_to_string(&backing).unwrap().trim(),
             file.path().to_str().unwrap()
         );
+        let (major, minor) = device.number().unwrap();
+        let meta = file.as_file().metadata().unwrap();
+        assert_eq!(
+            backing_inode(major, minor).unwrap(),
+            Some((meta.dev(), meta.ino()))
+        );
         file.as_file().set_len(2 << 20).unwrap();
         device.refresh_capacity().unwrap();
         let sectors = std::fs::read_to_string(Path::new("/sys/block").join(&name).join("size"));
@@ -233,5 +308,24 @@ mod tests {
         device.release(Duration::from_secs(5)).unwrap();
         let still = std::fs::read_to_string(&backing).unwrap_or_default();
         assert_ne!(still.trim(), file.path().to_str().unwrap());
+    }
+
+    #[test]
+    fn a_device_past_the_page_cache_shows_what_its_file_holds() {
+        use std::io::Read as _;
+
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP: loop devices need root");
+            return;
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        io::Write::write_all(&mut file, &[7; 8192]).unwrap();
+        file.as_file().sync_all().unwrap();
+        let device = LoopDevice::attach_uncached(file.as_file().as_fd()).unwrap();
+        let mut seen = [0; 16];
+        let mut opened = File::open(device.path()).unwrap();
+        opened.read_exact(&mut seen).unwrap();
+        assert_eq!(seen, [7; 16]);
+        assert_eq!(backing_inode(0, 0).unwrap(), None);
     }
 }
