@@ -17,6 +17,7 @@ pub mod names;
 pub mod net;
 pub mod observe;
 pub mod orphan;
+pub mod pool;
 pub mod problem;
 pub mod process;
 pub mod resources;

@@ -1,0 +1,260 @@
+//! How work on the pool fails, and what to do then.
+
+use std::time::Duration;
+
+use camino::Utf8PathBuf;
+use hearth_dm::DmError;
+use hearth_host::command::CommandError;
+use hearth_host::loopdev::LoopError;
+use hearth_types::units::Bytes;
+
+/// How work on the pool failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PoolError {
+    /// There is no device-mapper to make it with.
+    #[error("this host cannot have a thin pool")]
+    Unavailable(#[source] DmError),
+    /// None was set up.
+    #[error("there is no pool")]
+    Absent,
+    /// One of another size was set up before.
+    #[error("there is a pool of {present} already")]
+    Present {
+        /// Its data's size.
+        present: Bytes,
+    },
+    /// The size asked for is not possible.
+    #[error("a pool of {wanted} is not possible: {why}")]
+    Size {
+        /// What was asked for.
+        wanted: Bytes,
+        /// What is.
+        why: &'static str,
+    },
+    /// There is not enough space for its metadata.
+    #[error("the pool's metadata needs {needed} of {folder}, and {free} are free")]
+    NoSpace {
+        /// Where.
+        folder: Utf8PathBuf,
+        /// What is needed, the reserve included.
+        needed: Bytes,
+        /// What is free.
+        free: Bytes,
+    },
+    /// Devices stand on it, or somebody has it open.
+    #[error("the pool is in use ({users} devices stand on it or have it open)")]
+    InUse {
+        /// How many.
+        users: u32,
+    },
+    /// It holds data.
+    #[error("the pool holds {used} of data")]
+    HoldsData {
+        /// How much.
+        used: Bytes,
+    },
+    /// Nobody can tell whether it holds data.
+    #[error("the pool is {state}, and nobody can tell whether it holds data")]
+    MayHoldData {
+        /// How it is.
+        state: &'static str,
+    },
+    /// A device of others has its place, or its device stands on files that are not its own.
+    #[error("{what}")]
+    Foreign {
+        /// What it is.
+        what: String,
+    },
+    /// The kernel has our pool, and its record is gone.
+    #[error("the kernel has the pool {name}, and {record} is gone")]
+    Unrecorded {
+        /// Its name.
+        name: String,
+        /// Where the record was.
+        record: Utf8PathBuf,
+    },
+    /// Its metadata is damaged, or could not be checked in time.
+    #[error("the pool's metadata is not put to use: {said}")]
+    Damaged {
+        /// What `thin_check` said.
+        said: String,
+    },
+    /// A file of it is missing or not as large as it was.
+    #[error("{path} {what}")]
+    File {
+        /// The file.
+        path: Utf8PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Its destruction was cut off.
+    #[error("the pool is half destroyed")]
+    Destroying,
+    /// Something else is being done to it.
+    #[error("{what} has been under way for {} s", since.as_secs())]
+    Working {
+        /// What.
+        what: String,
+        /// For how long.
+        since: Duration,
+    },
+    /// The kernel does not come back.
+    #[error("the kernel has not ended {what} within {} s", waited.as_secs())]
+    Stuck {
+        /// What it was asked to do.
+        what: &'static str,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The device-mapper refused.
+    #[error("cannot {operation} the pool")]
+    Dm {
+        /// What was tried.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: DmError,
+    },
+    /// The kernel says something of the pool that is not understood.
+    #[error("the pool's state cannot be told")]
+    Garbled(#[source] hearth_dm::thin::StatusError),
+    /// The kernel has made it and it does not work.
+    #[error("the kernel has made the pool, and it is {state}")]
+    NotWorking {
+        /// How it is.
+        state: &'static str,
+    },
+    /// No loop device could be made.
+    #[error("cannot make the pool's devices")]
+    Loop(#[from] LoopError),
+    /// `thin_check` could not be run.
+    #[error("the pool's metadata cannot be checked")]
+    Check(#[source] CommandError),
+    /// A file operation failed.
+    #[error("cannot {operation} {path}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// On which path.
+        path: Utf8PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The record cannot be understood.
+    #[error("{path} cannot be understood")]
+    Record {
+        /// The record.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What kind of failure it is, for those who only sort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The host has not what it takes.
+    Unavailable,
+    /// There is no pool.
+    Absent,
+    /// Its state does not allow it.
+    Conflict,
+    /// Others use it.
+    InUse,
+    /// What was asked for is impossible.
+    Invalid,
+    /// No space.
+    NoSpace,
+    /// A defect of the host or of Hearth.
+    Internal,
+}
+
+impl PoolError {
+    /// Sorts it.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Unavailable(_)
+            | Self::Stuck { .. }
+            | Self::Check(CommandError::Missing { .. }) => Kind::Unavailable,
+            Self::Absent => Kind::Absent,
+            Self::Size { .. } => Kind::Invalid,
+            Self::NoSpace { .. } => Kind::NoSpace,
+            Self::InUse { .. } => Kind::InUse,
+            Self::Present { .. }
+            | Self::HoldsData { .. }
+            | Self::MayHoldData { .. }
+            | Self::Foreign { .. }
+            | Self::Unrecorded { .. }
+            | Self::Damaged { .. }
+            | Self::File { .. }
+            | Self::Destroying
+            | Self::Working { .. } => Kind::Conflict,
+            Self::Dm { .. }
+            | Self::Garbled(_)
+            | Self::NotWorking { .. }
+            | Self::Loop(_)
+            | Self::Check(_)
+            | Self::Io { .. }
+            | Self::Record { .. } => Kind::Internal,
+        }
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Unavailable(_) => {
+                "load the module dm_thin_pool (modprobe dm_thin_pool) and let hearthd open \
+                 /dev/mapper/control; volumes are files until then, and VMs need no pool"
+            }
+            Self::Absent => "make one with: hearth pool setup",
+            Self::Present { .. } => "a pool keeps its size: destroy it first, or go on with it",
+            Self::NoSpace { .. } => "make room: all of the metadata is allotted at once",
+            Self::InUse { .. } => "take off what stands on it first (dmsetup ls --tree shows it)",
+            Self::HoldsData { .. } | Self::MayHoldData { .. } => {
+                "what is in it is lost with it: hearth pool destroy --force"
+            }
+            Self::Foreign { .. } => "nothing was touched: see dmsetup table, and who made it",
+            Self::Unrecorded { .. } => {
+                "put pool.json back from a backup, or give the pool up: hearth pool destroy --force"
+            }
+            Self::Damaged { .. } => {
+                "copy both files away, repair with thin_repair into a new file of the same size, \
+                 put that in its place, then: hearth pool check"
+            }
+            Self::File { .. } => {
+                "put the file back, then: hearth pool check; or give the pool up: \
+                 hearth pool destroy --force"
+            }
+            Self::Destroying => "go on with: hearth pool destroy",
+            Self::Stuck { .. } => {
+                "a device below does not answer: see dmesg; this goes on when it does, else reboot"
+            }
+            Self::Check(CommandError::Missing { .. }) => {
+                "install it: apt-get install thin-provisioning-tools"
+            }
+            Self::Dm { .. } | Self::NotWorking { .. } | Self::Loop(_) => {
+                "the kernel's log says why: dmesg | grep -e device-mapper -e loop"
+            }
+            Self::Record { .. } => "put the file back from a backup; nothing was touched",
+            Self::Working { .. } => "wait for it: hearth pool status",
+            _ => return None,
+        })
+    }
+
+    /// An error of a file operation.
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<Utf8PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The pool's two files.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+
+use camino::Utf8Path;
+use hearth_types::units::Bytes;
+use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
+
+use crate::error::PoolError;
+use crate::ground::{Layout, Place};
+
+/// What stays free beside the metadata, for logs and databases.
+const RESERVE: u64 = 64 << 20;
+
+/// Makes the pool's folder.
+pub(crate) fn make_folder(place: &Place) -> Result<(), PoolError> {
+    DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(&place.dir)
+        .map_err(PoolError::io("make", &place.dir))
+}
+
+/// Makes both files anew and empty. The metadata is allotted at once, so that it can never be
+/// refused its space; the data file is sparse.
+pub(crate) fn make(place: &Place, layout: &Layout) -> Result<(), PoolError> {
+    remove(place)?;
+    check_space(place, layout)?;
+    for (path, size, whole) in [
+        (place.metadata(), layout.metadata, true),
+        (place.data(), layout.data, false),
+    ] {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(PoolError::io("make", &path))?;
+        let sized = if whole {
+            fallocate(&file, FallocateFlags::empty(), 0, size).map_err(std::io::Error::from)
+        } else {
+            file.set_len(size)
+        };
+        sized
+            .and_then(|()| file.sync_all())
+            .map_err(PoolError::io("allot", &path))?;
+    }
+    sync_folder(&place.dir)
+}
+
+/// Opens one of them, never through a symbolic link, and refuses one of another size.
+pub(crate) fn open(path: &Utf8Path, size: u64) -> Result<File, PoolError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
+        .open(path);
+    let file = match file {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(wrong(path, "is gone"));
+        }
+        file => file.map_err(PoolError::io("open", path))?,
+    };
+    let meta = file.metadata().map_err(PoolError::io("look at", path))?;
+    if !meta.is_file() {
+        return Err(wrong(path, "is no regular file"));
+    }
+    if meta.len() != size {
+        let what = format!("has {} bytes instead of {size}", meta.len());
+        return Err(wrong(path, what));
+    }
+    Ok(file)
+}
+
+/// Brings what the loop device was told to write to the disk.
+pub(crate) fn sync(path: &Utf8Path) -> Result<(), PoolError> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(PoolError::io("sync", path))
+}
+
+/// Removes both; those that are gone are a success.
+pub(crate) fn remove(place: &Place) -> Result<(), PoolError> {
+    for path in [place.data(), place.metadata()] {
+        forget(&path)?;
+    }
+    sync_folder(&place.dir)
+}
+
+/// Removes the record and the folder, if nothing of others is in it.
+pub(crate) fn remove_record(place: &Place) -> Result<(), PoolError> {
+    forget(&place.record())?;
+    sync_folder(&place.dir)?;
+    // What others have put there stays, and so does the folder.
+    drop(std::fs::remove_dir(&place.dir));
+    Ok(())
+}
+
+fn forget(path: &Utf8Path) -> Result<(), PoolError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(PoolError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn sync_folder(folder: &Utf8Path) -> Result<(), PoolError> {
+    match File::open(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        opened => opened
+            .and_then(|folder| folder.sync_all())
+            .map_err(PoolError::io("sync the folder", folder)),
+    }
+}
+
+fn check_space(place: &Place, layout: &Layout) -> Result<(), PoolError> {
+    let stat = statvfs(place.dir.as_std_path())
+        .map_err(|error| PoolError::io("measure", &place.dir)(error.into()))?;
+    let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize));
+    let needed = Bytes(layout.metadata + RESERVE);
+    if needed <= free {
+        return Ok(());
+    }
+    Err(PoolError::NoSpace {
+        folder: place.dir.clone(),
+        needed,
+        free,
+    })
+}
+
+fn wrong(path: &Utf8Path, what: impl Into<String>) -> PoolError {
+    PoolError::File {
+        path: path.to_owned(),
+        what: what.into(),
+    }
+}

@@ -1,0 +1,196 @@
+//! What a pool stands on, as a trait: the host, or one in memory for tests.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use hearth_dm::Device;
+use hearth_dm::thin::{BlockSize, PoolStatus, block_size, metadata_bytes};
+use hearth_types::InstallationId;
+use hearth_types::units::{Bytes, GIB, MIB, TIB};
+
+use crate::error::PoolError;
+
+/// Data of a pool whose size nobody named.
+const DEFAULT_DATA: Bytes = Bytes::gib(2);
+/// Less is of no use: an image alone is larger.
+const LEAST_DATA: u64 = 64 * MIB;
+/// More would need larger blocks than snapshots of small VMs bear.
+const MOST_DATA: u64 = 64 * TIB;
+/// The kernel tells when less than this part of the data is free …
+const LOW_WATER_PART: u64 = 10;
+/// … or less than this.
+const LOW_WATER_MOST: u64 = 10 * GIB;
+
+/// Where a pool is, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its folder, alone its own.
+    pub dir: Utf8PathBuf,
+    /// Its name among the kernel's devices.
+    pub name: String,
+    /// Its uuid there: the owner's mark.
+    pub uuid: String,
+}
+
+impl Place {
+    /// The pool of an installation, in this folder.
+    #[must_use]
+    pub fn new(dir: &Utf8Path, installation: InstallationId) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            name: format!("hearth-{installation}-pool"),
+            uuid: format!("HEARTH-{installation}-pool"),
+        }
+    }
+
+    /// The file of its data. udev's rule knows it by this name.
+    #[must_use]
+    pub fn data(&self) -> Utf8PathBuf {
+        self.dir.join("hearth-pool-data.img")
+    }
+
+    /// The file of its metadata.
+    #[must_use]
+    pub fn metadata(&self) -> Utf8PathBuf {
+        self.dir.join("hearth-pool-metadata.img")
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn record(&self) -> Utf8PathBuf {
+        self.dir.join("pool.json")
+    }
+}
+
+/// How large a pool and its parts are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Bytes of data: whole blocks.
+    pub data: u64,
+    /// Bytes of metadata.
+    pub metadata: u64,
+    /// What is allotted at once.
+    pub block: BlockSize,
+}
+
+impl Layout {
+    /// By rule, for a pool of this much data; see [`block_size`] and [`metadata_bytes`].
+    ///
+    /// # Errors
+    /// [`PoolError::Size`].
+    pub fn of(wanted: Option<Bytes>) -> Result<Self, PoolError> {
+        let wanted = wanted.unwrap_or(DEFAULT_DATA);
+        let why = match wanted.0 {
+            ..LEAST_DATA => "64MiB are the least",
+            LEAST_DATA..=MOST_DATA => "",
+            _ => "64TiB are the most",
+        };
+        if !why.is_empty() {
+            return Err(PoolError::Size { wanted, why });
+        }
+        let block = block_size(wanted.0);
+        Ok(Self {
+            data: wanted.0.next_multiple_of(block.bytes()),
+            metadata: metadata_bytes(wanted.0, block),
+            block,
+        })
+    }
+
+    /// The kernel raises an event when fewer data blocks than this are free: a tenth, 10 GiB at
+    /// the most.
+    #[must_use]
+    pub fn low_water(&self) -> u64 {
+        (self.data / LOW_WATER_PART).min(LOW_WATER_MOST) / self.block.bytes()
+    }
+}
+
+/// A pool that the kernel has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its number.
+    pub device: Device,
+    /// How often it is open.
+    pub users: u32,
+    /// What it says.
+    pub status: PoolStatus,
+}
+
+/// What the kernel has under our mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A device without a table: its making was cut off.
+    Unfinished,
+    /// The pool, over our files.
+    Running(Running),
+}
+
+/// What `thin_check` found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// No damage.
+    Good,
+    /// Damage, and what it said.
+    Bad(String),
+    /// It did not end in time, and was killed.
+    Unfinished,
+}
+
+/// The host, as far as a pool needs it. All but [`Ground::check`] may block for long; they are
+/// called where that holds up nobody.
+#[async_trait]
+pub trait Ground: Send + Sync + 'static {
+    /// Looks for the pool. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`PoolError::Unavailable`], [`PoolError::Foreign`], or when it cannot be told.
+    fn find(&self, place: &Place) -> Result<Found, PoolError>;
+
+    /// Puts the pool together over its files. The kernel formats metadata that is all zero. What
+    /// fails leaves nothing behind.
+    ///
+    /// # Errors
+    /// As [`Ground::find`], or when a step fails.
+    fn assemble(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError>;
+
+    /// Takes the pool from the kernel; its files stay. One that is not there is a success.
+    ///
+    /// # Errors
+    /// [`PoolError::InUse`], or as [`Ground::find`].
+    fn take_down(&self, place: &Place) -> Result<(), PoolError>;
+
+    /// Reads the metadata of a pool that is down.
+    ///
+    /// # Errors
+    /// When it could not be begun: that says nothing of the metadata.
+    async fn check(&self, metadata: &Utf8Path, deadline: Duration) -> Result<Checked, PoolError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_nobody_described() {
+        let layout = Layout::of(None).unwrap();
+        assert_eq!(layout.data, 2 * GIB);
+        assert_eq!(layout.metadata, 16 * MIB);
+        assert_eq!(layout.block.bytes(), 64 << 10);
+        // A tenth of 32768 blocks.
+        assert_eq!(layout.low_water(), 3276);
+    }
+
+    #[test]
+    fn sizes_that_make_no_sense() {
+        for wanted in [0, LEAST_DATA - 1, MOST_DATA + 1, u64::MAX] {
+            let refused = Layout::of(Some(Bytes(wanted)));
+            assert!(matches!(refused, Err(PoolError::Size { .. })), "{wanted}");
+        }
+        // Whole blocks, and no room for more than was asked for and one block.
+        let odd = Layout::of(Some(Bytes(LEAST_DATA + 1))).unwrap();
+        assert_eq!(odd.data, LEAST_DATA + odd.block.bytes());
+        assert!(Layout::of(Some(Bytes(MOST_DATA))).is_ok());
+    }
+}

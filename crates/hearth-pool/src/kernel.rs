@@ -1,0 +1,196 @@
+//! The host's own device-mapper under the pool.
+
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use camino::Utf8Path;
+use hearth_dm::thin::{self, WhenFull};
+use hearth_dm::{Control, Device, DmError, Key, Remove, Table};
+use hearth_host::command::{self, CommandError};
+use hearth_host::loopdev::{self, LoopDevice};
+
+use crate::error::PoolError;
+use crate::files;
+use crate::ground::{Checked, Found, Ground, Layout, Place, Running};
+
+/// How long a device that somebody has open for a moment (udev, an operator's `blkid`) is waited for.
+const CLOSE: Duration = Duration::from_secs(10);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The host that this runs on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostGround;
+
+#[async_trait]
+impl Ground for HostGround {
+    fn find(&self, place: &Place) -> Result<Found, PoolError> {
+        find(&open()?, place)
+    }
+
+    fn assemble(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
+        let control = open()?;
+        match find(&control, place)? {
+            Found::Running(running) => return Ok(running),
+            // Cut off between its making and its table.
+            Found::Unfinished => remove(&control, place)?,
+            Found::Nothing => {}
+        }
+        let metadata = files::open(&place.metadata(), layout.metadata)?;
+        let data = files::open(&place.data(), layout.data)?;
+        // From here on the loop devices hold the files, and the pool will hold the loop devices.
+        let metadata = LoopDevice::attach_uncached(metadata.as_fd())?;
+        let data = LoopDevice::attach_uncached(data.as_fd())?;
+        let table = thin::Pool {
+            metadata: number(&metadata)?,
+            data: number(&data)?,
+            length: layout.data / thin::SECTOR,
+            block: layout.block,
+            low_water: layout.low_water(),
+            when_full: WhenFull::Queue,
+        }
+        .table();
+        control
+            .create(&place.name, &place.uuid)
+            .map_err(dm("make the device of"))?;
+        let made = load(&control, place, &table).and_then(|()| find(&control, place));
+        match made {
+            Ok(Found::Running(running)) => Ok(running),
+            made => {
+                // It was made above, by the same uuid.
+                remove(&control, place)?;
+                Err(made
+                    .err()
+                    .unwrap_or(PoolError::NotWorking { state: "gone" }))
+            }
+        }
+    }
+
+    fn take_down(&self, place: &Place) -> Result<(), PoolError> {
+        let control = open()?;
+        match find(&control, place)? {
+            Found::Nothing => Ok(()),
+            Found::Unfinished | Found::Running(_) => remove(&control, place),
+        }
+    }
+
+    async fn check(&self, metadata: &Utf8Path, deadline: Duration) -> Result<Checked, PoolError> {
+        match command::run("thin_check", &["-q", metadata.as_str()], b"", deadline).await {
+            Ok(_) => Ok(Checked::Good),
+            Err(CommandError::Failed { status, output, .. }) => {
+                Ok(Checked::Bad(if output.is_empty() {
+                    format!("thin_check ended with {status}")
+                } else {
+                    output
+                }))
+            }
+            Err(CommandError::Deadline { .. }) => Ok(Checked::Unfinished),
+            Err(error @ (CommandError::Missing { .. } | CommandError::Run { .. })) => {
+                Err(PoolError::Check(error))
+            }
+        }
+    }
+}
+
+fn open() -> Result<Control, PoolError> {
+    Control::open().map_err(PoolError::Unavailable)
+}
+
+fn dm(operation: &'static str) -> impl FnOnce(DmError) -> PoolError {
+    move |source| PoolError::Dm { operation, source }
+}
+
+fn number(device: &LoopDevice) -> Result<Device, PoolError> {
+    let (major, minor) = device.number()?;
+    Ok(Device { major, minor })
+}
+
+/// Looks for our device by its uuid, and for another one that has its name.
+fn find(control: &Control, place: &Place) -> Result<Found, PoolError> {
+    let ours = Key::Uuid(&place.uuid);
+    let (info, tables) = match control.table(ours) {
+        Ok(answer) => answer,
+        Err(DmError::Absent { .. }) => return name_is_free(control, place),
+        Err(error) => return Err(dm("look at")(error)),
+    };
+    let Some(table) = tables.first().filter(|_| info.active) else {
+        return Ok(Found::Unfinished);
+    };
+    stands_on_its_files(place, table)?;
+    // No flush: that would wait for devices that may not answer.
+    let (info, lines) = match control.status(ours, true) {
+        Ok(answer) => answer,
+        Err(error) => return Err(dm("ask the state of")(error)),
+    };
+    let said = lines.first().map_or("", |line| line.params.as_str());
+    Ok(Found::Running(Running {
+        device: info.device,
+        users: info.open,
+        status: said.parse().map_err(PoolError::Garbled)?,
+    }))
+}
+
+fn name_is_free(control: &Control, place: &Place) -> Result<Found, PoolError> {
+    match control.info(Key::Name(&place.name)) {
+        Err(DmError::Absent { .. }) => Ok(Found::Nothing),
+        Err(error) => Err(dm("look for")(error)),
+        Ok(other) => Err(PoolError::Foreign {
+            what: format!(
+                "a device of others has the pool's name {}, with the uuid {:?}",
+                place.name, other.uuid
+            ),
+        }),
+    }
+}
+
+/// Our uuid over files of others is a copy of this data folder, or the work of a person.
+fn stands_on_its_files(place: &Place, table: &Table) -> Result<(), PoolError> {
+    let foreign = |what: String| PoolError::Foreign {
+        what: format!("the device {} {what}", place.name),
+    };
+    if table.kind != "thin-pool" {
+        return Err(foreign(format!("is no thin pool but {}", table.kind)));
+    }
+    let below = thin::devices_of(&table.params)
+        .ok_or_else(|| foreign(format!("stands on {:?}", table.params)))?;
+    for (device, path) in below.into_iter().zip([place.metadata(), place.data()]) {
+        let file = loopdev::backing_inode(device.major, device.minor)?;
+        let wanted = match path.symlink_metadata() {
+            Ok(meta) => Some((meta.dev(), meta.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(PoolError::io("look at", path)(error)),
+        };
+        if file.is_none() || file != wanted {
+            return Err(foreign(format!("does not stand on {path}")));
+        }
+    }
+    Ok(())
+}
+
+fn load(control: &Control, place: &Place, table: &Table) -> Result<(), PoolError> {
+    let ours = Key::Uuid(&place.uuid);
+    control
+        .load(ours, std::slice::from_ref(table), false)
+        .map_err(dm("load the table of"))?;
+    control.resume(ours).map_err(dm("switch on"))?;
+    Ok(())
+}
+
+/// Removes our device, by its uuid: what has its name by now is not touched.
+fn remove(control: &Control, place: &Place) -> Result<(), PoolError> {
+    let ours = Key::Uuid(&place.uuid);
+    let end = Instant::now() + CLOSE;
+    loop {
+        match control.remove(ours, Remove::Now) {
+            Ok(()) | Err(DmError::Absent { .. }) => return Ok(()),
+            Err(DmError::Busy { .. }) if Instant::now() < end => std::thread::sleep(PAUSE),
+            Err(DmError::Busy { .. }) => {
+                let info = control.info(ours).map_err(dm("look at"))?;
+                return Err(PoolError::InUse { users: info.open });
+            }
+            Err(error) => return Err(dm("remove the device of")(error)),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The thin pool: two files of the data folder, two loop devices, one device of the kernel's.
+//!
+//! ```text
+//!               setup: files, the kernel formats,                bring_up: thin_check is good,
+//!               taken down, thin_check, all durable              loop devices, table
+//!  absent ──► preparing ───────────────────────────────► down ───────────────────────────────► up
+//!    ▲          │ cut off: begun anew,                    ▲ │ ▲   reboot, panic, power cut:      │
+//!    │          │ nothing is in it yet                    │ │ └── the kernel has forgotten it ───┤
+//!    │          ▼                                         │ ▼                                    │
+//!    │◄── setup failed: files removed              good ──┤ damaged: not put together            │
+//!    │                                                    └── check ◄────────────────────────────┤
+//!    └──────────── destroying: taken down, files removed ◄── destroy ────────────────────────────┘
+//!                    cut off: destroy goes on
+//! ```
+//! While it is up the kernel may make it `full`, `read_only` or `failed`. `preparing`, `down` (its
+//! record says *ready*) and `destroying` are on the disk, in `pool.json` beside the files; what the kernel
+//! has is asked each time. [`judge`](state::judge) makes one answer of both.
+//!
+//! Rules
+//! - **A pool that was ready is never formatted again.** The kernel formats metadata whose first
+//!   block is zero, and so would begin anew over a metadata file that was lost. So nothing is put
+//!   together that `thin_check` has not read, and only `preparing`, in which nothing can be stored, makes files.
+//! - **Nothing of others is touched.** A device is changed by the uuid that is our mark, in the
+//!   call itself; it counts as ours only if it stands on our files; a device of others with our
+//!   name is told, and stays.
+//! - **A crash leaks nothing.** Loop devices free themselves when nobody holds them: before the
+//!   table is loaded that is this process, afterwards the pool.
+//! - **Nobody waits for ever.** A call into the kernel is made on a thread of its own, one at a time,
+//!   with a deadline; a thread that does not come back holds up the pool's next change, with a
+//!   message that says so, and nothing else.
+
+#![forbid(unsafe_code)]
+
+mod error;
+#[doc(hidden)]
+pub mod fake;
+mod files;
+mod ground;
+mod hands;
+mod kernel;
+mod pool;
+mod record;
+pub mod state;
+
+pub use error::{Kind, PoolError};
+pub use ground::{Checked, Found, Ground, Layout, Place, Running};
+pub use kernel::HostGround;
+pub use pool::Pool;
+pub use record::{Record, Stage};

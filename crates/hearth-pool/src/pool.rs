@@ -1,0 +1,221 @@
+//! The pool's owner: one change at a time, each written down before it is made.
+
+mod change;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hearth_dm::thin::{METADATA_BLOCK, PoolStatus};
+use hearth_types::pool::{PoolUsage, PoolView, PoolWork};
+use jiff::Timestamp;
+use parking_lot::Mutex;
+
+use crate::error::PoolError;
+use crate::ground::{Found, Ground, Layout, Place};
+use crate::hands::Hands;
+use crate::record::Record;
+use crate::state::{Judgement, judge};
+
+/// How long a look may take: it waits for no device.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long one change in the kernel may take: the removal of a pool commits its metadata.
+const CHANGE: Duration = Duration::from_secs(60);
+/// How long one who wants a change waits for another one's end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pool.
+#[derive(Clone)]
+pub struct Pool {
+    place: Place,
+    ground: Arc<dyn Ground>,
+    /// One change at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    work: Arc<Mutex<Option<Work>>>,
+    /// Calls that change something.
+    changes: Hands,
+    /// Calls that only look: a change that hangs holds them up only where the kernel does.
+    looks: Hands,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    what: &'static str,
+    since: Timestamp,
+    begun: Instant,
+}
+
+/// A change that is under way.
+struct Turn<'a> {
+    pool: &'a Pool,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.pool.work.lock() = None;
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// The pool of this place. Nothing happens yet.
+    #[must_use]
+    pub fn new(place: Place, ground: Arc<dyn Ground>) -> Self {
+        Self {
+            place,
+            ground,
+            turn: Arc::default(),
+            work: Arc::default(),
+            changes: Hands::default(),
+            looks: Hands::default(),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// How it is at this moment. Waits for no change that is under way.
+    pub async fn view(&self) -> PoolView {
+        let (record, found) = tokio::join!(self.recorded(), self.look());
+        let Judgement {
+            state,
+            reason,
+            hint,
+        } = judge(&record, &found);
+        let mut view = PoolView {
+            state,
+            reason,
+            hint: hint.map(str::to_owned),
+            name: self.place.name.clone(),
+            uuid: self.place.uuid.clone(),
+            device: None,
+            data: None,
+            metadata: None,
+            block: None,
+            transaction_id: None,
+            users: None,
+            folder: self.place.dir.to_string(),
+            made_at: None,
+            last_check: None,
+            work: self.work.lock().map(|work| PoolWork {
+                what: work.what.to_owned(),
+                since: work.since,
+            }),
+        };
+        if let Ok(Some(record)) = record {
+            self.tell_recorded(&mut view, record);
+        }
+        if let Ok(Found::Running(running)) = found {
+            view.device = running.device.node().to_str().map(str::to_owned);
+            view.users = Some(running.users);
+            tell_status(&mut view, &running.status);
+        }
+        view
+    }
+
+    fn tell_recorded(&self, view: &mut PoolView, record: Record) {
+        if let Ok(layout) = record.layout(&self.place) {
+            let size = |size| Some(PoolUsage { used: None, size });
+            view.data = size(layout.data);
+            view.metadata = size(layout.metadata);
+            view.block = Some(layout.block.bytes());
+        }
+        view.made_at = Some(record.made_at);
+        view.last_check = record.last_check;
+    }
+
+    /// Begins a change.
+    async fn begin(&self, what: &'static str) -> Result<Turn<'_>, PoolError> {
+        let Ok(turn) = tokio::time::timeout(PATIENCE, self.turn.lock()).await else {
+            let other = *self.work.lock();
+            return Err(PoolError::Working {
+                what: other.map_or("something else", |work| work.what).to_owned(),
+                since: other.map_or(PATIENCE, |work| work.begun.elapsed()),
+            });
+        };
+        *self.work.lock() = Some(Work {
+            what,
+            since: Timestamp::now(),
+            begun: Instant::now(),
+        });
+        Ok(Turn {
+            pool: self,
+            _turn: turn,
+        })
+    }
+
+    async fn look(&self) -> Result<Found, PoolError> {
+        let (ground, place) = (Arc::clone(&self.ground), self.place.clone());
+        self.looks
+            .take("a look at the pool", LOOK, move || ground.find(&place))
+            .await?
+    }
+
+    async fn recorded(&self) -> Result<Option<Record>, PoolError> {
+        let place = self.place.clone();
+        // A disk may hang as a device may.
+        self.looks
+            .take("a look at the pool's record", LOOK, move || {
+                Record::read(&place)
+            })
+            .await?
+    }
+
+    /// A change on a thread of its own.
+    async fn change<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn Ground, &Place) -> Result<T, PoolError> + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let (ground, place) = (Arc::clone(&self.ground), self.place.clone());
+        self.changes
+            .take(what, CHANGE, move || work(&*ground, &place))
+            .await?
+    }
+
+    async fn write(&self, record: &Record) -> Result<(), PoolError> {
+        let record = record.clone();
+        self.change("the writing of the pool's record", move |_, place| {
+            record.write(place)
+        })
+        .await
+    }
+
+    fn layout(&self, record: &Record) -> Result<Layout, PoolError> {
+        record.layout(&self.place)
+    }
+}
+
+fn tell_status(view: &mut PoolView, status: &PoolStatus) {
+    let PoolStatus::Works {
+        transaction_id,
+        metadata,
+        data,
+        ..
+    } = status
+    else {
+        return;
+    };
+    view.transaction_id = Some(*transaction_id);
+    let usage = |blocks: &hearth_dm::thin::Usage, block: u64| {
+        Some(PoolUsage {
+            used: Some(blocks.used.saturating_mul(block)),
+            size: blocks.total.saturating_mul(block),
+        })
+    };
+    view.metadata = usage(metadata, METADATA_BLOCK);
+    if let Some(block) = view.block {
+        view.data = usage(data, block);
+    }
+}

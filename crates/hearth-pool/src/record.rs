@@ -1,0 +1,132 @@
+//! `pool.json`: what is known of the pool while the kernel does not have it.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use hearth_dm::thin::{BlockSize, SECTOR};
+use hearth_types::pool::PoolCheck;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PoolError;
+use crate::ground::{Layout, Place};
+
+/// The largest record that is read, in bytes; a real one has a few hundred.
+const LARGEST: u64 = 64 << 10;
+
+/// How far the pool has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// It is being made. Nothing is in it.
+    Preparing,
+    /// It was made. From now on its files hold data.
+    Ready,
+    /// It is being destroyed.
+    Destroying,
+}
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// How far it has come.
+    pub stage: Stage,
+    /// Bytes of data.
+    data: u64,
+    /// Bytes of metadata.
+    metadata: u64,
+    /// Sectors in a block.
+    block_sectors: u32,
+    /// When it was set up.
+    pub made_at: Timestamp,
+    /// The last check of its metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<PoolCheck>,
+}
+
+impl Record {
+    /// Of a pool that is about to be made.
+    #[must_use]
+    pub fn new(layout: &Layout, made_at: Timestamp) -> Self {
+        Self {
+            stage: Stage::Preparing,
+            data: layout.data,
+            metadata: layout.metadata,
+            block_sectors: layout.block.sectors(),
+            made_at,
+            last_check: None,
+        }
+    }
+
+    /// How large it is.
+    ///
+    /// # Errors
+    /// When the record holds sizes that no pool has.
+    pub fn layout(&self, place: &Place) -> Result<Layout, PoolError> {
+        let block = BlockSize::from_sectors(self.block_sectors);
+        let whole = |size: u64| size > 0 && size.is_multiple_of(SECTOR);
+        match block {
+            Some(block) if whole(self.data) && whole(self.metadata) => Ok(Layout {
+                data: self.data,
+                metadata: self.metadata,
+                block,
+            }),
+            _ => Err(PoolError::File {
+                path: place.record(),
+                what: "holds sizes that no pool has".to_owned(),
+            }),
+        }
+    }
+
+    /// Reads it; `None` if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or understood.
+    pub fn read(place: &Place) -> Result<Option<Self>, PoolError> {
+        let path = place.record();
+        let size = match path.symlink_metadata() {
+            Ok(meta) => meta.len(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(PoolError::io("look at", path)(error)),
+        };
+        if size > LARGEST {
+            return Err(PoolError::File {
+                path,
+                what: "is far too large for a record".to_owned(),
+            });
+        }
+        let text = std::fs::read(&path).map_err(PoolError::io("read", &path))?;
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| PoolError::Record { path, source })
+    }
+
+    /// Writes it, so that it is there whole, also after a power cut.
+    ///
+    /// # Errors
+    /// When it cannot be written; the old one is there then.
+    pub fn write(&self, place: &Place) -> Result<(), PoolError> {
+        let path = place.record();
+        let draft = place.dir.join("pool.json.new");
+        let mut text = serde_json::to_vec_pretty(self).map_err(|source| PoolError::Record {
+            path: path.clone(),
+            source,
+        })?;
+        text.push(b'\n');
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&draft)?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&draft, &path)?;
+            File::open(&place.dir)?.sync_all()
+        };
+        write().map_err(PoolError::io("write", path))
+    }
+}

@@ -1,0 +1,179 @@
+//! The thin pool that volumes can come from.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::units::Bytes;
+
+/// How the pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolState {
+    /// None was set up.
+    Absent,
+    /// One is being made, or its making was cut off. There is nothing in it.
+    Preparing,
+    /// Its files are there, the kernel does not have it.
+    Down,
+    /// It works.
+    Up,
+    /// It works, and has no free block: writes to new places wait, and fail in the end.
+    Full,
+    /// It can be read only: its metadata is full, or a write of it has failed.
+    ReadOnly,
+    /// The kernel gave it up: every request fails.
+    Failed,
+    /// Its metadata is damaged, or its files are not what they were; it is not put together.
+    Damaged,
+    /// It is being destroyed, or that was cut off.
+    Destroying,
+    /// Somebody else's device has its place, or ours stands on files of others. Nothing is touched.
+    Foreign,
+    /// This host has no device-mapper that can be used.
+    Unavailable,
+    /// It cannot be told.
+    Unknown,
+}
+
+impl PoolState {
+    /// The word that tables and JSON have for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Preparing => "preparing",
+            Self::Down => "down",
+            Self::Up => "up",
+            Self::Full => "full",
+            Self::ReadOnly => "read_only",
+            Self::Failed => "failed",
+            Self::Damaged => "damaged",
+            Self::Destroying => "destroying",
+            Self::Foreign => "foreign",
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for PoolState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How much of something is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolUsage {
+    /// Bytes that are; absent while the kernel does not have the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+/// What a check of the metadata found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolVerdict {
+    /// No damage.
+    Good,
+    /// Damage.
+    Bad,
+    /// It did not end in time.
+    Unfinished,
+}
+
+impl fmt::Display for PoolVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Unfinished => "unfinished",
+        })
+    }
+}
+
+/// A check of the metadata by `thin_check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolCheck {
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// What it found.
+    pub verdict: PoolVerdict,
+    /// What it said of the damage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub said: Option<String>,
+}
+
+/// What is being done to the pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolWork {
+    /// What: `setup`, `check` …
+    pub what: String,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
+/// The pool as the API shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolView {
+    /// How it is.
+    pub state: PoolState,
+    /// Why, when not all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What to do next, if there is advice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Its name among the kernel's devices.
+    pub name: String,
+    /// Its uuid there: the owner's mark.
+    pub uuid: String,
+    /// Its device node, while the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The data: what was set up, and what is used while the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<PoolUsage>,
+    /// The metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<PoolUsage>,
+    /// What is allotted at once, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block: Option<u64>,
+    /// The count of changes that is kept in the metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<u64>,
+    /// How many devices stand on it, and others that have it open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<u32>,
+    /// Where its files are.
+    pub folder: String,
+    /// When it was set up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub made_at: Option<Timestamp>,
+    /// The last check of its metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check: Option<PoolCheck>,
+    /// What is being done to it at this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<PoolWork>,
+}
+
+/// How to set the pool up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetUpPool {
+    /// How much data it can hold: 64 MiB to 64 TiB, 2 GiB when absent. The file is sparse.
+    #[serde(default)]
+    pub data: Option<Bytes>,
+}
