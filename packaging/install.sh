@@ -50,6 +50,7 @@ man=$root$prefix/share/man
 # systemd looks for these below /etc and /usr, wherever the programs are.
 sysusers=$root/etc/sysusers.d/hearth.conf
 tmpfiles=$root/etc/tmpfiles.d/hearth.conf
+udev=$root/etc/udev/rules.d/11-hearth.rules
 bash_completion=$root$prefix/share/bash-completion/completions/hearth
 zsh_completion=$root$prefix/share/zsh/site-functions/_hearth
 fish_completion=$root$prefix/share/fish/vendor_completions.d/hearth.fish
@@ -59,7 +60,7 @@ running_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 uninstall() {
 	if running_systemd; then
 		systemctl disable --now hearthd.socket hearthd.service 2>/dev/null || true
-		# Name server, filters and bridge go, too, unless a VM needs them.
+		# Name server, filters, bridge and pool go, too, unless a VM needs them.
 		"$prefix/sbin/hearthd" clean-up >&2 || true
 		# So does their slice, which systemd keeps even when it is empty.
 		if grep -qsx 'populated 0' /sys/fs/cgroup/hearth.slice/cgroup.events; then
@@ -70,7 +71,7 @@ uninstall() {
 	rm -f "$root$prefix/lib/hearth/hearth-shim" "$root$prefix/lib/hearth/hearth-guest"
 	rmdir "$root$prefix/lib/hearth" 2>/dev/null || true
 	rm -f "$units/hearthd.service" "$units/hearthd.socket" "$units/hearth.slice"
-	rm -f "$sysusers" "$tmpfiles" "$bash_completion" "$zsh_completion" "$fish_completion"
+	rm -f "$sysusers" "$tmpfiles" "$udev" "$bash_completion" "$zsh_completion" "$fish_completion"
 	rm -f "$man/man1/hearth.1" "$man"/man1/hearth-*.1 "$man/man8/hearthd.8"
 	if running_systemd; then
 		systemctl daemon-reload
@@ -139,6 +140,7 @@ install_all() {
 	install_file 644 "$here/systemd/hearth.slice" "$units/hearth.slice"
 	install_file 644 "$here/sysusers.d/hearth.conf" "$sysusers"
 	install_file 644 "$here/tmpfiles.d/hearth.conf" "$tmpfiles"
+	install_file 644 "$here/udev/11-hearth.rules" "$udev"
 	# A configuration that is there is the operator's.
 	[ -e "$root/etc/hearth/config" ] || install_file 600 "$here/config" "$root/etc/hearth/config"
 

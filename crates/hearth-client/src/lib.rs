@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod images;
 mod lines;
+mod pool;
 mod recovery;
 mod request;
 mod socket;

@@ -109,6 +109,9 @@ enum Command {
     /// Imports, lists and removes kernels
     #[command(subcommand)]
     Kernel(commands::kernel::KernelCommand),
+    /// Sets up, shows, checks and destroys the thin pool
+    #[command(subcommand)]
+    Pool(commands::pool::PoolCommand),
     Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
@@ -203,6 +206,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Apply(args) => commands::apply::run(context, args).await,
         Command::Image(command) => commands::image::run(context, command).await,
         Command::Kernel(command) => commands::kernel::run(context, command).await,
+        Command::Pool(command) => commands::pool::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,
         Command::Dump(args) => commands::history::dump(context, args).await,

@@ -15,6 +15,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mode;
 pub(crate) mod orphans;
+pub(crate) mod pool;
 pub(crate) mod ps;
 pub(crate) mod recovery;
 pub(crate) mod run;

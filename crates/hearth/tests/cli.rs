@@ -10,6 +10,8 @@
 mod fake;
 #[path = "cli/objects.rs"]
 mod objects;
+#[path = "cli/pool.rs"]
+mod pool;
 #[path = "cli/runner.rs"]
 mod runner;
 #[path = "cli/sockets.rs"]

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod mode;
 pub mod orphans;
 pub mod plan;
+pub mod pool;
 pub(crate) mod ports;
 pub mod recovery;
 pub mod serve;
@@ -50,6 +51,8 @@ const BODY_LIMIT: usize = 1 << 20;
 pub struct Api {
     /// The engine.
     pub engine: Arc<Engine>,
+    /// The thin pool.
+    pub pool: hearth_pool::Pool,
     /// The configuration in force, as shown.
     pub config: Arc<hearth_types::api::ConfigView>,
     /// When the daemon started.
@@ -137,6 +140,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(orphans::list))
         .routes(routes!(orphans::remove))
         .routes(routes!(orphans::adopt))
+        .routes(routes!(pool::get, pool::set_up, pool::destroy))
+        .routes(routes!(pool::check))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))

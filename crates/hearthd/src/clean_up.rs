@@ -1,5 +1,5 @@
 //! `hearthd clean-up`: takes away what the daemon made on the host for all VMs together (name
-//! server, filters, bridge), when nothing needs it any more. Run by the package when it is
+//! server, filters, bridge, the pool in the kernel), when nothing needs it any more. Run by the package when it is
 //! removed; the next daemon would make all of it anew.
 //!
 //! The rules are those of the loop: only what carries this installation's mark, nothing while
@@ -12,6 +12,7 @@ use hearth_net::{HostNetwork, Network as _};
 use hearth_store::Store;
 
 use crate::daemon::network_config;
+use crate::engine::paths::Paths;
 
 /// Cleans up and says what was done.
 ///
@@ -48,5 +49,14 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
     net.remove_names().await.context("the name server stays")?;
     net.remove_rules().await.context("the filters stay")?;
     net.remove_bridge().await.context("the bridge stays")?;
-    Ok("No VM runs: name server, filters and bridge are gone.\n".to_owned())
+    let pool = crate::pool::of_host(&Paths::new(config.data_dir.clone()), installation);
+    let taken = pool.take_down().await.context("the pool stays")?;
+    let pool = if taken {
+        "The pool is taken from the kernel; its files stay.\n"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "No VM runs: name server, filters and bridge are gone.\n{pool}"
+    ))
 }

@@ -125,8 +125,14 @@ pub async fn run(
     }
 
     let told = Arc::clone(&engine);
+    let pool = crate::pool::of_host(&engine.paths, engine.parts.store.installation());
+    drop(tokio::spawn(crate::pool::bring_up(
+        Arc::clone(&engine),
+        pool.clone(),
+    )));
     let state = Api {
         engine,
+        pool,
         config: Arc::new(ConfigView {
             entries: loaded.entries,
         }),

@@ -28,4 +28,5 @@ pub mod manager;
 pub mod metrics;
 pub mod mode;
 pub mod orphans;
+pub mod pool;
 pub mod stuck;

@@ -42,7 +42,7 @@ enum Command {
         #[command(flatten)]
         flags: DaemonFlags,
     },
-    /// Take name server, filters and bridge off the host when no daemon and no VM runs
+    /// Take name server, filters, bridge and pool off the host when no daemon and no VM runs
     CleanUp {
         #[command(flatten)]
         flags: DaemonFlags,

@@ -26,6 +26,8 @@ const DEPENDS: [&str; 8] = [
 ];
 /// The VMM that is packaged. Not a dependency: other VMMs come from elsewhere.
 const RECOMMENDS: &str = "qemu-system-x86";
+/// Only for hosts that are to have a thin pool.
+const SUGGESTS: &str = "thin-provisioning-tools";
 /// Scripts that have the shared functions put into them.
 const SCRIPTS: [&str; 4] = ["preinst", "postinst", "prerm", "postrm"];
 
@@ -44,7 +46,7 @@ pub(super) fn write_all(stage: &Path, version: &str) -> anyhow::Result<String> {
     let depends = format!("{libraries}, {}", DEPENDS.join(", "));
     let control = format!(
         "Package: hearth\nVersion: {version}\nArchitecture: {architecture}\nMaintainer: the Hearth authors <hearth@localhost>\n\
-         Section: admin\nPriority: optional\nInstalled-Size: {size}\nDepends: {depends}\nRecommends: {RECOMMENDS}\n\
+         Section: admin\nPriority: optional\nInstalled-Size: {size}\nDepends: {depends}\nRecommends: {RECOMMENDS}\nSuggests: {SUGGESTS}\n\
          Description: keeps microVMs alive\n \
          You say which VMs should exist, from which image and with which ports; the daemon\n \
          hearthd makes it so and keeps it so, through crashes, upgrades and reboots.\n"

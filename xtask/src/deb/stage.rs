@@ -11,12 +11,13 @@ use super::{packaging, tool};
 use crate::workspace::root;
 
 /// Files of `packaging/`, where they go, and their mode.
-const FILES: [(&str, &str, u32); 7] = [
+const FILES: [(&str, &str, u32); 8] = [
     ("systemd/hearthd.service", "usr/lib/systemd/system", 0o644),
     ("systemd/hearthd.socket", "usr/lib/systemd/system", 0o644),
     ("systemd/hearth.slice", "usr/lib/systemd/system", 0o644),
     ("sysusers.d/hearth.conf", "usr/lib/sysusers.d", 0o644),
     ("tmpfiles.d/hearth.conf", "usr/lib/tmpfiles.d", 0o644),
+    ("udev/11-hearth.rules", "usr/lib/udev/rules.d", 0o644),
     // It may come to hold the API's token.
     ("config", "etc/hearth", 0o600),
     ("debian/copyright", "usr/share/doc/hearth", 0o644),

@@ -19,7 +19,9 @@ pub async fn plan(State(api): State<Api>) -> ApiResult<Json<PlanView>> {
 #[utoipa::path(get, path = "/v1/doctor", tag = "daemon",
     responses((status = 200, body = DoctorReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn doctor(State(api): State<Api>) -> Json<DoctorReport> {
-    Json(crate::doctor::examine(&api.engine, &api.config).await)
+    let mut report = crate::doctor::examine(&api.engine, &api.config).await;
+    report.checks.push(crate::pool::doctor(&api.pool).await);
+    Json(report)
 }
 
 /// Shows the configuration in force and where each value came from.

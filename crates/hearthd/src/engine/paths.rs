@@ -33,6 +33,12 @@ impl Paths {
         &self.data
     }
 
+    /// The folder of the thin pool.
+    #[must_use]
+    pub fn pool(&self) -> Utf8PathBuf {
+        self.data.join("pool")
+    }
+
     /// The folder of all VMs.
     #[must_use]
     pub fn vms(&self) -> Utf8PathBuf {

@@ -21,6 +21,8 @@ use hearth_image::{ImageStore, Limits, NoProgress};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{FakeNetwork, NetworkConfig};
 use hearth_plan::Policy;
+use hearth_pool::fake::FakeGround;
+use hearth_pool::{Place, Pool};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::{ConfigView, ImportKind, Vm};
 use hearth_types::ids::InstallationId;
@@ -53,6 +55,8 @@ pub(crate) const METRICS_TOKEN: &str = "0123456789abcdef-metrics";
 pub(crate) struct Rig {
     pub(crate) api: Api,
     pub(crate) vmm: Arc<RigVmm>,
+    /// What the pool stands on.
+    pub(crate) ground: FakeGround,
     pub(crate) dir: Utf8PathBuf,
     stop: watch::Sender<bool>,
     _folder: tempfile::TempDir,
@@ -131,8 +135,13 @@ impl Rig {
         let vmm = Arc::new(RigVmm::default());
         let engine = engine(&dir, store, &vmm).await;
         let (stop, stopping) = watch::channel(false);
+        let ground = FakeGround::default();
         let api = Api {
             engine: Arc::clone(&engine),
+            pool: Pool::new(
+                Place::new(&dir.join("pool"), engine.parts.store.installation()),
+                Arc::new(ground.clone()),
+            ),
             config: Arc::new(ConfigView {
                 entries: Vec::new(),
             }),
@@ -147,6 +156,7 @@ impl Rig {
         Self {
             api,
             vmm,
+            ground,
             dir,
             stop,
             _folder: folder,

@@ -18,6 +18,7 @@ struct Mount {
 
 impl Scene {
     /// Loop devices over files below the data folder. Each frees itself when its last user goes.
+    /// Those of the pool are the pool's to tell; once its files are removed they have other names.
     pub(super) fn loop_devices(&self) -> anyhow::Result<Vec<Orphan>> {
         let mut found = Vec::new();
         for entry in list(&self.places.block)?.unwrap_or_default() {
@@ -28,7 +29,8 @@ impl Scene {
                 Err(error) if is_gone(&error) => continue,
                 Err(error) => return Err(error).with_context(|| format!("cannot read {file}")),
             };
-            if backing.starts_with(self.paths.data()) {
+            let pools = backing.parent() == Some(&self.paths.pool()) && backing.exists();
+            if backing.starts_with(self.paths.data()) && !pools {
                 found.push(loop_device(&entry, &backing));
             }
         }

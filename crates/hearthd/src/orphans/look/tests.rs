@@ -103,15 +103,27 @@ fn loop_devices_and_mounts_are_ours_by_the_data_folder() {
         "block/loop1/loop/backing_file",
         &format!("{data}/images/a\n"),
     );
+    // The pool tells of its own, for as long as they are its files.
+    stage.put("data/pool/hearth-pool-data.img", "");
+    for (device, file) in [
+        ("loop2", "hearth-pool-data.img"),
+        ("loop3", "hearth-pool-data.img (deleted)"),
+    ] {
+        let backing = format!("{data}/pool/{file}\n");
+        stage.put(&format!("block/{device}/loop/backing_file"), &backing);
+    }
     let mounts = format!(
         "29 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
          30 1 8:2 / {data} rw - ext4 /dev/sda2 rw\n\
          31 1 8:3 / {data}/vms/x rw - tmpfs none rw\n"
     );
     stage.put("mountinfo", &mounts);
-    let device = stage.the(OrphanKind::LoopDevice);
-    assert_eq!(device.id, "loop_device-loop1");
-    assert_eq!(device.state, OrphanState::Unwanted);
+    let mut devices = stage.found();
+    devices.retain(|orphan| orphan.kind == OrphanKind::LoopDevice);
+    devices.sort_by(|a, b| a.id.cmp(&b.id));
+    let ids: Vec<_> = devices.iter().map(|device| device.id.as_str()).collect();
+    assert_eq!(ids, ["loop_device-loop1", "loop_device-loop3"]);
+    assert_eq!(devices[0].state, OrphanState::Unwanted);
     let mount = stage.the(OrphanKind::Mount);
     assert!(mount.object.ends_with("/vms/x"), "{mount:?}");
     assert_eq!(mount.fate.what, FateKind::Never);

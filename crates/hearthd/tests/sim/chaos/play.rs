@@ -191,6 +191,13 @@ fn api(life: &Life) -> Api {
     let (_, stopping) = tokio::sync::watch::channel(false);
     Api {
         engine: Arc::clone(&life.engine),
+        pool: hearth_pool::Pool::new(
+            hearth_pool::Place::new(
+                &life.engine.paths.pool(),
+                life.engine.parts.store.installation(),
+            ),
+            Arc::new(hearth_pool::fake::FakeGround::default()),
+        ),
         config: Arc::new(hearth_types::api::ConfigView {
             entries: Vec::new(),
         }),

@@ -1,0 +1,44 @@
+//! The routes about the thin pool.
+
+use hearth_types::pool::{PoolView, SetUpPool};
+
+use crate::request::Call;
+use crate::{Client, ClientError};
+
+const POOL: [&str; 2] = ["v1", "pool"];
+
+impl Client {
+    /// How the pool is.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pool(&self) -> Result<PoolView, ClientError> {
+        self.fetch(Call::get(&POOL)).await
+    }
+
+    /// Sets the pool up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_up_pool(&self, asked: &SetUpPool) -> Result<PoolView, ClientError> {
+        self.fetch(Call::post(&POOL).json(asked)?).await
+    }
+
+    /// Checks the pool's metadata and puts the pool together.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn check_pool(&self) -> Result<PoolView, ClientError> {
+        self.fetch(Call::post(&["v1", "pool", "check"])).await
+    }
+
+    /// Destroys the pool with all that is in it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn destroy_pool(&self, force: bool) -> Result<(), ClientError> {
+        let call = Call::new(hyper::Method::DELETE, &POOL);
+        let call = call.query_some("force", force.then_some(true));
+        self.send(call).await.map(drop)
+    }
+}

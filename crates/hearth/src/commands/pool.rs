@@ -1,0 +1,144 @@
+//! `hearth pool …`: the thin pool.
+
+use clap::{Args, Subcommand};
+
+use hearth_types::pool::{PoolCheck, PoolState, PoolUsage, PoolVerdict, PoolView, SetUpPool};
+use hearth_types::units::Bytes;
+
+use crate::ages::ago;
+use crate::cli::Context;
+use crate::exit_codes;
+use crate::failure::Outcome;
+use crate::output::{BAD, DIM, GOOD, Output, WARN};
+use crate::table::{Cell, Table};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    Setup(SetupArgs),
+    /// Shows how the pool is
+    Status,
+    /// Checks the pool's metadata and puts it together; nothing may use it
+    Check,
+    Destroy(DestroyArgs),
+}
+
+/// Sets a pool up on files in the data folder
+///
+/// One that is there already is a success. A set-up that fails leaves nothing.
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// How much data it can hold, such as 20GiB (2GiB when absent); the file is sparse
+    #[arg(long, value_name = "SIZE")]
+    data: Option<Bytes>,
+}
+
+/// Destroys the pool with all that is in it
+#[derive(Debug, Args)]
+pub(crate) struct DestroyArgs {
+    /// Also if it holds data, or nobody can tell
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
+    let client = &context.client;
+    let view = match command {
+        PoolCommand::Setup(args) => client.set_up_pool(&SetUpPool { data: args.data }).await?,
+        PoolCommand::Status => client.pool().await?,
+        PoolCommand::Check => client.check_pool().await?,
+        PoolCommand::Destroy(args) => {
+            client.destroy_pool(args.force).await?;
+            context
+                .out
+                .note("The pool and all that was in it is destroyed.");
+            return Ok(exit_codes::OK);
+        }
+    };
+    show(&context.out, &view)?;
+    Ok(exit_codes::OK)
+}
+
+fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
+    if out.is_json() {
+        return out.json(view);
+    }
+    if out.quiet {
+        return out.line(view.state);
+    }
+    let mut header = vec!["STATE", "DATA", "METADATA", "BLOCK", "USERS", "CHECKED"];
+    if out.is_wide() {
+        header.extend(["DEVICE", "TRANSACTION", "MADE", "NAME", "FOLDER"]);
+    }
+    let mut table = Table::new(&header);
+    let checked = view.last_check.as_ref().map(|check| checked(out, check));
+    let mut cells = vec![
+        Cell::styled(view.state, style(view.state)),
+        usage(view.data).into(),
+        usage(view.metadata).into(),
+        or_dash(view.block.map(|block| Bytes(block).human())),
+        or_dash(view.users),
+        checked.unwrap_or_else(|| "-".into()),
+    ];
+    if out.is_wide() {
+        cells.extend([
+            or_dash(view.device.as_ref()),
+            or_dash(view.transaction_id),
+            or_dash(view.made_at.map(|at| ago(at, out.now))),
+            (&view.name).into(),
+            (&view.folder).into(),
+        ]);
+    }
+    table.row(cells);
+    out.table(&table)?;
+    if let Some(work) = &view.work {
+        let since = ago(work.since, out.now);
+        out.note(format!("Under way: {}, begun {since}.", work.what));
+    }
+    if let Some(reason) = &view.reason {
+        out.note(format!("{}: {reason}", view.state));
+    }
+    if let Some(hint) = &view.hint {
+        crate::output::hint(hint);
+    }
+    Ok(())
+}
+
+fn usage(usage: Option<PoolUsage>) -> String {
+    let Some(PoolUsage { used, size }) = usage else {
+        return "-".to_owned();
+    };
+    let total = Bytes(size).human();
+    match used {
+        None => format!("? of {total}"),
+        Some(used) => {
+            let percent = u128::from(used) * 100 / u128::from(size.max(1));
+            format!("{} of {total} ({percent}%)", Bytes(used).human())
+        }
+    }
+}
+
+fn checked(out: &Output, check: &PoolCheck) -> Cell {
+    let style = match check.verdict {
+        PoolVerdict::Good => GOOD,
+        PoolVerdict::Bad | PoolVerdict::Unfinished => BAD,
+    };
+    let at = ago(check.at, out.now);
+    Cell::styled(format!("{}, {at}", check.verdict), style)
+}
+
+fn or_dash(value: Option<impl std::fmt::Display>) -> Cell {
+    value.map_or_else(|| "-".into(), Cell::from)
+}
+
+fn style(state: PoolState) -> anstyle::Style {
+    match state {
+        PoolState::Up => GOOD,
+        PoolState::Absent | PoolState::Unavailable => DIM,
+        PoolState::Full | PoolState::ReadOnly | PoolState::Failed | PoolState::Damaged => BAD,
+        PoolState::Preparing
+        | PoolState::Down
+        | PoolState::Destroying
+        | PoolState::Foreign
+        | PoolState::Unknown => WARN,
+    }
+}

@@ -1,0 +1,95 @@
+//! `hearth pool`: what it shows, asks and passes on.
+
+use axum::Router;
+use axum::extract::RawQuery;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+
+use hearth_types::problem::{Code, Problem};
+
+use crate::fake::Fake;
+use crate::runner::session;
+
+/// The fake daemon's routes of the pool.
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    Router::new()
+        .route(
+            "/v1/pool",
+            get(async || axum::Json(up()))
+                .post(async || axum::Json(up()))
+                .delete(destroy),
+        )
+        .route("/v1/pool/check", post(async || refused_check()))
+}
+
+fn up() -> Value {
+    let id = "01950000-0000-7000-8000-000000000001";
+    json!({
+        "state": "up", "name": format!("hearth-{id}-pool"), "uuid": format!("HEARTH-{id}-pool"),
+        "device": "/dev/dm-0",
+        "data": {"used": 734_003_200, "size": 2_147_483_648_u64},
+        "metadata": {"used": 262_144, "size": 16_777_216},
+        "block": 65_536, "transaction_id": 12, "users": 3,
+        "folder": "/var/lib/hearth/pool", "made_at": "2026-02-28T12:00:00Z",
+        "last_check": {"at": "2026-03-01T11:00:00Z", "took_ms": 41, "verdict": "good"}
+    })
+}
+
+fn refused_check() -> Response {
+    let problem = Problem::new(
+        Code::InUse,
+        "the pool is in use (3 devices stand on it or have it open)",
+    );
+    answer(problem.hint("take off what stands on it first (dmsetup ls --tree shows it)"))
+}
+
+async fn destroy(RawQuery(query): RawQuery) -> Response {
+    if query.is_some_and(|query| query.contains("force=true")) {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    let problem = Problem::new(Code::Conflict, "the pool holds 700 MiB of data");
+    answer(problem.hint("what is in it is lost with it: hearth pool destroy --force"))
+}
+
+fn answer(problem: Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap();
+    let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+    (status, kind, serde_json::to_string(&problem).unwrap()).into_response()
+}
+
+#[test]
+fn the_pool_as_table_and_json() {
+    for format in ["table", "wide", "json"] {
+        let fake = Fake::start();
+        let text = session(&fake, &[&["pool", "status", "-o", format]]);
+        insta::assert_snapshot!(format!("pool-{format}"), text);
+    }
+}
+
+#[test]
+fn orders_and_refusals() {
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["pool", "setup", "--data", "2GiB"],
+            &["pool", "status", "-q"],
+            &["pool", "check"],
+            &["pool", "destroy"],
+            &["pool", "destroy", "--force"],
+            &["pool", "setup", "--data", "two"],
+        ],
+    );
+    insta::assert_snapshot!("pool-orders", text);
+    assert_eq!(
+        fake.changes(),
+        [
+            r#"POST /v1/pool {"data":"2GiB"}"#,
+            "POST /v1/pool/check",
+            "DELETE /v1/pool",
+            "DELETE /v1/pool?force=true",
+        ]
+    );
+}

@@ -1,0 +1,100 @@
+//! `/v1/pool`: the thin pool. There is one at most.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use hearth_pool::{Kind, PoolError};
+use hearth_types::event::NewEvent;
+use hearth_types::pool::{PoolView, SetUpPool};
+use hearth_types::problem::{Code, Problem};
+use hearth_types::survey::chain;
+use hearth_types::units::Bytes;
+use serde::Deserialize;
+
+use super::Api;
+use super::error::{ApiError, ApiResult, Body, Params};
+
+/// Shows how the pool is. Waits for nothing that is being done to it.
+#[utoipa::path(get, path = "/v1/pool", operation_id = "pool", tag = "pool",
+    responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn get(State(api): State<Api>) -> Json<PoolView> {
+    Json(api.pool.view().await)
+}
+
+/// Sets the pool up on files in the data folder. One that is there already is a success, unless
+/// another size is asked for; a set-up that fails leaves nothing.
+#[utoipa::path(post, path = "/v1/pool", operation_id = "set_up_pool", tag = "pool", request_body = Option<SetUpPool>,
+    responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn set_up(
+    State(api): State<Api>,
+    Body(asked): Body<SetUpPool>,
+) -> ApiResult<Json<PoolView>> {
+    let made = api.pool.setup(asked.data).await.map_err(problem)?;
+    let view = api.pool.view().await;
+    if made {
+        let size = view.data.map_or(Bytes(0), |data| Bytes(data.size));
+        let message = format!("the pool is set up with {} for data", size.human());
+        let event = NewEvent::info("pool.set_up", message);
+        api.engine.tell(event).await;
+    }
+    Ok(Json(view))
+}
+
+/// Checks the metadata of a pool that nothing uses, and puts it together if it is good. For that
+/// time the kernel does not have it.
+#[utoipa::path(post, path = "/v1/pool/check", operation_id = "check_pool", tag = "pool",
+    responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn check(State(api): State<Api>) -> ApiResult<Json<PoolView>> {
+    if let Err(error) = api.pool.check().await {
+        if matches!(error, PoolError::Damaged { .. }) {
+            api.engine
+                .tell(crate::pool::failed("put together", &error))
+                .await;
+        }
+        return Err(problem(error));
+    }
+    let view = api.pool.view().await;
+    api.engine.tell(crate::pool::up(&view)).await;
+    Ok(Json(view))
+}
+
+/// How the pool is destroyed.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DestroyParams {
+    /// Also if it holds data, or nobody can tell.
+    force: Option<bool>,
+}
+
+/// Destroys the pool with all that is in it. Never one that is in use.
+#[utoipa::path(delete, path = "/v1/pool", operation_id = "destroy_pool", tag = "pool", params(DestroyParams),
+    responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn destroy(
+    State(api): State<Api>,
+    Params(params): Params<DestroyParams>,
+) -> ApiResult<StatusCode> {
+    let force = params.force.unwrap_or(false);
+    api.pool.destroy(force).await.map_err(problem)?;
+    let message = "the pool and all that was in it is destroyed";
+    api.engine
+        .tell(NewEvent::info("pool.destroyed", message))
+        .await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn problem(error: PoolError) -> ApiError {
+    let code = match error.kind() {
+        Kind::Unavailable => Code::Unavailable,
+        Kind::Absent => Code::NotFound,
+        Kind::Conflict => Code::Conflict,
+        Kind::InUse => Code::InUse,
+        Kind::Invalid => Code::Invalid,
+        Kind::NoSpace => Code::Exhausted,
+        Kind::Internal => Code::Internal,
+    };
+    let problem = ApiError::new(code, chain(&error));
+    match error.hint() {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
