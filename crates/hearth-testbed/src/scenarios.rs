@@ -6,6 +6,7 @@ mod firecracker;
 mod foreign;
 mod host_faults;
 mod install;
+mod pool;
 mod power_cut;
 mod powercut_is_honest;
 mod reboot;
@@ -170,6 +171,14 @@ pub const ALL: &[Scenario] = &[
         prepared: Prepared::Bare,
         packaged: false,
         tell: units::tell,
+    },
+    Scenario {
+        name: "pool",
+        proves: "a thin pool on real device-mapper: its data is there after kill -9, reboot, panic and power cut",
+        minutes: 9,
+        prepared: Prepared::StandIn,
+        packaged: false,
+        tell: pool::tell,
     },
     Scenario {
         name: "scale",

@@ -42,7 +42,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
 }
 
 /// Runs the tests of a suite, and returns what is wrong with them.
-fn run(host: &Host, suite: &Suite) -> anyhow::Result<Vec<String>> {
+pub(super) fn run(host: &Host, suite: &Suite) -> anyhow::Result<Vec<String>> {
     let programs = suite.build()?;
     host.mirror(&programs)?;
     let Some(program) = programs.first() else {
