@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use hearth_types::ids::VmId;
-use hearth_types::names::tap_name;
+use hearth_types::names::{VmName, tap_name};
 use hearth_types::net::MacAddr;
 use hearth_types::spec::{NetworkMode, PortSpec, VmSpec};
 use hearth_types::status::Leases;
@@ -25,7 +25,7 @@ pub(crate) fn choose(session: &mut Session, spec: &VmSpec, ranges: LeaseRanges) 
     let cid = next_fit(
         ranges.cid_base.max(FIRST_CID)..=ANY - 1,
         session.cursors.cid,
-        &taken(session, |row| Some(row.leases.cid)),
+        &taken(session, |leases| Some(leases.cid)),
     )
     .ok_or_else(|| exhausted("vsock context id"))?;
     session.cursors.cid = cid;
@@ -53,22 +53,15 @@ pub(crate) fn choose_ip(
         if !range.contains(&u32::from(ip)) {
             return Err(StoreError::AddressOutside { ip, subnet });
         }
-        let holder = session
-            .rows()
-            .values()
-            .find(|row| row.leases.ip == Some(ip) && Some(row.id) != current.map(|row| row.id));
-        return match holder {
-            Some(row) => Err(StoreError::AddressTaken {
-                ip,
-                by: row.spec.name.clone(),
-            }),
+        return match holder(session, ip, current.map(|row| row.id)) {
+            Some(by) => Err(StoreError::AddressTaken { ip, by }),
             None => Ok(Some(ip)),
         };
     }
     if let Some(ip) = current.and_then(|row| row.leases.ip) {
         return Ok(Some(ip));
     }
-    let taken = taken(session, |row| row.leases.ip.map(u32::from));
+    let taken = taken(session, |leases| leases.ip.map(u32::from));
     let ip = next_fit(range, session.cursors.ip, &taken)
         .ok_or_else(|| exhausted(&format!("address in {subnet}")))?;
     session.cursors.ip = ip;
@@ -80,7 +73,7 @@ fn choose_uid(session: &mut Session, ranges: LeaseRanges) -> Result<u32> {
         return Ok(0);
     }
     let end = ranges.uid_base.saturating_add(ranges.uid_count);
-    let taken = taken(session, |row| Some(row.leases.uid));
+    let taken = taken(session, |leases| Some(leases.uid));
     let uid = match end.checked_sub(1) {
         Some(last) => next_fit(ranges.uid_base..=last, session.cursors.uid, &taken),
         None => None,
@@ -112,8 +105,37 @@ fn guest_addresses(subnet: Ipv4Net) -> std::ops::RangeInclusive<u32> {
     first..=last
 }
 
-fn taken(session: &Session, of: impl Fn(&VmRow) -> Option<u32>) -> BTreeSet<u32> {
-    session.rows().values().filter_map(|row| of(row)).collect()
+/// What recorded VMs have, and those whose record is lost.
+fn taken(session: &Session, of: impl Fn(&Leases) -> Option<u32>) -> BTreeSet<u32> {
+    let recorded = session.rows().values().map(|row| &row.leases);
+    let lost = session.reserved.iter().map(|lost| &lost.leases);
+    recorded.chain(lost).filter_map(of).collect()
+}
+
+/// The other VM that has this address.
+fn holder(session: &Session, ip: Ipv4Addr, own: Option<VmId>) -> Option<VmName> {
+    let recorded = session.rows().values();
+    let recorded = recorded.map(|row| (row.id, row.leases.ip, &row.spec.name));
+    let lost = session.reserved.iter();
+    let lost = lost.map(|lost| (lost.vm, lost.leases.ip, &lost.name));
+    recorded
+        .chain(lost)
+        .find(|(id, has, _)| *has == Some(ip) && Some(*id) != own)
+        .map(|(_, _, name)| name.clone())
+}
+
+/// The VM without a record that this port of the host leads to.
+fn reserved_by(session: &Session, id: VmId, port: &PortSpec) -> Option<VmName> {
+    let any = Ipv4Addr::UNSPECIFIED;
+    let same = |other: &PortSpec| {
+        other.protocol == port.protocol
+            && other.host_port == port.host_port
+            && (other.host_ip == port.host_ip || other.host_ip == any || port.host_ip == any)
+    };
+    let lost = session.reserved.iter().filter(|lost| lost.vm != id);
+    lost.filter(|lost| lost.ports.iter().any(same))
+        .map(|lost| lost.name.clone())
+        .next()
 }
 
 fn exhausted(what: &str) -> StoreError {
@@ -186,7 +208,8 @@ fn record_ports(session: &Session, id: VmId, ports: &[PortSpec]) -> Result<()> {
             .next()
             .transpose()
         })?;
-        if let Some(by) = holder.and_then(|name| name.parse().ok()) {
+        let recorded = holder.and_then(|name| name.parse().ok());
+        if let Some(by) = recorded.or_else(|| reserved_by(session, id, port)) {
             let port = port.clone();
             return Err(StoreError::PortTaken { port, by });
         }

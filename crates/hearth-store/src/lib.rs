@@ -33,7 +33,7 @@ mod writer;
 pub use error::StoreError;
 pub use model::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    VmRow,
+    Reserved, VmRow,
 };
 pub use open::SCHEMA_VERSION;
 pub use store::Store;

@@ -2,7 +2,7 @@
 
 use hearth_types::ids::{ImageId, IntentId, VmId};
 use hearth_types::names::VmName;
-use hearth_types::spec::VmSpec;
+use hearth_types::spec::{PortSpec, VmSpec};
 use hearth_types::status::{Goal, Leases, VmStatus};
 use hearth_types::units::Span;
 use ipnet::Ipv4Net;
@@ -73,6 +73,19 @@ pub struct LeaseRanges {
     pub uid_count: u32,
     /// First vsock context id; below 3 is taken as 3, the first that is a guest's.
     pub cid_base: u32,
+}
+
+/// What a VM has that is not recorded here, and keeps: it may live, or be adopted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its name, as it was recorded.
+    pub name: VmName,
+    /// What was leased to it.
+    pub leases: Leases,
+    /// The host's ports that lead to it.
+    pub ports: Vec<PortSpec>,
 }
 
 /// Makes a creation happen once, however often it is asked for.

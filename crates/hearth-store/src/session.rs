@@ -10,7 +10,7 @@ use camino::Utf8PathBuf;
 use hearth_types::ids::VmId;
 use rusqlite::Connection;
 
-use crate::{Result, StoreError, VmRow};
+use crate::{Reserved, Result, StoreError, VmRow};
 
 /// VMs by id.
 pub(crate) type Rows = BTreeMap<VmId, Arc<VmRow>>;
@@ -29,6 +29,8 @@ pub(crate) struct Session {
     pub(crate) conn: Connection,
     pub(crate) cursors: Cursors,
     pub(crate) last_event: u64,
+    /// What VMs have whose record is lost. Not stored: it is what was seen on the host.
+    pub(crate) reserved: Vec<Reserved>,
     rows: Rows,
     /// Old values of the rows that this transaction has changed, oldest first.
     undo: Vec<(VmId, Option<Arc<VmRow>>)>,
@@ -54,6 +56,7 @@ impl Session {
             conn,
             cursors,
             last_event,
+            reserved: Vec::new(),
             rows,
             undo: Vec::new(),
         }

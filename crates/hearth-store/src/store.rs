@@ -19,7 +19,7 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Result, StoreError, VmRow, events, history, journal, keys, leases, settings, vms,
+    Reserved, Result, StoreError, VmRow, events, history, journal, keys, leases, settings, vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -284,6 +284,19 @@ impl Store {
     ) -> Result<VmRow> {
         self.request(move |session| {
             vms::replace_spec(session, id, new, ranges, expected_generation)
+        })
+        .await
+    }
+
+    /// Hands nothing out that these VMs have, which are not recorded here, until it is told of
+    /// others. The one of them that is recorded after all gets what it had.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn reserve(&self, reserved: Vec<Reserved>) -> Result<()> {
+        self.request(move |session| {
+            session.reserved = reserved;
+            Ok(())
         })
         .await
     }

@@ -46,7 +46,7 @@ use hearth_image::ImageStore;
 use hearth_kernel::KernelStore;
 use hearth_net::{Network, NetworkConfig};
 use hearth_plan::Policy;
-use hearth_store::{LeaseRanges, Store, VmRow};
+use hearth_store::{LeaseRanges, Reserved, Store, VmRow};
 use hearth_types::event::NewEvent;
 use hearth_types::ids::VmId;
 use hearth_types::observe::Observed;
@@ -142,6 +142,8 @@ pub struct Engine {
     farewells: Mutex<Farewells>,
     /// Held while a record is kept in a VM's folder: one writer at a time.
     pub(crate) keeping: Mutex<()>,
+    /// What the store was told to keep for VMs whose record is lost.
+    pub(crate) reserved: tokio::sync::Mutex<Vec<Reserved>>,
     changed: watch_channel::Sender<u64>,
     last_pass: watch_channel::Sender<Option<Timestamp>>,
     turns: watch_channel::Sender<Turn>,
@@ -244,6 +246,7 @@ impl Engine {
             looks: looks::Looks::default(),
             farewells: Mutex::default(),
             keeping: Mutex::default(),
+            reserved: tokio::sync::Mutex::default(),
             work: Mutex::new(Work {
                 full: true,
                 ..Work::default()

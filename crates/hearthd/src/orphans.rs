@@ -13,6 +13,7 @@ mod adopt;
 pub mod keepsake;
 mod look;
 mod network;
+mod reserve;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

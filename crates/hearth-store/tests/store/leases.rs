@@ -1,7 +1,7 @@
 //! Leases: given once, given back, given again as late as possible.
 
 use crate::common::{dir, new_vm, now, open, ranges, ranges_with_prefix, respec, with_port};
-use hearth_store::{LeaseRanges, StoreError};
+use hearth_store::{LeaseRanges, Reserved, StoreError};
 use hearth_types::spec::NetworkMode;
 use hearth_types::status::Goal;
 
@@ -54,6 +54,44 @@ async fn names_ports_and_addresses_are_given_once() {
     }
     // What was refused has left nothing behind.
     assert_eq!(store.vms().await.len(), 4);
+}
+
+#[tokio::test]
+async fn what_a_vm_without_a_record_has_is_given_to_nobody_else() {
+    let (dir, other) = (dir(), dir());
+    let mut lost = open(&dir)
+        .create_vm(with_port("lost", "8080:80"), ranges(), now())
+        .await
+        .unwrap();
+    // A database that knows nothing of it would give the same again.
+    let store = open(&other);
+    let reserved = Reserved {
+        vm: lost.id,
+        name: lost.spec.name.clone(),
+        leases: lost.leases.clone(),
+        ports: lost.spec.ports.clone(),
+    };
+    store.reserve(vec![reserved]).await.unwrap();
+    let web = store.create_vm(new_vm("web"), ranges(), now()).await;
+    let web = web.unwrap().leases;
+    assert_ne!(web.ip, lost.leases.ip);
+    assert_ne!(web.cid, lost.leases.cid);
+    assert_ne!(web.uid, lost.leases.uid);
+    let mut fixed = new_vm("fixed");
+    fixed.spec.network.address = lost.leases.ip;
+    let refused = store.create_vm(fixed.clone(), ranges(), now()).await;
+    assert!(matches!(refused, Err(StoreError::AddressTaken { by, .. }) if by.as_str() == "lost"));
+    let port = with_port("port", "127.0.0.1:8080:80");
+    let refused = store.create_vm(port, ranges(), now()).await;
+    assert!(matches!(refused, Err(StoreError::PortTaken { by, .. }) if by.as_str() == "lost"));
+
+    // It is recorded after all, as it was.
+    lost = store.restore_vm(lost).await.unwrap();
+    let name = lost.spec.name.clone();
+    assert_eq!(store.vm(lost.id).await.unwrap().leases, lost.leases);
+    store.reserve(Vec::new()).await.unwrap();
+    let refused = store.create_vm(fixed, ranges(), now()).await;
+    assert!(matches!(refused, Err(StoreError::AddressTaken { by, .. }) if by == name));
 }
 
 #[tokio::test]

@@ -53,12 +53,14 @@ impl Engine {
             ),
         );
         let run_states = self.survey_run_states(&processes, None).await;
+        let dirs = self.survey_dirs(None).await;
+        self.reserve_for_lost(&dirs).await;
         Observed {
             run_states,
             processes,
             units,
             taps,
-            dirs: self.survey_dirs(None).await,
+            dirs,
             bridge,
             rules,
             names,

@@ -12,7 +12,6 @@ use hearth_types::names::tap_name;
 use hearth_types::observe::ProcessRole;
 use hearth_types::orphan::{AdoptOrphan, FateKind, Orphan, OrphanKind, OrphanState, RemoveOrphans};
 use hearth_types::problem::{Code, Problem};
-use hearth_types::spec::NetworkMode;
 use hearth_types::status::{Goal, Phase};
 
 use super::world::{Life, World, root, spec};
@@ -117,9 +116,8 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
         assert!(!folder.adoptable, "its VMM runs");
         assert!(folder.bytes.is_some());
         // Another VM has come to its name meanwhile.
-        let mut other = spec("shop");
-        other.network.mode = NetworkMode::None;
-        let other = life.create(other, Goal::Stopped).await;
+        let other = life.create(spec("shop"), Goal::Stopped).await;
+        let given = life.row(other).await.leases;
         let engine = &life.engine;
         let taken = engine.adopt_orphan(&vmm.id, AdoptOrphan::default()).await;
         is_problem(&taken.unwrap_err(), Code::Conflict);
@@ -131,6 +129,8 @@ fn a_vm_whose_record_is_lost_is_left_alone_and_adopted() {
             .await
             .unwrap();
         assert_eq!((row.id, row.spec.name.as_str()), (web, "shop"));
+        assert_ne!(row.leases.ip, given.ip, "nobody else was given its address");
+        assert_ne!((row.leases.cid, row.leases.uid), (given.cid, given.uid));
         life.settled("it has a record again").await;
         assert_eq!(row.spec.ports, shop.ports);
         assert_eq!(published(life), ports, "its clients never noticed");
