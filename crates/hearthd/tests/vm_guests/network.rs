@@ -2,12 +2,27 @@
 
 use camino::Utf8Path;
 use hearth_types::problem::Code;
-use hearth_types::spec::NetworkMode;
+use hearth_types::spec::{NetworkMode, VmSpec};
 
 use crate::harness::{Host, eventually, run, spec, words};
 
 const SERVE: &str =
     "mkdir -p /www; echo hello from web > /www/index.html; exec httpd -f -p 8080 -h /www";
+
+/// A VM that serves a page on a published port.
+fn server() -> VmSpec {
+    let mut web = spec("web");
+    web.command = Some(words(&["sh", "-c", SERVE]));
+    web.ports = vec!["18080:8080".parse().unwrap()];
+    web
+}
+
+/// Its page is there at the host's port.
+fn serves(host: &Host) {
+    let url = "http://127.0.0.1:18080/";
+    let page = host.netns.run("curl", &["-sS", "--max-time", "30", url]);
+    assert_eq!(page.trim(), "hello from web");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_neighbours_reach_each_other_and_nobody_spoofs() {
@@ -15,10 +30,7 @@ async fn vm_neighbours_reach_each_other_and_nobody_spoofs() {
         return;
     };
     host.start_daemon().await;
-    let mut web = spec("web");
-    web.command = Some(words(&["sh", "-c", SERVE]));
-    web.ports = vec!["18080:8080".parse().unwrap()];
-    let (web, peer) = (host.run(web).await, host.run(spec("peer")).await);
+    let (web, peer) = (host.run(server()).await, host.run(spec("peer")).await);
     web.healthy().await;
     peer.healthy().await;
     let address = web.look().await.leases.ip.unwrap();
@@ -30,9 +42,7 @@ async fn vm_neighbours_reach_each_other_and_nobody_spoofs() {
     }
     let answer = peer.must("nslookup web.hearth.internal").await;
     assert!(answer.contains(&address.to_string()), "{answer}");
-    let url = "http://127.0.0.1:18080/";
-    let page = host.netns.run("curl", &["-sS", "--max-time", "30", url]);
-    assert_eq!(page.trim(), "hello from web");
+    serves(&host);
 
     // Another address of the subnet that nobody has leased.
     let stolen = "10.213.77.77";
@@ -167,24 +177,16 @@ async fn vm_keeps_its_published_ports_through_a_death_of_the_daemon_and_its_adop
         return;
     };
     host.start_daemon().await;
-    let mut web = spec("web");
-    web.command = Some(words(&["sh", "-c", SERVE]));
-    web.ports = vec!["18080:8080".parse().unwrap()];
-    let web = host.run(web).await;
+    let web = host.run(server()).await;
     web.healthy().await;
-    let asked = |host: &Host| {
-        let url = "http://127.0.0.1:18080/";
-        let page = host.netns.run("curl", &["-sS", "--max-time", "30", url]);
-        assert_eq!(page.trim(), "hello from web");
-    };
     let rules = |host: &Host| host.netns.run("nft", &["list", "ruleset"]);
-    asked(&host);
+    serves(&host);
     host.settled().await;
     let (pid, before) = (web.pid().await, rules(&host));
     host.kill_daemon().await;
-    asked(&host);
+    serves(&host);
     host.start_daemon().await;
-    asked(&host);
+    serves(&host);
     host.settled().await;
     assert_eq!((web.pid().await, rules(&host)), (pid, before));
     web.remove().await;
