@@ -152,7 +152,7 @@ keys! {
     ORPHAN_DIRS orphan_dirs: OrphanMode = "proven", PROVEN_ORPHANS;
     /// The loop looks at the host at least this often.
     RESYNC_INTERVAL resync_interval: Span = "60s", POSITIVE_DURATION;
-    /// First wait before a VM is restarted by its policy; it doubles with each failure in a row.
+    /// First wait before a VM is restarted by its policy; it doubles with each failure in a row, and is shortened by 5 to 30 % so that VMs that fell together do not rise together.
     BACKOFF_FIRST backoff_first: Span = "1s", POSITIVE_DURATION;
     /// The longest wait before a restart.
     BACKOFF_MAX backoff_max: Span = "5m", POSITIVE_DURATION;

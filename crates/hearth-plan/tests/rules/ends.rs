@@ -110,7 +110,10 @@ fn always_restarts_after_status_0_and_waits_for_the_first_back_off() {
     let plan = assert_steps(&world, &["set_status"]);
     let status = stored(&plan);
     assert_eq!((status.phase, status.failures), (Phase::Backoff, 0));
-    assert!(status.next_start >= Some(at(0)), "{status:?}");
+    assert!(
+        status.next_start > Some(at(-1)) && status.next_start < Some(at(0)),
+        "{status:?}"
+    );
     assert_eq!(plan.next_pass, status.next_start);
 }
 
@@ -284,12 +287,12 @@ fn a_guest_that_reboots_is_started_again_unless_the_policy_is_no() {
 }
 
 #[test]
-fn the_back_off_doubles_is_spread_by_a_quarter_and_capped() {
+fn the_back_off_doubles_is_spread_and_capped() {
     let policy = Policy::default();
     for (failures, base) in [(0, 1), (1, 1), (2, 2), (3, 4), (8, 128)] {
         let wait = backoff(failures, &policy, web());
         assert!(
-            wait >= seconds(base) && wait <= seconds(base) * 5 / 4,
+            wait >= seconds(base) * 7 / 10 && wait <= seconds(base) * 95 / 100,
             "{failures}: {wait:?}"
         );
         assert_eq!(wait, backoff(failures, &policy, web()));
@@ -297,7 +300,7 @@ fn the_back_off_doubles_is_spread_by_a_quarter_and_capped() {
     for failures in [9, 10, 32, 33, u32::MAX] {
         let wait = backoff(failures, &policy, web());
         assert!(
-            wait <= seconds(300) && wait >= seconds(225),
+            wait <= seconds(285) && wait >= seconds(210),
             "{failures}: {wait:?}"
         );
     }
@@ -333,7 +336,7 @@ fn a_failed_start_counts_and_backs_off() {
         &policy,
     );
     assert_eq!((failed.phase, failed.failures), (Phase::Backoff, 2));
-    assert!(failed.next_start >= Some(at(2)));
+    assert!(failed.next_start > Some(at(1)) && failed.next_start < Some(at(2)));
 }
 
 #[test]

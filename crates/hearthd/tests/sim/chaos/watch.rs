@@ -205,12 +205,12 @@ impl Watch {
         })
     }
 
-    /// As `docs/recovery.md` says it: doubling from the first wait to the longest, which is
-    /// spread downwards by a quarter.
+    /// As `docs/recovery.md` says it: doubling from the first wait to the longest, and shortened
+    /// by 30 % at the most.
     fn least_wait(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(20);
         let raw = self.policy.backoff_first * (1 << doublings);
-        raw.min(self.policy.backoff_max * 3 / 4)
+        raw.min(self.policy.backoff_max) * 7 / 10
     }
 
     /// A plan is about to be carried out. Whether the daemon has to be stopped: it goes round and
