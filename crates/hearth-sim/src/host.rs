@@ -197,6 +197,11 @@ pub struct SimHost {
     pub latency: Duration,
     /// VMMs that are being asked for their state, and the most that there ever were at once.
     pub asked_at_once: (usize, usize),
+    /// How long the launch of a VMM takes when it is the only one; n at once take n times as long,
+    /// as systemd makes one unit after another.
+    pub launch_takes: Duration,
+    /// VMMs that are being launched, and the most that there ever were at once.
+    pub launched_at_once: (usize, usize),
     /// The survey lists neighbours' marked objects, too: the planner must leave them out.
     pub leaky_survey: bool,
     /// Free bytes of the data folder's file system; the real one's when absent.
@@ -233,6 +238,8 @@ impl SimHost {
             guests: BTreeMap::new(),
             latency: Duration::ZERO,
             asked_at_once: (0, 0),
+            launch_takes: Duration::ZERO,
+            launched_at_once: (0, 0),
             leaky_survey: false,
             free: None,
             violations: Vec::new(),

@@ -172,7 +172,7 @@ impl Vmm for Drivers {
     }
 
     async fn remove_unit(&self, unit: &ObservedUnit) -> Result<(), VmmError> {
-        launch::remove_unit(unit).await
+        launch::remove_unit(unit.mark).await
     }
 
     async fn ensure_limits(

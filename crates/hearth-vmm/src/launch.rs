@@ -89,15 +89,19 @@ pub(crate) async fn through_shim(
             direct::talk(shim, request).await
         }
     };
-    let text = tokio::time::timeout(SHIM_DEADLINE, talk)
-        .await
-        .map_err(|_| VmmError::Slow {
+    let Ok(answered) = tokio::time::timeout(SHIM_DEADLINE, talk).await else {
+        if launcher.makes_units() {
+            unit::give_up(request).await;
+        }
+        return Err(VmmError::Slow {
             vm,
             detail: format!(
                 "its shim did not answer within {} s",
                 SHIM_DEADLINE.as_secs()
             ),
-        })??;
+        });
+    };
+    let text = answered?;
     match serde_json::from_slice(&text) {
         Ok(Answer::Started(identity)) => Ok(identity),
         Ok(Answer::Failed { reason, detail }) => Err(match reason {

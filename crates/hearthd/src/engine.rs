@@ -24,6 +24,7 @@ pub mod guest_config;
 mod host_breaker;
 pub mod journal;
 pub mod launch;
+pub mod launches;
 mod limits;
 mod looks;
 mod owner;
@@ -136,6 +137,7 @@ pub struct Engine {
     pub(crate) dumping: Mutex<BTreeSet<VmId>>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
+    launches: launches::Launches,
     wake: Arc<Notify>,
     looks: looks::Looks,
     work: Mutex<Work>,
@@ -237,6 +239,7 @@ impl Engine {
             dumping: Mutex::default(),
             metrics,
             failpoints,
+            launches: launches::Launches::default(),
             parts,
             settings,
             paths,

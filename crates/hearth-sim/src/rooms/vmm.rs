@@ -44,7 +44,47 @@ impl Drop for Asking {
     }
 }
 
+/// How long the real launcher waits for its shim.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A VMM that is being launched.
+struct Launching(Rooms);
+
+impl Launching {
+    /// It, and how long it takes beside the others.
+    fn of(rooms: &Rooms) -> (Self, Duration) {
+        let mut host = rooms.look();
+        let (now, most) = &mut host.launched_at_once;
+        *now += 1;
+        *most = (*most).max(*now);
+        let beside = u32::try_from(*now).unwrap_or(u32::MAX);
+        let takes = host.launch_takes.saturating_mul(beside);
+        drop(host);
+        (Self(rooms.clone()), takes)
+    }
+}
+
+impl Drop for Launching {
+    fn drop(&mut self) {
+        let (now, _) = &mut self.0.look().launched_at_once;
+        *now = now.saturating_sub(1);
+    }
+}
+
 impl Rooms {
+    async fn launch_takes(&self, vm: VmId) -> Result<(), VmmError> {
+        if self.look().launch_takes.is_zero() {
+            return Ok(());
+        }
+        let (_launching, takes) = Launching::of(self);
+        tokio::time::sleep(takes.min(LAUNCH_DEADLINE)).await;
+        if takes < LAUNCH_DEADLINE {
+            return Ok(());
+        }
+        let detail = "its shim did not answer in time".to_owned();
+        Err(VmmError::Slow { vm, detail })
+    }
+
     fn identity(&self, vm: VmId, command: &str) -> Result<ProcessIdentity, VmmError> {
         let host = self.look();
         let identity = host.vmms(vm).next().map(|p| p.identity.clone());
@@ -86,6 +126,7 @@ impl Vmm for Rooms {
     }
 
     async fn launch(&self, spec: &LaunchSpec) -> Result<ProcessIdentity, VmmError> {
+        self.launch_takes(spec.vm).await?;
         self.change(|host| {
             host.fault("start_vmm")?;
             if spec

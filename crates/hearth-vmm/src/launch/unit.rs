@@ -98,6 +98,17 @@ pub(super) async fn talk(
     Ok(answer)
 }
 
+/// Ends a launch that took too long. Nobody hears the shim's answer any more, so it ends what it
+/// starts; but until then its VMM lives, and whoever looked would take it for a running VM. What
+/// cannot be ended in time is found by the next survey.
+pub(super) async fn give_up(request: &Request) {
+    let vm = request.vm;
+    if let Err(error) = remove(request.mark).await {
+        let error = hearth_types::survey::chain(&error);
+        tracing::warn!(%vm, error, "the unit of a launch that took too long is left");
+    }
+}
+
 /// Both pipes: our end, and the end that goes to the shim.
 struct Pipes {
     request: (pipe::Sender, OwnedFd),

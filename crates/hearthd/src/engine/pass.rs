@@ -354,6 +354,7 @@ impl Engine {
                     stored
                 } else {
                     let blocked = ready.wait_for(&planned.step, row.as_ref()).await.err();
+                    let _turn = self.turn_to_launch(&planned.step).await;
                     // A stricter mode holds what has not begun.
                     if !self.may(planned.origin)
                         || !self.still_wanted(vm, row.as_ref(), &planned.step).await

@@ -1,4 +1,5 @@
-//! Starts after a reboot of the host are staggered; the user's are not.
+//! Starts after a reboot of the host are staggered; the user's are not, but no more VMMs are launched
+//! at once than the host makes in time.
 
 use std::time::Duration;
 
@@ -76,5 +77,28 @@ fn a_rebooted_host_starts_its_vms_a_few_at_a_time() {
     world.live(async |life| {
         life.settled("a new daemon in the same boot").await;
         life.told("host.rebooted", 1).await;
+    });
+}
+
+/// A hundred at once on a host where each launch slows down the others: all at once would all be late.
+#[test]
+fn a_hundred_vms_that_a_user_starts_at_once_all_start() {
+    if !root() {
+        return;
+    }
+    const MANY: usize = 100;
+    World::new().live(async |life| {
+        life.rooms
+            .change(|host| host.launch_takes = Duration::from_millis(300));
+        for n in 0..MANY {
+            life.create(spec(&format!("vm-{n}")), Goal::Running).await;
+        }
+        life.settled("all run").await;
+        assert_eq!(living(life), MANY);
+        let (_, most) = life.rooms.change(|host| host.launched_at_once);
+        let bound = hearthd::engine::launches::launches_at_once();
+        assert!(most > 1 && most <= bound, "{most} of {bound} at once");
+        assert_eq!(life.events("vm.start_waits").await, 0);
+        assert_eq!(life.events("vm.start_failed").await, 0);
     });
 }

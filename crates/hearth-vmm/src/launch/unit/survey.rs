@@ -71,10 +71,10 @@ const fn state(state: State) -> UnitState {
     }
 }
 
-/// Stops a unit and lets systemd forget it, if it is still the one of that mark. One that is
-/// gone is a success.
-pub(crate) async fn remove(unit: &ObservedUnit) -> Result<(), VmmError> {
-    let Some(vm) = unit.mark.vm() else {
+/// Stops the unit of a mark and lets systemd forget it. One that is gone is a success, and one of
+/// another mark is left.
+pub(crate) async fn remove(mark: OwnerMark) -> Result<(), VmmError> {
+    let Some(vm) = mark.vm() else {
         return Ok(());
     };
     let failed = |detail: String| VmmError::Control {
@@ -86,7 +86,7 @@ pub(crate) async fn remove(unit: &ObservedUnit) -> Result<(), VmmError> {
         let name = unit_name(vm);
         let manager = Manager::connect().await?;
         while let Some(listed) = manager.look(&name).await? {
-            if mark_of(&manager, &listed).await? != Some(unit.mark) {
+            if mark_of(&manager, &listed).await? != Some(mark) {
                 return Ok(false);
             }
             match listed.state {
