@@ -40,6 +40,8 @@ pub async fn contract(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     refusals_leave_nothing(volumes, ground, owner).await;
     empty_volumes(volumes, ground, owner).await;
     grows(volumes, ground, owner).await;
+    clones_of_clones(volumes, ground, owner).await;
+    folders_are_cleared(volumes, ground, owner).await;
 }
 
 async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
@@ -50,7 +52,10 @@ async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
         .clone_from(&source, &copy, GROWN, owner)
         .await
         .expect("a clone is made");
-    assert!(matches!(made, Made::Reflink | Made::Copy), "{made:?}");
+    assert!(
+        matches!(made, Made::Reflink | Made::Copy | Made::Snapshot),
+        "{made:?}"
+    );
     assert_eq!(ground.size(&copy), Some(GROWN));
     assert_eq!(ground.read(&copy, AT, DATA.len()), DATA);
     assert_eq!(ground.read(&copy, SIZE.0, 16), [0; 16]);
@@ -59,6 +64,14 @@ async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     // The two are independent from now on.
     ground.write(&copy, AT, b"CHANGED");
     assert_eq!(ground.read(&source, AT, DATA.len()), DATA);
+
+    // Usable, and its content is what it was, however often it is asked for.
+    for _ in 0..2 {
+        volumes.ready(&copy, owner).await.expect("it is usable");
+        assert_eq!(ground.owner_and_mode(&copy), (owner, 0o600));
+        assert_eq!(ground.read(&copy, AT, 7), b"CHANGED");
+    }
+    assert!(!volumes.is_lost(&copy).await.expect("it is there"));
 
     // Again: what the guest has written is not overwritten.
     let again = volumes.clone_from(&source, &copy, GROWN, owner).await;
@@ -127,6 +140,44 @@ async fn grows(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
         "a volume that is gone cannot grow"
     );
     assert_eq!(ground.size(&path), None);
+}
+
+async fn clones_of_clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let (source, first, second) = (
+        ground.path("source"),
+        ground.path("first"),
+        ground.path("second"),
+    );
+    ground.put(&source, SIZE, AT, DATA);
+    for (from, to) in [(&source, &first), (&first, &second)] {
+        volumes
+            .clone_from(from, to, SIZE, owner)
+            .await
+            .expect("a clone is made");
+    }
+    ground.write(&first, AT, b"CHANGED");
+    // What was kept of the source may go: nobody who was cloned from it loses anything.
+    volumes
+        .forget_source(&source)
+        .await
+        .expect("a source is forgotten");
+    remove_all(volumes, ground, &[source]).await;
+    assert_eq!(ground.read(&second, AT, DATA.len()), DATA);
+    remove_all(volumes, ground, &[first]).await;
+    assert_eq!(ground.read(&second, AT, DATA.len()), DATA);
+    remove_all(volumes, ground, &[second]).await;
+}
+
+async fn folders_are_cleared(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let path = ground.path("cleared");
+    let made = volumes.create_ext4(&path, SIZE, "data", owner).await;
+    assert_eq!(made.expect("an empty volume is made"), Made::Empty);
+    let folder = path.parent().expect("a volume is in a folder");
+    for _ in 0..2 {
+        volumes.clear(folder).await.expect("a folder is cleared");
+    }
+    remove_all(volumes, ground, std::slice::from_ref(&path)).await;
+    assert!(volumes.is_lost(&path).await.expect("it can be told"));
 }
 
 async fn remove_all(volumes: &dyn Volumes, ground: &dyn Ground, paths: &[Utf8PathBuf]) {

@@ -37,6 +37,26 @@ pub(crate) fn allocated(file: &File) -> io::Result<u64> {
 pub(crate) fn sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
+    parts(from, length, |start, end| range(from, to, start, end))
+}
+
+/// Copies what `from` holds to the block device `to`, which is large enough; what is a hole there
+/// is not written here. Durable when it returns.
+///
+/// # Errors
+/// Of reading and writing.
+pub fn sparse_onto(from: &File, to: &File) -> io::Result<()> {
+    let length = from.metadata()?.len();
+    parts(from, length, |start, end| plain(from, to, start, end))?;
+    to.sync_all()
+}
+
+/// Calls for each part of a file that is no hole.
+fn parts(
+    from: &File,
+    length: u64,
+    mut each: impl FnMut(u64, u64) -> io::Result<()>,
+) -> io::Result<()> {
     let mut at = 0;
     while at < length {
         let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
@@ -46,7 +66,7 @@ pub(crate) fn sparse(from: &File, to: &File) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         };
         let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(length);
-        range(from, to, start, end)?;
+        each(start, end)?;
         at = end;
     }
     Ok(())
@@ -127,6 +147,23 @@ mod tests {
         assert_eq!(read[5..], data[5..]);
         assert_eq!(read[..5], [0; 5]);
         assert!(plain(&from, &to, 0, data.len() as u64 + 1).is_err());
+    }
+
+    #[test]
+    fn a_copy_onto_something_writes_no_holes_and_does_not_resize_it() {
+        let from = tempfile::tempfile().unwrap();
+        from.set_len(8 << 20).unwrap();
+        from.write_all_at(&pattern(5000), 5 << 20).unwrap();
+        let to = tempfile::tempfile().unwrap();
+        to.set_len(16 << 20).unwrap();
+        to.write_all_at(b"there before", 100).unwrap();
+        sparse_onto(&from, &to).unwrap();
+        assert_eq!(to.metadata().unwrap().len(), 16 << 20);
+        let mut read = vec![0; 5000];
+        to.read_exact_at(&mut read, 5 << 20).unwrap();
+        assert_eq!(read, pattern(5000));
+        to.read_exact_at(&mut read[..5], 100).unwrap();
+        assert_eq!(&read[..5], b"there");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_host::command::CommandError;
 use hearth_types::units::Bytes;
 
 use crate::unfinished::{
@@ -214,6 +215,29 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
+/// Makes an ext4 file system with this label in all of a file or device.
+///
+/// # Errors
+/// What mke2fs says.
+pub async fn make_ext4(path: &Utf8Path, label: &str) -> Result<(), CommandError> {
+    let args = [
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-L",
+        label,
+        // The guest fills in the inode tables and the journal in the background. Its root
+        // owns the root folder, whoever runs mke2fs.
+        "-E",
+        "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
+        path.as_str(),
+    ];
+    hearth_host::command::run("mke2fs", &args, b"", MKE2FS_DEADLINE)
+        .await
+        .map(drop)
+}
+
 #[async_trait]
 impl Volumes for FileVolumes {
     async fn clone_from(
@@ -241,20 +265,7 @@ impl Volumes for FileVolumes {
         let Some(new) = blocking(path, move |path| this.prepare(path, size, owner)).await? else {
             return Ok(Made::Present);
         };
-        let args = [
-            "-q",
-            "-F",
-            "-t",
-            "ext4",
-            "-L",
-            label,
-            // The guest fills in the inode tables and the journal in the background. Its root
-            // owns the root folder, whoever runs mke2fs.
-            "-E",
-            "lazy_itable_init=1,lazy_journal_init=1,root_owner=0:0",
-            new.path.as_str(),
-        ];
-        hearth_host::command::run("mke2fs", &args, b"", MKE2FS_DEADLINE)
+        make_ext4(&new.path, label)
             .await
             .map_err(|source| DiskError::Tool {
                 operation: "make a file system in",

@@ -1,6 +1,6 @@
 //! Volumes: block storage for VMs behind one trait.
 //!
-//! Today a volume is a file ([`FileVolumes`]); thin volumes slot in behind the same trait.
+//! A volume is a file ([`FileVolumes`]) or a device of the pool (`hearth-pool`'s `ThinVolumes`).
 //! [`contract`] is what every implementation must keep, as a function that a test calls.
 
 #![forbid(unsafe_code)]
@@ -11,7 +11,8 @@ mod copy;
 mod files;
 mod unfinished;
 
-pub use files::FileVolumes;
+pub use copy::sparse_onto;
+pub use files::{FileVolumes, make_ext4};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -62,6 +63,17 @@ pub enum DiskError {
         #[source]
         source: hearth_host::command::CommandError,
     },
+    /// What the volume stands on failed.
+    #[error("cannot {operation} {path}")]
+    Ground {
+        /// What was tried.
+        operation: &'static str,
+        /// On which volume.
+        path: Utf8PathBuf,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 /// How a volume came to be.
@@ -71,10 +83,19 @@ pub enum Made {
     Present,
     /// It shares its blocks with the source.
     Reflink,
+    /// It is a snapshot: it shares all blocks of its source in a pool.
+    Snapshot,
     /// It is a sparse copy.
     Copy,
     /// It was made empty.
     Empty,
+}
+
+/// What a volume stands on at this moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The host's own node of its device (`/dev/dm-7`), if its path is one of a block device.
+    pub device: Option<Utf8PathBuf>,
 }
 
 /// How much room a file system has.
@@ -132,6 +153,36 @@ pub trait Volumes: Send + Sync {
 
     /// Removes a volume; one that is gone is a success.
     async fn remove(&self, path: &Utf8Path) -> Result<(), DiskError>;
+
+    /// Makes a volume usable under its path, for a VM that is about to start as this user. A
+    /// device is switched on, and its node is renewed: its number is another one after a reboot,
+    /// and the old one may be somebody else's. Files are always usable.
+    async fn ready(&self, _path: &Utf8Path, _owner: u32) -> Result<Standing, DiskError> {
+        Ok(Standing::default())
+    }
+
+    /// Gives up what stands behind the volumes of a folder that is about to be removed with all
+    /// that is in it. Files go with the folder.
+    async fn clear(&self, _folder: &Utf8Path) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    /// Gives up what is kept of a source beside its file, because the source is about to go.
+    /// Volumes that were cloned from it keep what they have.
+    async fn forget_source(&self, _source: &Utf8Path) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    /// Whether a volume that was made is there no more. One that cannot be reached at this moment
+    /// is no lost one.
+    async fn is_lost(&self, path: &Utf8Path) -> Result<bool, DiskError> {
+        let looked_at = path.to_owned();
+        let there = hearth_host::aside::aside(move || looked_at.try_exists()).await;
+        there
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map(|there| !there)
+            .map_err(unfinished::failed("look at", path))
+    }
 
     /// How much room there is for what is kept in a folder.
     async fn room(&self, folder: &Utf8Path) -> Result<Room, DiskError> {

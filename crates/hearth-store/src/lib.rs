@@ -27,6 +27,7 @@ mod open;
 mod session;
 mod settings;
 mod store;
+mod thin;
 mod vms;
 mod writer;
 

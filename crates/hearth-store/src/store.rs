@@ -9,6 +9,7 @@ use hearth_types::event::{Event, NewEvent};
 use hearth_types::history::HistoryEntry;
 use hearth_types::ids::{EventSeq, InstallationId, IntentId, VmId};
 use hearth_types::status::{Goal, VmStatus};
+use hearth_types::thin::{NewThin, ThinDevice};
 use hearth_types::units::Span;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -19,7 +20,8 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Reserved, Result, StoreError, VmRow, events, history, journal, keys, leases, settings, vms,
+    Reserved, Result, StoreError, VmRow, events, history, journal, keys, leases, settings, thin,
+    vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -493,6 +495,39 @@ impl Store {
     pub async fn set_setting(&self, key: &'static str, value: Option<Value>) -> Result<()> {
         self.request(move |session| settings::write(session, key, value.as_ref()))
             .await
+    }
+
+    /// The ledger of thin devices, by their ids.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn thin_devices(&self) -> Result<Vec<ThinDevice>> {
+        self.request(|session| thin::read(session)).await
+    }
+
+    /// Writes a thin device down that is to be made, under the next free id.
+    ///
+    /// # Errors
+    /// [`StoreError::Exhausted`], or the database's own: one for a name that is taken.
+    pub async fn begin_thin(&self, new: NewThin) -> Result<ThinDevice> {
+        self.request(move |session| thin::begin(session, new)).await
+    }
+
+    /// Writes an entry of the ledger, a new one or over the one of its id.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn put_thin(&self, device: ThinDevice) -> Result<()> {
+        self.request(move |session| thin::put(session, &device))
+            .await
+    }
+
+    /// Drops an entry of the ledger; one that is gone is a success.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn forget_thin(&self, id: u32) -> Result<()> {
+        self.request(move |session| thin::forget(session, id)).await
     }
 
     /// Writes something that means nothing, to find out whether the database can be written.

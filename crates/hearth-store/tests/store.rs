@@ -15,5 +15,7 @@ mod model;
 mod offline;
 #[path = "store/requests.rs"]
 mod requests;
+#[path = "store/thin.rs"]
+mod thin;
 #[path = "store/threads.rs"]
 mod threads;

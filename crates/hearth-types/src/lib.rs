@@ -24,6 +24,7 @@ pub mod resources;
 pub mod spec;
 pub mod status;
 pub mod survey;
+pub mod thin;
 pub mod units;
 
 pub use ids::{EventSeq, ImageId, InstallationId, IntentId, VmId};
