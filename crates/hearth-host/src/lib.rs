@@ -12,6 +12,8 @@
 //! | [`memory`] | how much freed memory this process keeps |
 //! | [`pressure`] | how much of the time tasks wait for CPU or memory |
 //! | [`command`] | other programs, with a deadline and their words on failure |
+//! | [`load`] | what of memory and of the CPUs' time is left |
+//! | [`kmsg`] | the kernel's log, record by record |
 //! | [`waits`] | threads that wait in the kernel, and for what |
 //! | [`aside`] | work that blocks, where it holds up nobody |
 //! | [`dirwatch`], [`unixsock`], [`usage`] | folders that change, sockets with long paths, what a process uses |
@@ -20,6 +22,8 @@ pub mod aside;
 pub mod boot;
 pub mod command;
 pub mod dirwatch;
+pub mod kmsg;
+pub mod load;
 pub mod lock;
 pub mod loopdev;
 pub mod memory;

@@ -9,6 +9,8 @@ pub enum Resource {
     Cpu,
     /// Memory.
     Memory,
+    /// Disks.
+    Io,
 }
 
 impl Resource {
@@ -16,6 +18,7 @@ impl Resource {
         match self {
             Self::Cpu => "/proc/pressure/cpu",
             Self::Memory => "/proc/pressure/memory",
+            Self::Io => "/proc/pressure/io",
         }
     }
 }
@@ -26,16 +29,28 @@ impl Resource {
 /// # Errors
 /// When the kernel does not say: it was built or booted without PSI.
 pub fn some_avg10(resource: Resource) -> io::Result<u32> {
+    avg10(resource, "some ")
+}
+
+/// The same of the time in which all tasks that were not idle waited for it (`full avg10`).
+///
+/// # Errors
+/// As [`some_avg10`].
+pub fn full_avg10(resource: Resource) -> io::Result<u32> {
+    avg10(resource, "full ")
+}
+
+fn avg10(resource: Resource, line: &str) -> io::Result<u32> {
     let text = std::fs::read_to_string(resource.path())?;
-    parse(&text).ok_or_else(|| {
+    parse(&text, line).ok_or_else(|| {
         let path = resource.path();
         io::Error::new(io::ErrorKind::InvalidData, format!("{path} has no average"))
     })
 }
 
-fn parse(text: &str) -> Option<u32> {
-    let some = text.lines().find(|line| line.starts_with("some "))?;
-    let value = some
+fn parse(text: &str, kind: &str) -> Option<u32> {
+    let line = text.lines().find(|line| line.starts_with(kind))?;
+    let value = line
         .split_whitespace()
         .find_map(|word| word.strip_prefix("avg10="))?;
     value.split('.').next()?.parse().ok()
@@ -49,14 +64,15 @@ mod tests {
     fn the_whole_percent_of_some() {
         let text = "some avg10=12.94 avg60=1.00 avg300=0.10 total=1\n\
                     full avg10=99.00 avg60=0.00 avg300=0.00 total=0\n";
-        assert_eq!(parse(text), Some(12));
+        assert_eq!(parse(text, "some "), Some(12));
+        assert_eq!(parse(text, "full "), Some(99));
         for bad in [
             "",
             "full avg10=1.00\n",
             "some avg60=1.00\n",
             "some avg10=x\n",
         ] {
-            assert_eq!(parse(bad), None, "{bad:?}");
+            assert_eq!(parse(bad, "some "), None, "{bad:?}");
         }
     }
 }

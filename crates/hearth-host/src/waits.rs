@@ -10,6 +10,10 @@ use std::io::{self, Read as _};
 
 use hearth_types::survey::Survey;
 
+mod everywhere;
+
+pub use everywhere::{Held, everywhere};
+
 /// The most threads that are described of one process.
 const THREADS_MAX: usize = 16;
 /// The most lines of a kernel stack; the kernel's own limit is 64 (`MAX_STACK_TRACE_DEPTH`, fs/proc/base.c).
@@ -119,7 +123,9 @@ fn children_hidden() -> bool {
     !std::path::Path::new("/proc/thread-self/children").exists()
 }
 
-fn describe(pid: i32, tid: i32, name: String) -> KernelWait {
+/// What a thread waits for, as far as that may be known.
+#[must_use]
+pub fn describe(pid: i32, tid: i32, name: String) -> KernelWait {
     let channel = field(pid, tid, "wchan", |text| match text.trim() {
         // What the kernel says to those who may not know, and of a thread that waits no more.
         "" | "0" => Err("the kernel does not say".to_owned()),
@@ -162,10 +168,23 @@ fn field<T>(
     }
 }
 
-/// `[<0>] folio_wait_bit_common+0x13d/0x350` is `folio_wait_bit_common`.
+/// `[<0>] folio_wait_bit_common+0x13d/0x350` is `folio_wait_bit_common`; of a module's function the
+/// module is kept: `dm_wait_for_completion [dm_mod]`.
 fn function(line: &str) -> String {
-    let name = line.rsplit(' ').next().unwrap_or(line);
-    name.split('+').next().unwrap_or(name).to_owned()
+    let line = line.trim();
+    let module = line
+        .rsplit(' ')
+        .next()
+        .filter(|word| word.starts_with('[') && word.ends_with(']') && !word.starts_with("[<"));
+    let line = module
+        .and_then(|module| line.strip_suffix(module))
+        .unwrap_or(line);
+    let name = line.trim().rsplit(' ').next().unwrap_or(line);
+    let name = name.split('+').next().unwrap_or(name);
+    match module {
+        Some(module) => format!("{name} {module}"),
+        None => name.to_owned(),
+    }
 }
 
 /// The name of a thread in state D; `None` for any other.
@@ -214,6 +233,33 @@ mod tests {
         fn pid(&self) -> i32 {
             i32::try_from(self.0.id()).unwrap()
         }
+    }
+
+    #[test]
+    fn the_same_thread_is_found_among_all_of_the_host_and_has_not_moved() {
+        let Some(stuck) = cfg!(target_arch = "x86_64").then(Stuck::new).flatten() else {
+            println!("SKIP: perl on x86-64 is needed");
+            return;
+        };
+        let long = || Instant::now() + Duration::from_secs(30);
+        let give_up = long();
+        let mut before: Option<Held> = None;
+        loop {
+            let all = everywhere(long()).unwrap();
+            let held = all.into_iter().find(|held| held.pid == stuck.pid());
+            match (held, &before) {
+                // Twice the same, to the number of its switches: it has not moved.
+                (Some(held), Some(before)) if held == *before => {
+                    assert_eq!((held.tid, held.name.as_str()), (stuck.pid(), "perl"));
+                    break;
+                }
+                (held, _) => before = held,
+            }
+            assert!(Instant::now() < give_up, "it never waited");
+            std::thread::yield_now();
+        }
+        let late = everywhere(Instant::now()).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 
     impl Drop for Stuck {
@@ -295,5 +341,11 @@ mod tests {
         let line = "[<0>] folio_wait_bit_common+0x13d/0x350";
         assert_eq!(function(line), "folio_wait_bit_common");
         assert_eq!(function("[<0>] 0xffffffff"), "0xffffffff");
+        let of_module = "[<0>] dm_wait_for_completion+0x9e/0x1a0 [dm_mod]\n";
+        assert_eq!(function(of_module), "dm_wait_for_completion [dm_mod]");
+        assert_eq!(
+            (function(""), function("[x]")),
+            (String::new(), " [x]".to_owned())
+        );
     }
 }

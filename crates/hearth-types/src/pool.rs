@@ -122,6 +122,51 @@ pub struct PoolWork {
     pub since: Timestamp,
 }
 
+/// How an operation on the kernel's devices is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolOperationState {
+    /// It waits for its turn, or for the host to be well.
+    Waiting,
+    /// It is under way.
+    Running,
+    /// It has not come back in time. Nothing else is begun until it has.
+    Stuck,
+}
+
+impl PoolOperationState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Waiting, Self::Running, Self::Stuck];
+
+    /// The word that tables and JSON have for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Stuck => "stuck",
+        }
+    }
+}
+
+impl fmt::Display for PoolOperationState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// An operation on the kernel's devices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolOperation {
+    /// What it is.
+    pub operation: String,
+    /// How it is.
+    pub state: PoolOperationState,
+    /// Since when it waits, or is under way.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
 /// The pool as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolView {
