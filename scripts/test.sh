@@ -16,6 +16,8 @@ cargo build --workspace --all-features --bins
 # Real guests need a kernel: Debian's cloud kernel, downloaded once.
 export HEARTH_TEST_CACHE=${HEARTH_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hearth-test}
 ./scripts/kernel.sh "$HEARTH_TEST_CACHE"
+# Images from S3 need a server that checks signatures.
+./scripts/seaweedfs.sh "$HEARTH_TEST_CACHE"
 
 report=${CARGO_TARGET_DIR:-target}/nextest/default/junit.xml
 log=target/test-output.log
