@@ -1,6 +1,6 @@
 //! The routes about the thin pool.
 
-use hearth_types::pool::{PoolView, SetUpPool};
+use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
 
 use crate::request::Call;
 use crate::{Client, ClientError};
@@ -30,6 +30,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn check_pool(&self) -> Result<PoolView, ClientError> {
         self.fetch(Call::post(&["v1", "pool", "check"])).await
+    }
+
+    /// Makes the pool larger.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn extend_pool(&self, asked: &ExtendPool) -> Result<PoolView, ClientError> {
+        let call = Call::post(&["v1", "pool", "extend"]).json(asked)?;
+        self.fetch(call).await
     }
 
     /// Destroys the pool with all that is in it.

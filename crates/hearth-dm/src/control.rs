@@ -4,7 +4,7 @@
 //! then the kernel itself proves, in the same call, that it is the one that carries the mark,
 //! whatever bears its name by now.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -30,6 +30,7 @@ const TABLE_DEPS: u8 = 11;
 const TABLE_STATUS: u8 = 12;
 const LIST_VERSIONS: u8 = 13;
 const TARGET_MSG: u8 = 14;
+const DEV_ARM_POLL: u8 = 16;
 
 const READONLY: u32 = 1;
 const SUSPENDED: u32 = 1 << 1;
@@ -204,6 +205,28 @@ impl Control {
             .map(|answer| answer.info())
     }
 
+    /// Takes the loaded table at once: the device is suspended, without freezing what is on it and
+    /// without waiting for what waits for room, gets the table and goes on, all in one call. So nobody who dies
+    /// on the way leaves it suspended.
+    ///
+    /// # Errors
+    /// [`DmError::Absent`] or another refusal. If the table's targets refuse it, the device is left
+    /// suspended with it.
+    pub fn swap(&self, key: Key<'_>) -> Result<Info, DmError> {
+        let header = key.header(NO_LOCK_FS | NO_FLUSH)?;
+        self.call("change the table of", DEV_SUSPEND, &header, &[])
+            .map(|answer| answer.info())
+    }
+
+    /// From now on polling the control device tells that some device, ours or another, has had
+    /// an event since.
+    ///
+    /// # Errors
+    /// When the kernel refuses: before 4.14 it cannot.
+    pub fn arm(&self) -> Result<(), DmError> {
+        self.ask("arm", DEV_ARM_POLL).map(drop)
+    }
+
     /// What the kernel says about a device.
     ///
     /// # Errors
@@ -300,6 +323,12 @@ impl Control {
             Failure::Refused(errno) => refused(operation, header, errno),
             Failure::TooLarge => DmError::Garbled,
         })
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

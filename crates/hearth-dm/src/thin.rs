@@ -5,7 +5,7 @@
 mod size;
 mod status;
 
-pub use size::{BlockSize, block_size, metadata_bytes};
+pub use size::{BlockSize, MOST_METADATA, block_size, metadata_bytes};
 pub use status::{Mode, PoolStatus, StatusError, ThinStatus, Usage};
 
 use crate::device::{Device, Table};

@@ -222,6 +222,26 @@ pub fn backing_inode(major: u32, minor: u32) -> Result<Option<(u64, u64)>, LoopE
     }
 }
 
+/// Makes the loop device of this number as large as its file has become, whoever attached it.
+///
+/// # Errors
+/// When there is none, or the kernel refuses.
+pub fn refresh_capacity(major: u32, minor: u32) -> Result<(), LoopError> {
+    let link = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let name = std::fs::read_link(&link)
+        .map_err(|source| LoopError::Device {
+            action: "look for",
+            device: link,
+            source,
+        })?
+        .file_name()
+        .unwrap_or_default()
+        .to_owned();
+    let path = Path::new("/dev").join(name);
+    let device = open(&path, false)?;
+    LoopDevice { path, device }.refresh_capacity()
+}
+
 fn open(path: &Path, exclusive: bool) -> Result<File, LoopError> {
     let flags = if exclusive {
         rustix::fs::OFlags::EXCL.bits().cast_signed()

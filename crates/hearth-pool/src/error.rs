@@ -8,6 +8,8 @@ use hearth_host::command::CommandError;
 use hearth_host::loopdev::LoopError;
 use hearth_types::units::Bytes;
 
+use crate::space::Bound;
+
 /// How work on the pool failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
@@ -40,6 +42,73 @@ pub enum PoolError {
         needed: Bytes,
         /// What is free.
         free: Bytes,
+    },
+    /// It would become smaller.
+    #[error("the pool's {what} has {}, and cannot become {}", present.human(), wanted.human())]
+    Shrink {
+        /// Data or metadata.
+        what: &'static str,
+        /// What it has.
+        present: Bytes,
+        /// What was asked for.
+        wanted: Bytes,
+    },
+    /// It cannot become as large as was asked for.
+    #[error(
+        "the pool cannot have {} of {what}: {} are the most, because {why}",
+        wanted.human(), most.human()
+    )]
+    TooLarge {
+        /// Data or metadata.
+        what: &'static str,
+        /// What was asked for.
+        wanted: Bytes,
+        /// What is possible.
+        most: Bytes,
+        /// What bounds it.
+        why: Bound,
+    },
+    /// It is full to near its end, and cannot grow.
+    #[error(
+        "the pool's {what} is too full for anything new: {percent} % of the {} that it can have are used \
+         ({}), {limit} % are the limit, and {why}",
+        most.human(), used.human()
+    )]
+    Tight {
+        /// Data or metadata.
+        what: &'static str,
+        /// How much is used.
+        used: Bytes,
+        /// How much it may have.
+        most: Bytes,
+        /// In percent of that.
+        percent: u64,
+        /// The limit, in percent.
+        limit: u32,
+        /// What bounds its growth.
+        why: Bound,
+    },
+    /// It is about to run out.
+    #[error("the pool is about to run out: {why}")]
+    RunsOut {
+        /// How much is left, and what bounds its growth.
+        why: String,
+    },
+    /// More would be promised than the operator allows.
+    #[error(
+        "{} more would be too much: volumes of {} were made of {} of data, and {times} times as much is the \
+         limit (POOL_OVERCOMMIT)",
+        wanted.human(), provisioned.human(), most.human()
+    )]
+    Overcommitted {
+        /// What was asked for.
+        wanted: Bytes,
+        /// The sizes of all volumes that are there.
+        provisioned: Bytes,
+        /// The data that the pool can have.
+        most: Bytes,
+        /// How many times that is the limit.
+        times: u32,
     },
     /// Devices stand on it, or somebody has it open.
     #[error("the pool is in use ({users} devices stand on it or have it open)")]
@@ -180,8 +249,12 @@ impl PoolError {
             | Self::Stuck { .. }
             | Self::Check(CommandError::Missing { .. }) => Kind::Unavailable,
             Self::Absent => Kind::Absent,
-            Self::Size { .. } => Kind::Invalid,
-            Self::NoSpace { .. } => Kind::NoSpace,
+            Self::Size { .. } | Self::Shrink { .. } => Kind::Invalid,
+            Self::NoSpace { .. }
+            | Self::TooLarge { .. }
+            | Self::Tight { .. }
+            | Self::RunsOut { .. }
+            | Self::Overcommitted { .. } => Kind::NoSpace,
             Self::InUse { .. } => Kind::InUse,
             Self::Present { .. }
             | Self::HoldsData { .. }
@@ -211,7 +284,18 @@ impl PoolError {
                  /dev/mapper/control; volumes are files until then, and VMs need no pool"
             }
             Self::Absent => "make one with: hearth pool setup",
-            Self::Present { .. } => "a pool keeps its size: destroy it first, or go on with it",
+            Self::Present { .. } => {
+                "make it larger with: hearth pool extend; smaller it cannot become"
+            }
+            Self::Shrink { .. } => "a pool can only grow: destroy it first, or go on with it",
+            Self::TooLarge { .. } => "make room on the host, or ask for less",
+            Self::Tight { .. } | Self::RunsOut { .. } => {
+                "remove volumes and snapshots, discard what guests do not use (fstrim), or make room and: \
+                 hearth pool extend"
+            }
+            Self::Overcommitted { .. } => {
+                "remove volumes, give the pool more data (hearth pool extend), or raise POOL_OVERCOMMIT"
+            }
             Self::NoSpace { .. } => "make room: all of the metadata is allotted at once",
             Self::InUse { .. } => "take off what stands on it first (dmsetup ls --tree shows it)",
             Self::HoldsData { .. } | Self::MayHoldData { .. } => {

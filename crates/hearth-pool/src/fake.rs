@@ -18,10 +18,13 @@ use parking_lot::Mutex;
 
 use crate::error::PoolError;
 use crate::files;
-use crate::ground::{Checked, Found, Ground, Layout, Place, Running};
+use crate::ground::{Checked, Events, Found, Ground, Layout, Place, Running};
+use crate::space::Room;
 
 /// The first bytes of metadata that was formatted.
 const MAGIC: [u8; 8] = *b"FAKEPOOL";
+
+mod grow;
 
 #[derive(Debug, Default)]
 struct Host {
@@ -33,6 +36,15 @@ struct Host {
     foreign: bool,
     unavailable: bool,
     no_tool: bool,
+    /// What its file system has, and its event count.
+    room: Option<Room>,
+    event: u32,
+    /// How full it is, in blocks.
+    full: Option<(u64, u64)>,
+    /// It refuses a longer table.
+    refuses: bool,
+    /// The data that its metadata knows of, in bytes.
+    largest: Option<u64>,
     /// Calls until the power is cut, before the call's effect or after it.
     cut: Option<(u32, bool)>,
 }
@@ -166,14 +178,17 @@ fn running(host: &Host, place: &Place, layout: &Layout) -> Running {
             minor: 0,
         },
         users: host.users,
+        event: host.event,
+        suspended: false,
+        length: layout.data,
         status: PoolStatus::Works {
             transaction_id: 0,
             metadata: Usage {
-                used: 11,
+                used: host.full.map_or(11, |(_, metadata)| metadata),
                 total: layout.metadata / 4096,
             },
             data: Usage {
-                used,
+                used: host.full.map_or(used, |(data, _)| data),
                 total: layout.data / layout.block.bytes(),
             },
             held_root: None,
@@ -198,6 +213,10 @@ impl Ground for FakeGround {
 
     fn assemble(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
         self.call(|host| {
+            // No kernel puts together less than it has once had.
+            if host.largest.is_some_and(|largest| layout.data < largest) {
+                return Err(PoolError::NotWorking { state: "too small" });
+            }
             let metadata = files::open(&place.metadata(), layout.metadata)?;
             files::open(&place.data(), layout.data)?;
             let mut first = [0; 16];
@@ -207,6 +226,7 @@ impl Ground for FakeGround {
                 host.formatted += 1;
                 first[..8].copy_from_slice(&MAGIC);
                 first[8..].copy_from_slice(&host.formatted.to_ne_bytes());
+                host.largest = None;
                 metadata.write_all_at(&first, 0).map_err(io)?;
             }
             host.devices.insert(place.uuid.clone(), *layout);
@@ -222,6 +242,18 @@ impl Ground for FakeGround {
             }
             users => Err(PoolError::InUse { users }),
         })
+    }
+
+    fn room(&self, place: &Place) -> Result<Room, PoolError> {
+        grow::room(self, place)
+    }
+
+    fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
+        grow::extend(self, place, layout)
+    }
+
+    fn events(&self) -> Option<Box<dyn Events>> {
+        None
     }
 
     async fn check(&self, metadata: &Utf8Path, _deadline: Duration) -> Result<Checked, PoolError> {

@@ -1,14 +1,17 @@
 //! The pool's two files.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
+use hearth_dm::thin::SECTOR;
 use hearth_types::units::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 use crate::error::PoolError;
 use crate::ground::{Layout, Place};
+use crate::space;
 
 /// What stays free beside the metadata, for logs and databases.
 const RESERVE: u64 = 64 << 20;
@@ -52,6 +55,11 @@ pub(crate) fn make(place: &Place, layout: &Layout) -> Result<(), PoolError> {
 
 /// Opens one of them, never through a symbolic link, and refuses one of another size.
 pub(crate) fn open(path: &Utf8Path, size: u64) -> Result<File, PoolError> {
+    open_growing(path, size, size)
+}
+
+/// The same for one that has its old size or its new one.
+fn open_growing(path: &Utf8Path, from: u64, to: u64) -> Result<File, PoolError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -67,11 +75,56 @@ pub(crate) fn open(path: &Utf8Path, size: u64) -> Result<File, PoolError> {
     if !meta.is_file() {
         return Err(wrong(path, "is no regular file"));
     }
-    if meta.len() != size {
-        let what = format!("has {} bytes instead of {size}", meta.len());
+    if meta.len() != from && meta.len() != to {
+        let what = format!("has {} bytes instead of {from}", meta.len());
         return Err(wrong(path, what));
     }
     Ok(file)
+}
+
+/// Makes both files larger, or neither. What was done already is not done again. The metadata is allotted
+/// first, which is all that can fail for want of room; the file becomes longer only then.
+pub(crate) fn grow(place: &Place, from: &Layout, to: &Layout) -> Result<(), PoolError> {
+    let metadata = open_growing(&place.metadata(), from.metadata, to.metadata)?;
+    let data = open_growing(&place.data(), from.data, to.data)?;
+    if to.metadata > from.metadata {
+        let path = place.metadata();
+        match fallocate(&metadata, FallocateFlags::KEEP_SIZE, 0, to.metadata) {
+            Err(Errno::NOSPC | Errno::DQUOT) => {
+                let Room { free, .. } = room_of(place)?;
+                return Err(PoolError::NoSpace {
+                    folder: place.dir.clone(),
+                    needed: Bytes(to.metadata - from.metadata),
+                    free: Bytes(free),
+                });
+            }
+            done => done.map_err(|error| PoolError::io("allot", &path)(error.into()))?,
+        }
+    }
+    for (file, path, size) in [
+        (data, place.data(), to.data),
+        (metadata, place.metadata(), to.metadata),
+    ] {
+        file.set_len(size)
+            .and_then(|()| file.sync_all())
+            .map_err(PoolError::io("make larger", &path))?;
+    }
+    Ok(())
+}
+
+/// How much the file system of the pool's files has, and the data file of it.
+pub(crate) fn room(place: &Place) -> Result<space::Room, PoolError> {
+    let allotted = match place.data().symlink_metadata() {
+        Ok(meta) => meta.blocks().saturating_mul(SECTOR),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(PoolError::io("look at", place.data())(error)),
+    };
+    let Room { free, total } = room_of(place)?;
+    Ok(space::Room::Files {
+        free,
+        total,
+        allotted,
+    })
 }
 
 /// Brings what the loop device was told to write to the disk.
@@ -117,9 +170,7 @@ fn sync_folder(folder: &Utf8Path) -> Result<(), PoolError> {
 }
 
 fn check_space(place: &Place, layout: &Layout) -> Result<(), PoolError> {
-    let stat = statvfs(place.dir.as_std_path())
-        .map_err(|error| PoolError::io("measure", &place.dir)(error.into()))?;
-    let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize));
+    let free = Bytes(room_of(place)?.free);
     let needed = Bytes(layout.metadata + RESERVE);
     if needed <= free {
         return Ok(());
@@ -128,6 +179,21 @@ fn check_space(place: &Place, layout: &Layout) -> Result<(), PoolError> {
         folder: place.dir.clone(),
         needed,
         free,
+    })
+}
+
+/// Bytes of a file system.
+struct Room {
+    free: u64,
+    total: u64,
+}
+
+fn room_of(place: &Place) -> Result<Room, PoolError> {
+    let stat = statvfs(place.dir.as_std_path())
+        .map_err(|error| PoolError::io("measure", &place.dir)(error.into()))?;
+    Ok(Room {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
     })
 }
 

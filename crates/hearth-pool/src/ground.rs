@@ -10,13 +10,14 @@ use hearth_types::InstallationId;
 use hearth_types::units::{Bytes, GIB, MIB, TIB};
 
 use crate::error::PoolError;
+use crate::space::{Growth, Room};
 
 /// Data of a pool whose size nobody named.
 const DEFAULT_DATA: Bytes = Bytes::gib(2);
 /// Less is of no use: an image alone is larger.
 const LEAST_DATA: u64 = 64 * MIB;
 /// More would need larger blocks than snapshots of small VMs bear.
-const MOST_DATA: u64 = 64 * TIB;
+pub(crate) const MOST_DATA: u64 = 64 * TIB;
 /// The kernel tells when less than this part of the data is free …
 const LOW_WATER_PART: u64 = 10;
 /// … or less than this.
@@ -101,7 +102,23 @@ impl Layout {
     /// the most.
     #[must_use]
     pub fn low_water(&self) -> u64 {
-        (self.data / LOW_WATER_PART).min(LOW_WATER_MOST) / self.block.bytes()
+        Self::low_water_of(self.data) / self.block.bytes()
+    }
+
+    /// The same in bytes, for this much data.
+    #[must_use]
+    pub(crate) fn low_water_of(data: u64) -> u64 {
+        (data / LOW_WATER_PART).min(LOW_WATER_MOST)
+    }
+
+    /// With these sizes; the block stays.
+    #[must_use]
+    pub fn grown(&self, to: Growth) -> Self {
+        Self {
+            data: to.data,
+            metadata: to.metadata,
+            block: self.block,
+        }
     }
 }
 
@@ -112,6 +129,12 @@ pub struct Running {
     pub device: Device,
     /// How often it is open.
     pub users: u32,
+    /// Counts its events.
+    pub event: u32,
+    /// Its requests wait: a change of its table was cut off.
+    pub suspended: bool,
+    /// How much data its table gives it, in bytes.
+    pub length: u64,
     /// What it says.
     pub status: PoolStatus,
 }
@@ -138,6 +161,16 @@ pub enum Checked {
     Unfinished,
 }
 
+/// Tells when it is worth to look at the pool again.
+#[async_trait]
+pub trait Events: Send {
+    /// Comes back when some device of the kernel's has had an event since the last call.
+    ///
+    /// # Errors
+    /// When there will be none any more.
+    async fn next(&mut self) -> Result<(), PoolError>;
+}
+
 /// The host, as far as a pool needs it. All but [`Ground::check`] may block for long; they are
 /// called where that holds up nobody.
 #[async_trait]
@@ -160,6 +193,22 @@ pub trait Ground: Send + Sync + 'static {
     /// # Errors
     /// [`PoolError::InUse`], or as [`Ground::find`].
     fn take_down(&self, place: &Place) -> Result<(), PoolError>;
+
+    /// How much room there is below the pool.
+    ///
+    /// # Errors
+    /// When it cannot be measured.
+    fn room(&self, place: &Place) -> Result<Room, PoolError>;
+
+    /// Makes the pool that the kernel has as large as its files have become. Requests wait for that
+    /// moment and are not lost. One that is as large already is only let go on, should it wait.
+    ///
+    /// # Errors
+    /// As [`Ground::find`], or when a step fails; the pool goes on as it was then.
+    fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError>;
+
+    /// Events of the kernel's devices. `None`: the pool has to be looked at from time to time.
+    fn events(&self) -> Option<Box<dyn Events>>;
 
     /// Reads the metadata of a pool that is down.
     ///

@@ -1,5 +1,8 @@
 //! The host's own device-mapper under the pool.
 
+mod grow;
+mod watch;
+
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
@@ -13,7 +16,8 @@ use hearth_host::loopdev::{self, LoopDevice};
 
 use crate::error::PoolError;
 use crate::files;
-use crate::ground::{Checked, Found, Ground, Layout, Place, Running};
+use crate::ground::{Checked, Events, Found, Ground, Layout, Place, Running};
+use crate::space::Room;
 
 /// How long a device that somebody has open for a moment (udev, an operator's `blkid`) is waited for.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -43,15 +47,7 @@ impl Ground for HostGround {
         // From here on the loop devices hold the files, and the pool will hold the loop devices.
         let metadata = LoopDevice::attach_uncached(metadata.as_fd())?;
         let data = LoopDevice::attach_uncached(data.as_fd())?;
-        let table = thin::Pool {
-            metadata: number(&metadata)?,
-            data: number(&data)?,
-            length: layout.data / thin::SECTOR,
-            block: layout.block,
-            low_water: layout.low_water(),
-            when_full: WhenFull::Queue,
-        }
-        .table();
+        let table = table(layout, [number(&metadata)?, number(&data)?]);
         control
             .create(&place.name, &place.uuid)
             .map_err(dm("make the device of"))?;
@@ -76,6 +72,18 @@ impl Ground for HostGround {
         }
     }
 
+    fn room(&self, place: &Place) -> Result<Room, PoolError> {
+        files::room(place)
+    }
+
+    fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
+        grow::extend(&open()?, place, layout)
+    }
+
+    fn events(&self) -> Option<Box<dyn Events>> {
+        watch::events()
+    }
+
     async fn check(&self, metadata: &Utf8Path, deadline: Duration) -> Result<Checked, PoolError> {
         match command::run("thin_check", &["-q", metadata.as_str()], b"", deadline).await {
             Ok(_) => Ok(Checked::Good),
@@ -92,6 +100,19 @@ impl Ground for HostGround {
             }
         }
     }
+}
+
+/// The table of a pool over these devices, metadata first.
+fn table(layout: &Layout, [metadata, data]: [Device; 2]) -> Table {
+    thin::Pool {
+        metadata,
+        data,
+        length: layout.data / thin::SECTOR,
+        block: layout.block,
+        low_water: layout.low_water(),
+        when_full: WhenFull::Queue,
+    }
+    .table()
 }
 
 fn open() -> Result<Control, PoolError> {
@@ -128,6 +149,9 @@ fn find(control: &Control, place: &Place) -> Result<Found, PoolError> {
     Ok(Found::Running(Running {
         device: info.device,
         users: info.open,
+        event: info.event,
+        suspended: info.suspended,
+        length: table.length.saturating_mul(thin::SECTOR),
         status: said.parse().map_err(PoolError::Garbled)?,
     }))
 }

@@ -40,10 +40,12 @@ mod hands;
 mod kernel;
 mod pool;
 mod record;
+pub mod space;
 pub mod state;
 
 pub use error::{Kind, PoolError};
-pub use ground::{Checked, Found, Ground, Layout, Place, Running};
+pub use ground::{Checked, Events, Found, Ground, Layout, Place, Running};
 pub use kernel::HostGround;
 pub use pool::Pool;
 pub use record::{Record, Stage};
+pub use space::{Limits, Readings};

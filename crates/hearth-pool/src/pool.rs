@@ -1,12 +1,14 @@
 //! The pool's owner: one change at a time, each written down before it is made.
 
 mod change;
+mod grow;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_dm::thin::{METADATA_BLOCK, PoolStatus};
-use hearth_types::pool::{PoolUsage, PoolView, PoolWork};
+use hearth_types::pool::{PoolSpace, PoolUsage, PoolView, PoolWork};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -14,6 +16,7 @@ use crate::error::PoolError;
 use crate::ground::{Found, Ground, Layout, Place};
 use crate::hands::Hands;
 use crate::record::Record;
+use crate::space::{Limits, Readings};
 use crate::state::{Judgement, judge};
 
 /// How long a look may take: it waits for no device.
@@ -33,6 +36,10 @@ pub struct Pool {
     work: Arc<Mutex<Option<Work>>>,
     /// Calls that change something.
     changes: Hands,
+    /// What the operator allows.
+    limits: Limits,
+    /// The sizes of all volumes and snapshots together, in bytes.
+    provisioned: Arc<AtomicU64>,
     /// Calls that only look: a change that hangs holds them up only where the kernel does.
     looks: Hands,
 }
@@ -75,8 +82,22 @@ impl Pool {
             turn: Arc::default(),
             work: Arc::default(),
             changes: Hands::default(),
+            limits: Limits::default(),
+            provisioned: Arc::default(),
             looks: Hands::default(),
         }
+    }
+
+    /// The same with what the operator allows.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What the operator allows.
+    #[must_use]
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Where it is.
@@ -87,7 +108,7 @@ impl Pool {
 
     /// How it is at this moment. Waits for no change that is under way.
     pub async fn view(&self) -> PoolView {
-        let (record, found) = tokio::join!(self.recorded(), self.look());
+        let (record, found, room) = tokio::join!(self.recorded(), self.look(), self.room());
         let Judgement {
             state,
             reason,
@@ -108,11 +129,20 @@ impl Pool {
             folder: self.place.dir.to_string(),
             made_at: None,
             last_check: None,
+            space: None,
             work: self.work.lock().map(|work| PoolWork {
                 what: work.what.to_owned(),
                 since: work.since,
             }),
         };
+        let layout = match &record {
+            Ok(Some(record)) => self.layout(record).ok(),
+            _ => None,
+        };
+        if let (Some(layout), Ok(Found::Running(running)), Ok(room)) = (layout, &found, room) {
+            let readings = Readings::of(&layout, &running.status, room, self.provisioned());
+            view.space = readings.map(|readings| self.tell_space(&readings));
+        }
         if let Ok(Some(record)) = record {
             self.tell_recorded(&mut view, record);
         }
@@ -122,6 +152,25 @@ impl Pool {
             tell_status(&mut view, &running.status);
         }
         view
+    }
+
+    fn tell_space(&self, readings: &Readings) -> PoolSpace {
+        let (most, bound) = readings.most_data(&self.limits);
+        PoolSpace {
+            provisioned: readings.provisioned,
+            most,
+            bound: bound.to_string(),
+            overcommit_percent: readings.overcommit(&self.limits),
+            overcommit_limit: self.limits.overcommit,
+            writable: readings.writable(),
+            low: readings.data_is_low(),
+            metadata_low: readings.metadata_is_low(),
+        }
+    }
+
+    /// The sizes of all volumes and snapshots together, as they were told last.
+    fn provisioned(&self) -> u64 {
+        self.provisioned.load(Ordering::Relaxed)
     }
 
     fn tell_recorded(&self, view: &mut PoolView, record: Record) {

@@ -27,6 +27,14 @@ pub enum Stage {
     Destroying,
 }
 
+/// The sizes that a pool grows to, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Growing {
+    data: u64,
+    metadata: u64,
+}
+
 /// The record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,6 +47,10 @@ pub struct Record {
     metadata: u64,
     /// Sectors in a block.
     block_sectors: u32,
+    /// What it is growing to; written before anything grows, so that what was cut off is gone on
+    /// with. Until it ends each file has its old size or its new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    growing: Option<Growing>,
     /// When it was set up.
     pub made_at: Timestamp,
     /// The last check of its metadata.
@@ -55,6 +67,7 @@ impl Record {
             data: layout.data,
             metadata: layout.metadata,
             block_sectors: layout.block.sectors(),
+            growing: None,
             made_at,
             last_check: None,
         }
@@ -65,12 +78,46 @@ impl Record {
     /// # Errors
     /// When the record holds sizes that no pool has.
     pub fn layout(&self, place: &Place) -> Result<Layout, PoolError> {
+        self.sized(place, self.data, self.metadata)
+    }
+
+    /// How large it is to become, if that was begun.
+    ///
+    /// # Errors
+    /// As [`Record::layout`].
+    pub fn growing(&self, place: &Place) -> Result<Option<Layout>, PoolError> {
+        self.growing
+            .map(|to| self.sized(place, to.data, to.metadata))
+            .transpose()
+    }
+
+    /// It is about to grow.
+    pub(crate) fn begin_growth(&mut self, to: &Layout) {
+        self.growing = Some(Growing {
+            data: to.data,
+            metadata: to.metadata,
+        });
+    }
+
+    /// It has grown.
+    pub(crate) fn end_growth(&mut self) {
+        if let Some(to) = self.growing.take() {
+            (self.data, self.metadata) = (to.data, to.metadata);
+        }
+    }
+
+    /// It does not grow: nothing has.
+    pub(crate) fn give_up_growth(&mut self) {
+        self.growing = None;
+    }
+
+    fn sized(&self, place: &Place, data: u64, metadata: u64) -> Result<Layout, PoolError> {
         let block = BlockSize::from_sectors(self.block_sectors);
         let whole = |size: u64| size > 0 && size.is_multiple_of(SECTOR);
         match block {
-            Some(block) if whole(self.data) && whole(self.metadata) => Ok(Layout {
-                data: self.data,
-                metadata: self.metadata,
+            Some(block) if whole(data) && whole(metadata) => Ok(Layout {
+                data,
+                metadata,
                 block,
             }),
             _ => Err(PoolError::File {

@@ -175,6 +175,9 @@ mod tests {
                 minor: 0,
             },
             users: 0,
+            event: 0,
+            suspended: false,
+            length: 0,
             status: said.parse().unwrap(),
         }))
     }

@@ -209,9 +209,48 @@ pub struct PoolView {
     /// The last check of its metadata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<PoolCheck>,
+    /// How much room it has, while the kernel has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<PoolSpace>,
     /// What is being done to it at this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<PoolWork>,
+}
+
+/// How much room the pool has, and can get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolSpace {
+    /// The sizes of all volumes and snapshots in it together, in bytes.
+    pub provisioned: u64,
+    /// The most data that it may have by itself, in bytes.
+    pub most: u64,
+    /// What bounds that.
+    pub bound: String,
+    /// `provisioned` in percent of `most`.
+    pub overcommit_percent: u64,
+    /// How many times `most` may be provisioned; 0: any number.
+    pub overcommit_limit: u32,
+    /// What can still be written before it grows, in bytes: never more than its file can get.
+    pub writable: u64,
+    /// Its data is below the low water mark.
+    pub low: bool,
+    /// Its metadata is nearly used up.
+    pub metadata_low: bool,
+}
+
+/// How much larger the pool is to be. With nothing said: as its own growth would make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExtendPool {
+    /// The data that it is to have. Its metadata follows by rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<Bytes>,
+    /// Or so much more than it has; `data` comes first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Bytes>,
+    /// The metadata that it is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Bytes>,
 }
 
 /// How to set the pool up.

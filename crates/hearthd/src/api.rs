@@ -142,6 +142,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(orphans::adopt))
         .routes(routes!(pool::get, pool::set_up, pool::destroy))
         .routes(routes!(pool::check))
+        .routes(routes!(pool::extend))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))

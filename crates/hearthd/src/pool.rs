@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use hearth_pool::space::Growth;
 use hearth_pool::{HostGround, Place, Pool, PoolError};
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
@@ -10,6 +11,7 @@ use hearth_types::event::{NewEvent, Severity};
 use hearth_types::mode::Mode;
 use hearth_types::pool::{PoolState, PoolView};
 use hearth_types::survey::chain;
+use hearth_types::units::Bytes;
 
 use crate::engine::Engine;
 use crate::engine::paths::Paths;
@@ -48,6 +50,16 @@ pub(crate) fn up(view: &PoolView) -> NewEvent {
             checked.unwrap_or_default()
         ),
     )
+}
+
+/// The pool has become larger.
+pub(crate) fn extended(now: Growth, why: &str) -> NewEvent {
+    let message = format!(
+        "the pool has {} for data and {} for metadata now, {why}",
+        Bytes(now.data).human(),
+        Bytes(now.metadata).human()
+    );
+    NewEvent::info("pool.extended", message)
 }
 
 /// Something could not be done to the pool.

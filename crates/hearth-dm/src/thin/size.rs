@@ -6,8 +6,8 @@ const LARGEST: u32 = 2_097_152;
 /// A pool's metadata is never smaller: what fits into less is used up by the first few snapshots,
 /// and metadata that is full makes a pool read-only at once.
 const LEAST_METADATA: u64 = 16 << 20;
-/// The kernel uses no more than this (`THIN_METADATA_MAX_SECTORS`).
-const MOST_METADATA: u64 = 255 * ((1 << 14) - 64) * 4096;
+/// The kernel uses no more metadata than this, in bytes (`THIN_METADATA_MAX_SECTORS`).
+pub const MOST_METADATA: u64 = 255 * ((1 << 14) - 64) * 4096;
 /// What a mapping needs in a b-tree whose leaves are two thirds full, in bytes.
 const PER_MAPPING: u64 = 24;
 /// Each mapping may be in so many devices of its own before it runs out: snapshots that have been

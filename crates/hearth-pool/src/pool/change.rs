@@ -128,7 +128,11 @@ impl Pool {
         let Some(record) = self.recorded().await? else {
             return Ok(false);
         };
-        if record.stage != Stage::Ready || matches!(self.look().await?, Found::Running(_)) {
+        if record.stage != Stage::Ready {
+            return Ok(false);
+        }
+        if matches!(self.look().await?, Found::Running(_)) {
+            self.settle(record).await?;
             return Ok(false);
         }
         self.put_together(record).await?;
@@ -158,10 +162,11 @@ impl Pool {
     }
 
     /// Checks the metadata of a pool that is ready, and puts it together if it is good.
-    async fn put_together(&self, mut record: Record) -> Result<(), PoolError> {
+    async fn put_together(&self, record: Record) -> Result<(), PoolError> {
         if matches!(self.look().await?, Found::Running(_)) {
             return Ok(());
         }
+        let mut record = self.settle(record).await?;
         let layout = self.layout(&record)?;
         self.change("a look at the pool's files", move |_, place| {
             files::open(&place.metadata(), layout.metadata)?;

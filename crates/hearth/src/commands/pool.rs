@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 
-use hearth_types::pool::{PoolCheck, PoolState, PoolUsage, PoolVerdict, PoolView, SetUpPool};
+use hearth_types::pool::{
+    ExtendPool, PoolCheck, PoolSpace, PoolState, PoolUsage, PoolVerdict, PoolView, SetUpPool,
+};
 use hearth_types::units::Bytes;
 
 use crate::ages::ago;
@@ -19,6 +21,7 @@ pub(crate) enum PoolCommand {
     Status,
     /// Checks the pool's metadata and puts it together; nothing may use it
     Check,
+    Extend(ExtendArgs),
     Destroy(DestroyArgs),
 }
 
@@ -30,6 +33,22 @@ pub(crate) struct SetupArgs {
     /// How much data it can hold, such as 20GiB (2GiB when absent); the file is sparse
     #[arg(long, value_name = "SIZE")]
     data: Option<Bytes>,
+}
+
+/// Makes the pool larger while it is used
+///
+/// With no size it grows as it would by itself. It can never become smaller.
+#[derive(Debug, Args)]
+pub(crate) struct ExtendArgs {
+    /// How much data it is to hold, such as 100GiB; its metadata follows by rule
+    #[arg(long, value_name = "SIZE", conflicts_with = "by")]
+    data: Option<Bytes>,
+    /// How much more data than now
+    #[arg(long, value_name = "SIZE")]
+    by: Option<Bytes>,
+    /// How much metadata it is to have
+    #[arg(long, value_name = "SIZE")]
+    metadata: Option<Bytes>,
 }
 
 /// Destroys the pool with all that is in it
@@ -46,6 +65,11 @@ pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
         PoolCommand::Setup(args) => client.set_up_pool(&SetUpPool { data: args.data }).await?,
         PoolCommand::Status => client.pool().await?,
         PoolCommand::Check => client.check_pool().await?,
+        PoolCommand::Extend(args) => {
+            let ExtendArgs { data, by, metadata } = args;
+            let asked = ExtendPool { data, by, metadata };
+            client.extend_pool(&asked).await?
+        }
         PoolCommand::Destroy(args) => {
             client.destroy_pool(args.force).await?;
             context
@@ -67,7 +91,15 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
     }
     let mut header = vec!["STATE", "DATA", "METADATA", "BLOCK", "USERS", "CHECKED"];
     if out.is_wide() {
-        header.extend(["DEVICE", "TRANSACTION", "MADE", "NAME", "FOLDER"]);
+        header.extend([
+            "MOST",
+            "PROMISED",
+            "DEVICE",
+            "TRANSACTION",
+            "MADE",
+            "NAME",
+            "FOLDER",
+        ]);
     }
     let mut table = Table::new(&header);
     let checked = view.last_check.as_ref().map(|check| checked(out, check));
@@ -80,7 +112,10 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
         checked.unwrap_or_else(|| "-".into()),
     ];
     if out.is_wide() {
+        let space = view.space.as_ref();
         cells.extend([
+            or_dash(space.map(|space| Bytes(space.most).human())),
+            or_dash(space.map(promised)),
             or_dash(view.device.as_ref()),
             or_dash(view.transaction_id),
             or_dash(view.made_at.map(|at| ago(at, out.now))),
@@ -93,6 +128,14 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
     if let Some(work) = &view.work {
         let since = ago(work.since, out.now);
         out.note(format!("Under way: {}, begun {since}.", work.what));
+    }
+    if let Some(space) = view.space.as_ref().filter(|space| space.low) {
+        out.note(format!(
+            "Low: {} can be written before it must grow; {} of data are the most ({}).",
+            Bytes(space.writable).human(),
+            Bytes(space.most).human(),
+            space.bound
+        ));
     }
     if let Some(reason) = &view.reason {
         out.note(format!("{}: {reason}", view.state));
@@ -115,6 +158,17 @@ fn usage(usage: Option<PoolUsage>) -> String {
             format!("{} of {total} ({percent}%)", Bytes(used).human())
         }
     }
+}
+
+/// The sizes of all volumes, and how many times the data that is.
+fn promised(space: &PoolSpace) -> String {
+    let times = space.overcommit_percent;
+    format!(
+        "{} ({}.{:02}x)",
+        Bytes(space.provisioned).human(),
+        times / 100,
+        times % 100
+    )
 }
 
 fn checked(out: &Output, check: &PoolCheck) -> Cell {

@@ -22,6 +22,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
                 .delete(destroy),
         )
         .route("/v1/pool/check", post(async || refused_check()))
+        .route("/v1/pool/extend", post(async || axum::Json(low())))
 }
 
 fn up() -> Value {
@@ -35,6 +36,17 @@ fn up() -> Value {
         "folder": "/var/lib/hearth/pool", "made_at": "2026-02-28T12:00:00Z",
         "last_check": {"at": "2026-03-01T11:00:00Z", "took_ms": 41, "verdict": "good"}
     })
+}
+
+/// Its host has little left.
+fn low() -> Value {
+    let mut pool = up();
+    pool["space"] = json!({
+        "provisioned": 5_368_709_120_u64, "most": 2_684_354_560_u64,
+        "bound": "the host's file system has no more room for it", "overcommit_percent": 200,
+        "overcommit_limit": 10, "writable": 134_217_728, "low": true, "metadata_low": false
+    });
+    pool
 }
 
 fn refused_check() -> Response {
@@ -77,6 +89,9 @@ fn orders_and_refusals() {
             &["pool", "setup", "--data", "2GiB"],
             &["pool", "status", "-q"],
             &["pool", "check"],
+            &["pool", "extend", "--by", "512MiB"],
+            &["pool", "extend", "-o", "wide"],
+            &["pool", "extend", "--data", "3GiB", "--by", "1GiB"],
             &["pool", "destroy"],
             &["pool", "destroy", "--force"],
             &["pool", "setup", "--data", "two"],
@@ -88,6 +103,8 @@ fn orders_and_refusals() {
         [
             r#"POST /v1/pool {"data":"2GiB"}"#,
             "POST /v1/pool/check",
+            r#"POST /v1/pool/extend {"by":"512MiB"}"#,
+            "POST /v1/pool/extend {}",
             "DELETE /v1/pool",
             "DELETE /v1/pool?force=true",
         ]

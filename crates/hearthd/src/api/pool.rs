@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_pool::{Kind, PoolError};
 use hearth_types::event::NewEvent;
-use hearth_types::pool::{PoolView, SetUpPool};
+use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
@@ -56,6 +56,21 @@ pub async fn check(State(api): State<Api>) -> ApiResult<Json<PoolView>> {
     let view = api.pool.view().await;
     api.engine.tell(crate::pool::up(&view)).await;
     Ok(Json(view))
+}
+
+/// Makes the pool larger while it is used: by order, or with nothing said as its own growth would.
+/// It can never become smaller.
+#[utoipa::path(post, path = "/v1/pool/extend", operation_id = "extend_pool", tag = "pool", request_body = Option<ExtendPool>,
+    responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn extend(
+    State(api): State<Api>,
+    Body(asked): Body<ExtendPool>,
+) -> ApiResult<Json<PoolView>> {
+    let now = api.pool.extend(&asked).await.map_err(problem)?;
+    api.engine
+        .tell(crate::pool::extended(now, "by order"))
+        .await;
+    Ok(Json(api.pool.view().await))
 }
 
 /// How the pool is destroyed.

@@ -1,6 +1,7 @@
 //! The thin pool: what is answered, what is refused, what is told.
 
 use axum::http::StatusCode;
+use hearth_pool::space::Room;
 use hearth_types::pool::{PoolState, PoolView};
 use serde_json::json;
 
@@ -62,6 +63,37 @@ async fn a_pool_from_its_setup_to_its_end() {
         codes(&rig).await,
         ["pool.set_up", "pool.up", "pool.destroyed"]
     );
+}
+
+#[tokio::test]
+async fn it_grows_by_order_and_says_so() {
+    let rig = Rig::new().await;
+    rig.post("/v1/pool/extend", json!(null))
+        .await
+        .problem(404, "not_found");
+    rig.post("/v1/pool", json!({ "data": "64MiB" })).await;
+    rig.ground.set_room(Room::Files {
+        free: 100 << 30,
+        total: 100 << 30,
+        allotted: 0,
+    });
+    let grown = rig
+        .post("/v1/pool/extend", json!({ "by": "64MiB" }))
+        .await
+        .json();
+    assert_eq!(grown["data"]["size"], 128 << 20, "{grown}");
+    // A tenth of the host's file system is kept back.
+    assert_eq!(grown["space"]["most"], 90_u64 << 30, "{grown}");
+    rig.post("/v1/pool/extend", json!({ "data": "64MiB" }))
+        .await
+        .problem(400, "invalid");
+    let large = rig
+        .post("/v1/pool/extend", json!({ "data": "91GiB" }))
+        .await
+        .problem(507, "exhausted");
+    let said = large["detail"].as_str().unwrap();
+    assert!(said.contains("90 GiB are the most"), "{said}");
+    assert_eq!(codes(&rig).await, ["pool.set_up", "pool.extended"]);
 }
 
 #[tokio::test]
