@@ -4,6 +4,8 @@
 //! before, so that a test sees a pool that was formatted a second time. Data is bytes at the beginning of
 //! the data file.
 
+mod thin;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
@@ -47,6 +49,7 @@ struct Host {
     largest: Option<u64>,
     /// Calls until the power is cut, before the call's effect or after it.
     cut: Option<(u32, bool)>,
+    thin: thin::Thin,
 }
 
 /// The host.
@@ -61,6 +64,7 @@ impl FakeGround {
         host.users = 0;
         host.cut = None;
         host.mode = None;
+        host.thin.reboot();
     }
 
     /// The power is cut at the call of this number (from 0), before its effect or after it: that
@@ -177,12 +181,12 @@ fn running(host: &Host, place: &Place, layout: &Layout) -> Running {
             major: 253,
             minor: 0,
         },
-        users: host.users,
         event: host.event,
         suspended: false,
         length: layout.data,
+        users: host.users + host.thin.users(),
         status: PoolStatus::Works {
-            transaction_id: 0,
+            transaction_id: host.thin.count(),
             metadata: Usage {
                 used: host.full.map_or(11, |(_, metadata)| metadata),
                 total: layout.metadata / 4096,
@@ -224,6 +228,7 @@ impl Ground for FakeGround {
             metadata.read_exact_at(&mut first, 0).map_err(io)?;
             if first == [0; 16] {
                 host.formatted += 1;
+                host.thin.format();
                 first[..8].copy_from_slice(&MAGIC);
                 first[8..].copy_from_slice(&host.formatted.to_ne_bytes());
                 host.largest = None;
@@ -235,7 +240,7 @@ impl Ground for FakeGround {
     }
 
     fn take_down(&self, place: &Place) -> Result<(), PoolError> {
-        self.call(|host| match host.users {
+        self.call(|host| match host.users + host.thin.users() {
             0 => {
                 host.devices.remove(&place.uuid);
                 Ok(())

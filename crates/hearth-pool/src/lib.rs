@@ -42,6 +42,8 @@ mod pool;
 mod record;
 pub mod space;
 pub mod state;
+pub mod thin;
+mod volumes;
 
 pub use error::{Kind, PoolError};
 pub use ground::{Checked, Events, Found, Ground, Layout, Place, Running};
@@ -49,3 +51,5 @@ pub use kernel::HostGround;
 pub use pool::Pool;
 pub use record::{Record, Stage};
 pub use space::{Limits, Readings};
+pub use thin::{Ledger, ThinError, ThinGround, Thins};
+pub use volumes::{Choice, ThinVolumes, volume_name};

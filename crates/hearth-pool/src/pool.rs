@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::error::PoolError;
-use crate::ground::{Found, Ground, Layout, Place};
+use crate::ground::{Found, Ground, Layout, Place, Running};
 use crate::hands::Hands;
 use crate::record::Record;
 use crate::space::{Limits, Readings};
@@ -53,7 +53,7 @@ struct Work {
 }
 
 /// A change that is under way.
-struct Turn<'a> {
+pub(crate) struct Turn<'a> {
     pool: &'a Pool,
     _turn: tokio::sync::MutexGuard<'a, ()>,
 }
@@ -184,8 +184,29 @@ impl Pool {
         view.last_check = record.last_check;
     }
 
+    /// What the kernel has of it, if it has it whole.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub async fn running(&self) -> Result<Option<Running>, PoolError> {
+        Ok(match self.look().await? {
+            Found::Running(running) => Some(running),
+            Found::Nothing | Found::Unfinished => None,
+        })
+    }
+
+    /// Whether one was set up, or is being.
+    pub(crate) async fn is_recorded(&self) -> Result<bool, PoolError> {
+        Ok(self.recorded().await?.is_some())
+    }
+
+    /// Those who make calls that change something.
+    pub(crate) fn changes(&self) -> &Hands {
+        &self.changes
+    }
+
     /// Begins a change.
-    async fn begin(&self, what: &'static str) -> Result<Turn<'_>, PoolError> {
+    pub(crate) async fn begin(&self, what: &'static str) -> Result<Turn<'_>, PoolError> {
         let Ok(turn) = tokio::time::timeout(PATIENCE, self.turn.lock()).await else {
             let other = *self.work.lock();
             return Err(PoolError::Working {

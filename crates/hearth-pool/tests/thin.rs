@@ -1,0 +1,161 @@
+//! Thin devices and the volumes made of them, on a host in memory: the contracts, each difference
+//! between ledger, kernel and metadata, and lives in which the power is cut between any two steps.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
+
+#[path = "thin/cuts.rs"]
+mod cuts;
+#[path = "thin/volumes.rs"]
+mod volumes;
+#[path = "thin/world.rs"]
+mod world;
+
+use hearth_pool::thin::{MemoryLedger, ThinError, Wanted, ledger_contract};
+use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
+use hearth_types::units::MIB;
+
+use world::World;
+
+fn wanted(name: &str, origin: Option<u32>) -> Wanted {
+    Wanted {
+        name: name.to_owned(),
+        kind: ThinKind::VmRoot,
+        bytes: MIB,
+        origin,
+    }
+}
+
+async fn ready(world: &World, name: &str) -> ThinDevice {
+    let made = world.thins.make(&wanted(name, None)).await.unwrap();
+    world.thins.filled(made).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_ledger_in_memory_keeps_the_contract() {
+    ledger_contract(&MemoryLedger::default()).await;
+}
+
+#[tokio::test]
+async fn made_snapshotted_removed_and_counted() {
+    let world = World::up().await;
+    let image = ready(&world, "image").await;
+    assert_eq!((image.id, image.transaction_id), (1, 1));
+    let root = world.thins.make(&wanted("root", Some(1))).await.unwrap();
+    assert_eq!((root.id, root.state), (2, ThinState::Ready));
+    // Again: it is the same.
+    let again = world.thins.make(&wanted("root", Some(1))).await.unwrap();
+    assert_eq!(again, root);
+    assert_eq!(world.ground.thin_ids(), [1, 2]);
+    assert_eq!(world.pool.view().await.transaction_id, Some(2));
+    world.thins.activate(&root).await.unwrap();
+    world.thins.remove(|it| it.name == "root").await.unwrap();
+    assert_eq!(world.ground.thin_ids(), [1]);
+    assert!(world.ground.active_ids().is_empty());
+    assert_eq!(world.pool.view().await.transaction_id, Some(3));
+    // Its id comes again as late as possible.
+    assert_eq!(ready(&world, "next").await.id, 3);
+    assert!(world.thins.compare().await.unwrap().is_empty());
+    assert!(!world.ground.is_held());
+}
+
+#[tokio::test]
+async fn one_that_is_in_use_is_not_removed_and_goes_later() {
+    let world = World::up().await;
+    let device = ready(&world, "a").await;
+    world.thins.activate(&device).await.unwrap();
+    world.ground.set_open(1, true);
+    let busy = world.thins.remove(|_| true).await;
+    assert!(matches!(busy, Err(ThinError::Dm { .. })), "{busy:?}");
+    assert_eq!(world.state(1).await, Some(ThinState::Deleting));
+    // Its name is free, its id is not.
+    assert_eq!(ready(&world, "a").await.id, 2);
+    world.ground.set_open(1, false);
+    world.thins.settle().await.unwrap();
+    assert_eq!(world.ground.thin_ids(), [2]);
+    assert_eq!(world.state(1).await, None);
+}
+
+#[tokio::test]
+async fn an_id_that_the_pool_has_already_is_nobodys() {
+    let world = World::up().await;
+    world.ground.put_thin(1);
+    let device = ready(&world, "a").await;
+    assert_eq!(device.id, 2);
+    assert_eq!(world.state(1).await, Some(ThinState::Orphaned));
+    assert_eq!(world.ground.thin_ids(), [1, 2]);
+    // No removal by name touches it.
+    world.thins.remove(|_| true).await.unwrap();
+    assert_eq!(world.ground.thin_ids(), [1]);
+}
+
+#[tokio::test]
+async fn what_fails_again_and_again_is_not_made_for_ever() {
+    let world = World::up().await;
+    for id in 1..=3 {
+        let device = world.thins.make(&wanted("a", None)).await.unwrap();
+        assert_eq!(device.id, id);
+        world.thins.orphan(device, "it failed").await.unwrap();
+    }
+    let refused = world.thins.make(&wanted("a", None)).await;
+    assert!(
+        matches!(refused, Err(ThinError::TooManyOrphans { count: 3, .. })),
+        "{refused:?}"
+    );
+    assert_eq!(ready(&world, "b").await.id, 4);
+}
+
+#[tokio::test]
+async fn each_difference_is_named_and_repaired_or_told() {
+    let world = World::up().await;
+    let lost = ready(&world, "lost").await;
+    let kept = ready(&world, "kept").await;
+    world.thins.activate(&kept).await.unwrap();
+    world.ground.lose_thin(lost.id);
+    world.ground.put_thin(77);
+    world.ground.suspend_thin(kept.id);
+    let mut behind = ready(&world, "behind").await;
+    behind.transaction_id = 1000;
+    world.ledger.put_now(behind);
+    let found = world.thins.compare().await.unwrap();
+    let mut told: Vec<_> = found
+        .iter()
+        .map(|it| (it.id, it.kind.as_str(), it.repaired))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            (None, "behind", false),
+            (Some(1), "lost", false),
+            (Some(2), "suspended", true),
+            (Some(77), "unrecorded", true),
+        ]
+    );
+    assert!(!world.ground.any_suspended());
+    assert_eq!(world.state(77).await, Some(ThinState::Orphaned));
+    // What was repaired is not told again.
+    let again = world.thins.compare().await.unwrap();
+    assert_eq!(again.len(), 2, "{again:?}");
+    let shown = world.thins.volumes().await.unwrap();
+    assert_eq!(shown.differences, again);
+    assert_eq!(shown.volumes.len(), 4);
+    let gone = world.thins.activate(&lost).await;
+    assert!(matches!(gone, Err(ThinError::Lost { .. })), "{gone:?}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_listed_is_no_loss() {
+    let world = World::up().await;
+    ready(&world, "a").await;
+    world.ground.lose_thin(1);
+    world.ground.set_unlisted(true);
+    assert!(world.thins.compare().await.unwrap().is_empty());
+    assert!(!world.ground.is_held(), "the metadata is let go");
+    let shown = world.thins.volumes().await.unwrap();
+    assert!(shown.unknown.unwrap().contains("listed"));
+    assert_eq!(shown.volumes[0].mapped, None);
+}
