@@ -12,8 +12,8 @@ use crate::host::Host;
 const KINDS: [(&str, &str); 10] = [
     (
         "process",
-        "for pid in /proc/[0-9]*; do role=$(tr '\\0' '\\n' 2>/dev/null <$pid/environ | sed -n 's/^HEARTH_ROLE=//p'); \
-         if [ -n \"$role\" ]; then echo \"$role $(cat $pid/comm 2>/dev/null)\"; fi; done",
+        "grep -Hoaz '^HEARTH_ROLE=.*' /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' | \
+         sed 's,/environ:HEARTH_ROLE=, ,' | while read -r pid role; do echo \"$role $(cat $pid/comm 2>/dev/null)\"; done",
     ),
     (
         "unit",
