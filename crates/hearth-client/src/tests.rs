@@ -76,9 +76,7 @@ async fn a_progress_that_is_cut_is_no_success() {
     let (client, _dir, _task) = server("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n25\r\n{\"type\":\"stage\",\"message\":\"resolving\"}\n\r\n").await;
     let body = PullImage {
         reference: "a".to_owned(),
-        plain_http: false,
-        auth: None,
-        platform: None,
+        ..PullImage::default()
     };
     let steps: Result<Vec<_>, _> = client.pull_image(&body).await.unwrap().try_collect().await;
     assert!(

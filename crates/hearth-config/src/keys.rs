@@ -219,8 +219,28 @@ keys! {
     /// How many layers are downloaded at once.
     PULL_CONCURRENCY pull_concurrency: u32 = "4", CONCURRENCY;
     /// A PEM file with the certificates of authorities that registries' certificates may come
-    /// from, beside those that the system trusts. It is read at each pull.
+    /// from, and those of S3 servers, beside those that the system trusts. It is read at each pull.
     REGISTRY_CA registry_ca: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// The server that `s3://bucket/key` is asked from, unless a pull names one. Unset: what
+    /// `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL` or the profile say, else AWS. Plain HTTP only if
+    /// it begins with `http://`.
+    S3_ENDPOINT s3_endpoint: Option<String> = "", ENDPOINT;
+    /// The region of S3's buckets. Unset: what `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile
+    /// say, else `us-east-1`.
+    S3_REGION s3_region: Option<String> = "", WORD;
+    /// Whether an endpoint is asked as `endpoint/bucket/key`. Off: as `bucket.endpoint/key`.
+    /// AWS itself is always asked in the way that its certificates allow.
+    S3_PATH_STYLE s3_path_style: bool = "on", SWITCH;
+    /// The profile of the shared credentials file that S3 is asked with. Unset: the keys in the
+    /// daemon's environment (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`),
+    /// else the profile of `AWS_PROFILE` or `default`, else nobody: for buckets open to all.
+    S3_PROFILE s3_profile: Option<String> = "", WORD;
+    /// The shared credentials file. Unset: the one of `AWS_SHARED_CREDENTIALS_FILE`, else
+    /// `~/.aws/credentials` of the daemon's user.
+    S3_CREDENTIALS_FILE s3_credentials_file: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
+    /// Whether the metadata service of a cloud's machine or container is asked for credentials when
+    /// there are no others. Nothing is ever asked of it while this is off.
+    S3_INSTANCE_CREDENTIALS s3_instance_credentials: bool = "off", SWITCH;
     /// What is logged: `error`, `warn`, `info`, `debug`, `trace`, or directives such as `info,hearth_net=debug`.
     LOG log: String = "info", LOG_FILTER;
     /// How log lines are written.

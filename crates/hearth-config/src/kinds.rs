@@ -250,6 +250,22 @@ pub(crate) static BOOTSTRAP: Kind<BootstrapPolicy> =
     kind("choice", "restart-all, restart-healthy or manual", |text| {
         text.parse().ok()
     });
+pub(crate) static ENDPOINT: Kind<Option<String>> =
+    kind("URL", "https://host or http://host:port", |text| {
+        if text.is_empty() {
+            return Some(None);
+        }
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"))?;
+        let plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'@' | b'?' | b'#');
+        (!rest.is_empty() && rest.bytes().all(plain)).then(|| Some(text.to_owned()))
+    });
+pub(crate) static WORD: Kind<Option<String>> =
+    kind("name", "1 to 128 printable ASCII characters", |text| {
+        let fits = text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic());
+        fits.then(|| (!text.is_empty()).then(|| text.to_owned()))
+    });
 pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
     "on" => Some(true),
     "off" => Some(false),

@@ -155,6 +155,9 @@ fn wrong_values_are_refused_for_each_kind() {
         "IMAGE_MAX_ENTRIES=0",
         "IMAGE_MAX_DEPTH=256",
         "PULL_CONCURRENCY=65",
+        "S3_ENDPOINT=storage.example.com",
+        "S3_ENDPOINT=https://me:secret@storage.example.com",
+        "S3_REGION=eu west",
         "LOG=loud",
         "LOG='info,a b=debug'",
     ] {

@@ -57,11 +57,7 @@ async fn one(folder: &Utf8Path, what: &str) -> Result<(), ImageError> {
         Some(reference) => {
             let request = PullRequest {
                 reference: reference.to_owned(),
-                platform: None,
-                plain_http: false,
-                auth: None,
-                ca: None,
-                parallel: None,
+                ..PullRequest::default()
             };
             store.pull(request, &stages).await?
         }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use crate::bundle::Bundle;
 use crate::config::Details;
 use crate::import::Plan;
+use crate::name::Name;
 use crate::{ImageError, Limits, Reference, blob, digest};
 
 #[derive(Deserialize)]
@@ -22,14 +23,14 @@ struct Saved {
 pub(crate) fn plan(
     path: &Utf8Path,
     bundle: &Bundle,
-    reference: &Reference,
+    name: &Name,
     limits: &Limits,
 ) -> Result<Plan, ImageError> {
     let what = path.as_str();
     let bytes = bundle.document("manifest.json", limits.document)?;
     let saved: Vec<Saved> = serde_json::from_slice(&bytes)
         .map_err(|e| ImageError::unsupported(what, format!("bad manifest.json ({e})")))?;
-    let image = choose(what, &saved, reference)?;
+    let image = choose(what, &saved, name)?;
     if image.layers.is_empty() || image.layers.len() > limits.layers {
         let why = format!("it has {} layers", image.layers.len());
         return Err(ImageError::unsupported(what, why));
@@ -53,15 +54,11 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-fn choose<'a>(
-    what: &str,
-    saved: &'a [Saved],
-    reference: &Reference,
-) -> Result<&'a Saved, ImageError> {
+fn choose<'a>(what: &str, saved: &'a [Saved], name: &Name) -> Result<&'a Saved, ImageError> {
     if let [only] = saved {
         return Ok(only);
     }
-    let full = reference.to_string();
+    let full = name.to_string();
     let tags = |image: &'a Saved| image.repo_tags.iter().flatten();
     saved
         .iter()

@@ -5,6 +5,7 @@ use std::io;
 use camino::Utf8PathBuf;
 use hearth_host::loopdev::LoopError;
 use hearth_host::mount::MountError;
+use hearth_s3::S3Error;
 use hearth_types::problem::Code;
 
 /// An image that could not be pulled, imported, found, changed or removed.
@@ -69,10 +70,10 @@ pub enum ImageError {
         source: Box<oci_client::errors::OciDistributionError>,
     },
     /// A download kept breaking off.
-    #[error("download of {digest} broke off {attempts} times without progress at byte {offset}")]
+    #[error("download of {what} broke off {attempts} times without progress at byte {offset}")]
     Download {
-        /// The blob.
-        digest: String,
+        /// The blob or object.
+        what: String,
         /// Attempts in a row that brought nothing.
         attempts: u32,
         /// How far it came.
@@ -169,6 +170,9 @@ pub enum ImageError {
         #[source]
         source: serde_json::Error,
     },
+    /// An object of S3 could not be had.
+    #[error(transparent)]
+    S3(Box<S3Error>),
     /// The volume could not be made.
     #[error("cannot make the volume")]
     Volume(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -190,6 +194,14 @@ impl ImageError {
             | Self::Limit { .. }
             | Self::Ambiguous { .. } => Code::Invalid,
             Self::NotFound(_) => Code::NotFound,
+            Self::S3(error) => match **error {
+                S3Error::Location { .. }
+                | S3Error::Endpoint { .. }
+                | S3Error::Credentials { .. }
+                | S3Error::File { .. } => Code::Invalid,
+                S3Error::Client { .. } => Code::Internal,
+                _ => Code::Upstream,
+            },
             Self::Registry { .. }
             | Self::Login { .. }
             | Self::Tls { .. }
@@ -215,6 +227,7 @@ impl ImageError {
                 "check the name, and log in with an account that may read it: docker login {registry}"
             )),
             Self::Tls { hint, .. } => Some((*hint).to_owned()),
+            Self::S3(error) => error.hint(),
             _ => None,
         }
     }
@@ -245,6 +258,12 @@ fn io_code(source: &io::Error) -> Code {
         io::ErrorKind::NotFound => Code::NotFound,
         io::ErrorKind::PermissionDenied => Code::Invalid,
         _ => Code::Internal,
+    }
+}
+
+impl From<S3Error> for ImageError {
+    fn from(error: S3Error) -> Self {
+        Self::S3(Box::new(error))
     }
 }
 

@@ -17,9 +17,10 @@ use crate::build::{self, Ready, Recipe};
 use crate::bundle::Bundle;
 use crate::config::Details;
 use crate::decompress::Packing;
+use crate::name::Name;
 use crate::progress::Reporter;
 use crate::store::{Inner, Sealed, VOLUME, disk_bytes};
-use crate::{ImageError, ImageStore, Reference, archive, disk, layout};
+use crate::{ImageError, ImageStore, archive, disk, layout};
 
 /// A layered image in a file, ready to be built.
 pub(crate) struct Plan {
@@ -68,8 +69,42 @@ pub(crate) async fn run(
     kind: Option<ImportKind>,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
-    let reference: Reference = reference.parse()?;
+    let name = Name::Reference(reference.parse()?);
     reporter.stage(format!("Reading {path}"));
+    let file_name = path.file_name();
+    let source = Source {
+        path,
+        shown: file_name.unwrap_or("file"),
+        name: &name,
+        kind,
+    };
+    let record = file(store, source, reporter).await?;
+    store.name(name, record.id).await
+}
+
+/// A file or folder that becomes an image.
+pub(crate) struct Source<'a> {
+    pub(crate) path: &'a Utf8Path,
+    /// What it is called in reports of progress.
+    pub(crate) shown: &'a str,
+    /// The name that the image will have.
+    pub(crate) name: &'a Name,
+    /// Guessed when absent.
+    pub(crate) kind: Option<ImportKind>,
+}
+
+/// The image that a file or folder is.
+pub(crate) async fn file(
+    store: &ImageStore,
+    source: Source<'_>,
+    reporter: Reporter,
+) -> Result<ImageRecord, ImageError> {
+    let Source {
+        path,
+        shown,
+        name,
+        kind,
+    } = source;
     let kind = match kind {
         Some(kind) => kind,
         None => {
@@ -77,35 +112,34 @@ pub(crate) async fn run(
             store.blocking(move |_| guess(&path)).await?
         }
     };
-    let record = match kind {
-        ImportKind::Disk => import_disk(store, path, reporter).await?,
+    match kind {
+        ImportKind::Disk => import_disk(store, path, shown, reporter).await,
         ImportKind::RootfsTar => {
-            let plan = rootfs(path)?;
-            build_plan(store, plan, reporter).await?
+            let plan = rootfs(path, shown)?;
+            build_plan(store, plan, reporter).await
         }
         ImportKind::OciLayout | ImportKind::DockerArchive => {
-            let (owned, named) = (path.to_owned(), reference.clone());
+            let (owned, named) = (path.to_owned(), name.clone());
             let plan = store
                 .blocking(move |inner| bundled(inner, &owned, &named, kind))
                 .await?;
-            build_plan(store, plan, reporter).await?
+            build_plan(store, plan, reporter).await
         }
-    };
-    store.name(reference, record.id).await
+    }
 }
 
 fn bundled(
     inner: &Inner,
     path: &Utf8Path,
-    reference: &Reference,
+    name: &Name,
     kind: ImportKind,
 ) -> Result<Plan, ImageError> {
     let bundle = Bundle::open(path, &inner.limits)?;
     // `docker save` since version 25 writes an archive that is a layout, too.
     if kind == ImportKind::DockerArchive && bundle.has("manifest.json") {
-        return archive::plan(path, &bundle, reference, &inner.limits);
+        return archive::plan(path, &bundle, name, &inner.limits);
     }
-    layout::plan(path, bundle, reference, &inner.limits)
+    layout::plan(path, bundle, name, &inner.limits)
 }
 
 async fn build_plan(
@@ -129,7 +163,7 @@ async fn build_plan(
     build::run(store, plan.recipe, layers, turns, reporter).await
 }
 
-fn rootfs(path: &Utf8Path) -> Result<Plan, ImageError> {
+fn rootfs(path: &Utf8Path, shown: &str) -> Result<Plan, ImageError> {
     let file = File::open(path).map_err(ImageError::file("open", path))?;
     let size = file
         .metadata()
@@ -143,7 +177,6 @@ fn rootfs(path: &Utf8Path) -> Result<Plan, ImageError> {
         Packing::Plain => size,
         _ => size.saturating_mul(5) / 2,
     };
-    let name = path.file_name().unwrap_or("rootfs").to_owned();
     let mut plan = Plan {
         recipe: Recipe {
             id: None,
@@ -155,7 +188,7 @@ fn rootfs(path: &Utf8Path) -> Result<Plan, ImageError> {
         },
         layers: Vec::new(),
     };
-    plan.layer(name, Box::new(file), size, None, None);
+    plan.layer(shown.to_owned(), Box::new(file), size, None, None);
     Ok(plan)
 }
 
@@ -217,19 +250,22 @@ impl Drop for Flag {
 async fn import_disk(
     store: &ImageStore,
     path: &Utf8Path,
+    shown: &str,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
+    let shown = shown.to_owned();
     let cancelled = Arc::new(AtomicBool::new(false));
     let _flag = Flag(Arc::clone(&cancelled));
     let path = path.to_owned();
     store
-        .blocking(move |inner| copy_disk(inner, &path, &cancelled, &reporter))
+        .blocking(move |inner| copy_disk(inner, &path, &shown, &cancelled, &reporter))
         .await
 }
 
 fn copy_disk(
     inner: &Inner,
     path: &Utf8Path,
+    shown: &str,
     cancelled: &AtomicBool,
     reporter: &Reporter,
 ) -> Result<ImageRecord, ImageError> {
@@ -238,9 +274,8 @@ fn copy_disk(
     let folder = inner.temporary()?;
     let volume = Utf8PathBuf::try_from(folder.path().join(VOLUME))
         .map_err(|e| ImageError::Volume(Box::new(e)))?;
-    let name = path.file_name().unwrap_or("disk").to_owned();
     let digest = disk::copy(&mut file, &volume, size, cancelled, |done| {
-        reporter.item(&name, "unpack", done, Some(size));
+        reporter.item(shown, "unpack", done, Some(size));
     })?;
     let details = Details::unknown(Details::host_architecture());
     let id = digest

@@ -7,18 +7,19 @@ use crate::bundle::Bundle;
 use crate::config::Details;
 use crate::import::Plan;
 use crate::manifest::{Descriptor, Document, Manifest, Wanted};
+use crate::name::Name;
 use crate::{ImageError, Limits, Reference, blob, digest};
 
 /// The annotation that names an image in an index.
 const NAME: &str = "org.opencontainers.image.ref.name";
 /// Indexes within indexes that are followed.
-const DEPTH: usize = 3;
+pub(crate) const DEPTH: usize = 3;
 
 /// Finds the image and what is needed to unpack it.
 pub(crate) fn plan(
     path: &Utf8Path,
     bundle: Bundle,
-    reference: &Reference,
+    name: &Name,
     limits: &Limits,
 ) -> Result<Plan, ImageError> {
     let wanted = Wanted::parse(None)?;
@@ -31,7 +32,7 @@ pub(crate) fn plan(
         ));
     };
     for _ in 0..DEPTH {
-        let chosen = choose(what, &manifests, reference, &wanted)?;
+        let chosen = choose(what, &manifests, name, &wanted)?;
         let bytes = verified(&bundle, chosen, limits)?;
         match Document::parse(what, &bytes, limits)? {
             Document::Index(inner) => manifests = inner,
@@ -51,22 +52,22 @@ pub(crate) fn plan(
 }
 
 /// The only image, or the one with the reference's tag or name, or the one for the host.
-fn choose<'a>(
+pub(crate) fn choose<'a>(
     what: &str,
     manifests: &'a [Descriptor],
-    reference: &Reference,
+    name: &Name,
     wanted: &Wanted,
 ) -> Result<&'a Descriptor, ImageError> {
     if let [only] = manifests {
         return Ok(only);
     }
-    let full = reference.to_string();
+    let full = name.to_string();
     let named = manifests.iter().find(|descriptor| {
-        descriptor.annotations.get(NAME).is_some_and(|name| {
-            Some(name.as_str()) == reference.tag()
-                || name
+        descriptor.annotations.get(NAME).is_some_and(|given| {
+            Some(given.as_str()) == name.tag()
+                || given
                     .parse::<Reference>()
-                    .is_ok_and(|name| name.to_string() == full)
+                    .is_ok_and(|given| given.to_string() == full)
         })
     });
     match named {

@@ -3,7 +3,7 @@
 
 use camino::Utf8PathBuf;
 use futures::{StreamExt as _, TryStreamExt as _};
-use hearth_types::api::RegistryAuth;
+use hearth_types::api::{ImportKind, RegistryAuth};
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
 use tokio::sync::mpsc;
@@ -11,17 +11,19 @@ use tokio::sync::mpsc;
 use crate::build::{self, Ready, Recipe};
 use crate::config::Details;
 use crate::manifest::{Document, Manifest, Wanted};
+use crate::name::Name;
+use crate::origin::Origin;
 use crate::progress::Reporter;
 use crate::registry::Registry;
-use crate::{ImageError, ImageStore, Reference, blob};
+use crate::{ImageError, ImageStore, Reference, blob, s3};
 
 /// Layers that download at the same time when nobody says how many, as docker does it.
-const PARALLEL: usize = 3;
+pub(crate) const PARALLEL: usize = 3;
 
 /// What to pull and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PullRequest {
-    /// The reference, by docker.io's conventions.
+    /// The reference, by docker.io's conventions, or `s3://bucket/key`.
     pub reference: String,
     /// `os/architecture[/variant]`; the host's when absent.
     pub platform: Option<String>,
@@ -33,6 +35,12 @@ pub struct PullRequest {
     pub ca: Option<Utf8PathBuf>,
     /// Layers that download at the same time; 3 when absent, at least one.
     pub parallel: Option<usize>,
+    /// What kind of file an object of S3 is; guessed from its content when absent.
+    pub kind: Option<ImportKind>,
+    /// The digest that an object of S3 must have.
+    pub digest: Option<String>,
+    /// Where and as who objects of S3 are asked for.
+    pub s3: hearth_s3::Settings,
 }
 
 pub(crate) async fn run(
@@ -40,7 +48,24 @@ pub(crate) async fn run(
     request: PullRequest,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
-    let reference: Reference = request.reference.parse()?;
+    match request.reference.parse()? {
+        Name::Reference(reference) => from_registry(store, request, reference, reporter).await,
+        Name::Object(location) => s3::run(store, request, location, reporter).await,
+    }
+}
+
+async fn from_registry(
+    store: &ImageStore,
+    request: PullRequest,
+    reference: Reference,
+    reporter: Reporter,
+) -> Result<ImageRecord, ImageError> {
+    if request.digest.is_some() || request.kind.is_some() {
+        return Err(ImageError::unsupported(
+            reference.to_string(),
+            "digest and kind are for objects of S3; a registry's image is pinned as NAME@sha256:…",
+        ));
+    }
     let wanted = Wanted::parse(request.platform.as_deref())?;
     reporter.stage(format!("Resolving {reference}"));
     let parallel = request.parallel.unwrap_or(PARALLEL).max(1);
@@ -48,19 +73,14 @@ pub(crate) async fn run(
     let (id, manifest) = resolve(store, &mut registry, &reference, &wanted).await?;
     let puller = Puller {
         store,
-        registry: &registry,
+        origin: &Origin::Registry(Box::new(registry)),
+        source: "registry",
         reporter: &reporter,
         parallel,
     };
-    let record = match puller.image(&reference, &id, &manifest).await {
-        // Layers of an earlier time may have been damaged on the disk: get those again.
-        Err(error) if puller.drop_damaged(&manifest).await? => {
-            tracing::warn!(%reference, %error, "a kept layer was damaged; downloading it again");
-            puller.image(&reference, &id, &manifest).await?
-        }
-        result => result?,
-    };
-    store.name(reference, record.id).await
+    let name = Name::from(reference);
+    let record = puller.pull(&name, &id, &manifest).await?;
+    store.name(name, record.id).await
 }
 
 /// The manifest for the platform, and its digest, which is the image's id.
@@ -96,17 +116,36 @@ async fn resolve(
     Ok((id, manifest))
 }
 
-struct Puller<'a> {
-    store: &'a ImageStore,
-    registry: &'a Registry,
-    reporter: &'a Reporter,
-    parallel: usize,
+/// Gets the blobs of a manifest and builds its image.
+pub(crate) struct Puller<'a> {
+    pub(crate) store: &'a ImageStore,
+    pub(crate) origin: &'a Origin,
+    pub(crate) source: &'static str,
+    pub(crate) reporter: &'a Reporter,
+    pub(crate) parallel: usize,
 }
 
 impl Puller<'_> {
+    /// The image of a manifest: the one that is here, or a new one.
+    pub(crate) async fn pull(
+        &self,
+        name: &Name,
+        id: &ImageId,
+        manifest: &Manifest,
+    ) -> Result<ImageRecord, ImageError> {
+        match self.image(name, id, manifest).await {
+            // Layers of an earlier time may have been damaged on the disk: get those again.
+            Err(error) if self.drop_damaged(manifest).await? => {
+                tracing::warn!(%name, %error, "a kept layer was damaged; downloading it again");
+                self.image(name, id, manifest).await
+            }
+            result => result,
+        }
+    }
+
     async fn image(
         &self,
-        reference: &Reference,
+        name: &Name,
         id: &ImageId,
         manifest: &Manifest,
     ) -> Result<ImageRecord, ImageError> {
@@ -114,8 +153,8 @@ impl Puller<'_> {
         if let Some(record) = self.store.inner.find(id)? {
             return Ok(record);
         }
-        let what = reference.to_string();
-        let config = blob::document(self.store, self.registry, &manifest.config).await?;
+        let what = name.to_string();
+        let config = blob::document(self.store, self.origin, &manifest.config).await?;
         let details = Details::parse(&what, &config, manifest.layers.len())?;
         self.reporter.stage(format!(
             "Pulling {} layers of {what}",
@@ -123,7 +162,7 @@ impl Puller<'_> {
         ));
         let recipe = Recipe {
             id: Some(id.clone()),
-            source: "registry",
+            source: self.source,
             details,
             blobs: std::iter::once(&manifest.config)
                 .chain(&manifest.layers)
@@ -175,7 +214,7 @@ impl Puller<'_> {
         // Owned layers: closures over references make a future that no task takes.
         let downloads = futures::stream::iter(manifest.layers.clone())
             .map(|layer| async move {
-                let blob = blob::ensure(self.store, self.registry, &layer, self.reporter).await?;
+                let blob = blob::ensure(self.store, self.origin, &layer, self.reporter).await?;
                 Ok(Ready {
                     name: blob::short(&layer.digest),
                     source: Box::new(blob.file),

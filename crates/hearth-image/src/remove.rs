@@ -105,7 +105,8 @@ impl Inner {
         Ok(count)
     }
 
-    fn remove_blobs(&self, blobs: Vec<String>) -> Result<(), ImageError> {
+    /// Removes blobs that no image names.
+    pub(crate) fn remove_blobs(&self, blobs: Vec<String>) -> Result<(), ImageError> {
         let used = self.used_blobs()?;
         for digest in blobs.iter().filter(|digest| !used.contains(*digest)) {
             let path = self.blob_path(digest)?;

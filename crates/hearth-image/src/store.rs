@@ -6,7 +6,8 @@
 //! DIR/images/HEX/image.json      what is known of an image
 //! DIR/images/HEX/root.img        its volume
 //! DIR/images/.tmp-*              work in progress; removed when the store is opened
-//! DIR/refs.json                  reference → image id
+//! DIR/objects/HEX.json           what came from an object of S3, by place and ETag
+//! DIR/refs.json                  name → image id
 //! ```
 //!
 //! An image exists when its folder has its name: it is built in a temporary folder, written
@@ -28,8 +29,9 @@ use hearth_types::image::ImageRecord;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::name::Name;
 use crate::progress::{self, Reporter};
-use crate::{ImageError, Limits, ProgressSink, PullRequest, Reference, digest, import, pull};
+use crate::{ImageError, Limits, ProgressSink, PullRequest, digest, import, pull};
 
 /// Prefix of temporary folders in `images`.
 const TEMPORARY: &str = ".tmp-";
@@ -70,7 +72,7 @@ impl ImageStore {
     /// # Errors
     /// When a folder cannot be made or read, or `refs.json` is damaged.
     pub fn open(dir: &Utf8Path, limits: Limits) -> Result<Self, ImageError> {
-        for folder in ["blobs/sha256", "images"] {
+        for folder in ["blobs/sha256", "images", "objects"] {
             let path = dir.join(folder);
             fs::create_dir_all(&path).map_err(ImageError::file("create", &path))?;
         }
@@ -93,6 +95,7 @@ impl ImageStore {
             locks: Mutex::new(HashMap::new()),
         };
         inner.remove_stale_blobs(SystemTime::now());
+        inner.forget_objects();
         Ok(Self {
             inner: Arc::new(inner),
         })
@@ -165,23 +168,19 @@ impl ImageStore {
     /// # Errors
     /// When the image is not there or the reference is malformed.
     pub async fn tag(&self, name: &str, reference: &str) -> Result<ImageRecord, ImageError> {
-        let reference: Reference = reference.parse()?;
+        let reference = Name::Reference(reference.parse()?);
         let name = name.to_owned();
         let (id, _) = self.blocking(move |inner| inner.resolve(&name)).await?;
         self.name(reference, id).await
     }
 
     /// Lets a reference lead to an image, unless that has been removed meanwhile.
-    pub(crate) async fn name(
-        &self,
-        reference: Reference,
-        id: ImageId,
-    ) -> Result<ImageRecord, ImageError> {
+    pub(crate) async fn name(&self, name: Name, id: ImageId) -> Result<ImageRecord, ImageError> {
         let turn = self.turn(id.as_str()).await;
         self.blocking(move |inner| {
             let _turn = turn;
             let record = inner.read(&id)?.record;
-            inner.set_reference(&reference, &id)?;
+            inner.set_reference(&name, &id)?;
             Ok(inner.named(record))
         })
         .await
@@ -228,6 +227,10 @@ impl Inner {
 
     pub(crate) fn blob_path(&self, digest: &str) -> Result<Utf8PathBuf, ImageError> {
         Ok(self.blobs_dir().join(digest::hex(digest)?))
+    }
+
+    pub(crate) fn objects_dir(&self) -> Utf8PathBuf {
+        self.dir.join("objects")
     }
 
     pub(crate) fn blobs_dir(&self) -> Utf8PathBuf {
@@ -305,7 +308,7 @@ impl Inner {
 
     /// The id that a name leads to, and whether the name is a reference.
     pub(crate) fn resolve(&self, name: &str) -> Result<(ImageId, Option<String>), ImageError> {
-        if let Ok(reference) = name.parse::<Reference>() {
+        if let Ok(reference) = name.parse::<Name>() {
             let full = reference.to_string();
             if let Some(id) = lock(&self.refs).get(&full) {
                 return Ok((id.clone(), Some(full)));
@@ -331,13 +334,9 @@ impl Inner {
     }
 
     /// Makes a reference lead to an image, durably.
-    pub(crate) fn set_reference(
-        &self,
-        reference: &Reference,
-        id: &ImageId,
-    ) -> Result<(), ImageError> {
+    pub(crate) fn set_reference(&self, name: &Name, id: &ImageId) -> Result<(), ImageError> {
         self.change_references(|refs| {
-            refs.insert(reference.to_string(), id.clone());
+            refs.insert(name.to_string(), id.clone());
         })
     }
 
@@ -405,7 +404,11 @@ fn write_durably(path: &Utf8Path, value: &impl Serialize) -> Result<(), ImageErr
         .map_err(ImageError::file("write", path))
 }
 
-fn replace_durably(dir: &Utf8Path, name: &str, value: &impl Serialize) -> Result<(), ImageError> {
+pub(crate) fn replace_durably(
+    dir: &Utf8Path,
+    name: &str,
+    value: &impl Serialize,
+) -> Result<(), ImageError> {
     let temporary = dir.join(format!("{name}.tmp"));
     let path = dir.join(name);
     write_durably(&temporary, value)?;

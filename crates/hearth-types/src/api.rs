@@ -213,10 +213,10 @@ pub struct GuestMetrics {
 }
 
 /// A request to pull an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PullImage {
-    /// The reference.
+    /// The reference, or `s3://bucket/key`.
     pub reference: String,
     /// Allow plain HTTP for a registry that is not on loopback.
     #[serde(default)]
@@ -227,6 +227,29 @@ pub struct PullImage {
     /// `os/arch`; the host's when absent.
     #[serde(default)]
     pub platform: Option<String>,
+    /// The kind of file that an object of S3 is; guessed from its content when absent.
+    #[serde(default)]
+    pub kind: Option<ImportKind>,
+    /// The digest that an object of S3 must have (`sha256:…`); of a layout, its manifest's.
+    #[serde(default)]
+    pub digest: Option<String>,
+    /// How S3 is asked, where it differs from the daemon's configuration.
+    #[serde(default)]
+    pub s3: S3Access,
+}
+
+/// How S3 is asked. What is absent is as in the daemon's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct S3Access {
+    /// `https://host` or `http://host:port`.
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// A profile of the daemon's shared credentials file.
+    pub profile: Option<String>,
+    /// Whether the endpoint is asked as `endpoint/bucket/key` rather than `bucket.endpoint/key`.
+    pub path_style: Option<bool>,
 }
 
 /// Credentials for one registry.

@@ -12,4 +12,9 @@ mod login;
 #[cfg(test)]
 mod registry;
 #[cfg(test)]
+mod s3;
+#[cfg(test)]
+#[path = "../../../hearth-s3/tests/s3/server.rs"]
+mod s3_server;
+#[cfg(test)]
 mod tls;

@@ -140,3 +140,18 @@ async fn nobody_there() {
         assert!(!error.to_string().contains("pw"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_dies_and_comes_back() {
+    let Some(mut server) = Server::start() else {
+        return;
+    };
+    server.put("there", b"content");
+    let bucket = bucket(&server, SECRET);
+    let etag = bucket.head("there").await.unwrap().etag;
+    server.kill();
+    let error = bucket.read("there", 3, etag.as_deref()).await.unwrap_err();
+    assert!(error.is_temporary(), "{error:?}");
+    server.again();
+    assert_eq!(bytes(&bucket, "there", 3, etag.as_deref()).await, b"tent");
+}

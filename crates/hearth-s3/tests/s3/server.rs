@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 pub(crate) const KEY: &str = "HEARTHTESTKEY";
 pub(crate) const SECRET: &str = "hush-hush-secret";
 pub(crate) const BUCKET: &str = "images";
+/// An object that is always there.
+const READY: &str = "ready";
 /// The version that scripts/seaweedfs.sh installs.
 const VERSION: &str = "4.48";
 
@@ -55,11 +57,12 @@ impl Server {
         std::fs::create_dir(server.dir.path().join("data")).unwrap();
         server.run();
         server.request(&["-X", "PUT"], BUCKET);
+        server.put(READY, b"x");
         Some(server)
     }
 
     /// Starts the program and waits until it answers.
-    pub(crate) fn run(&mut self) {
+    fn run(&mut self) {
         let (dir, p) = (self.dir.path(), &self.ports);
         let child = Command::new(program().unwrap())
             .arg("server")
@@ -87,6 +90,20 @@ impl Server {
                 Instant::now() < end,
                 "the S3 server does not answer: {}",
                 log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Starts it again with what it had, and waits until that can be read.
+    pub(crate) fn again(&mut self) {
+        self.run();
+        let url = format!("{}/{BUCKET}/{READY}", self.endpoint());
+        let end = Instant::now() + Duration::from_secs(90);
+        while Self::curl(&[], &url) != "200" {
+            assert!(
+                Instant::now() < end,
+                "the S3 server does not find its objects"
             );
             std::thread::sleep(Duration::from_millis(50));
         }

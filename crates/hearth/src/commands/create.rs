@@ -118,22 +118,21 @@ pub(crate) async fn ensure_image(
             Err(error) => return Err(error.into()),
         }
     }
-    pull_image(context, reference, false, None).await.map(drop)
+    let body = PullImage {
+        reference: reference.to_owned(),
+        ..PullImage::default()
+    };
+    pull_image(context, body).await.map(drop)
 }
 
 /// Pulls an image with the person's own credentials, showing how far it is.
-pub(crate) async fn pull_image(
-    context: &Context,
-    reference: &str,
-    plain_http: bool,
-    platform: Option<String>,
-) -> Result<Product, Failure> {
-    let body = PullImage {
-        reference: reference.to_owned(),
-        plain_http,
-        auth: docker_auth::lookup(reference, &context.out),
-        platform,
+pub(crate) async fn pull_image(context: &Context, body: PullImage) -> Result<Product, Failure> {
+    // S3 is asked with the daemon's credentials: no registry's are looked for.
+    let auth = match body.reference.starts_with("s3://") {
+        true => None,
+        false => docker_auth::lookup(&body.reference, &context.out),
     };
+    let body = PullImage { auth, ..body };
     let stream = context.client.pull_image(&body).await?;
     progress::follow(&context.out, stream).await
 }

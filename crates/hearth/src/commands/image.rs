@@ -3,7 +3,7 @@
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 
-use hearth_types::api::{ImageView, ImportImage, ImportKind};
+use hearth_types::api::{ImageView, ImportImage, ImportKind, PullImage, S3Access};
 use hearth_types::units::Bytes;
 
 use super::create::pull_image;
@@ -16,6 +16,9 @@ use crate::progress::{self, Product};
 use crate::table::{Cell, Table};
 use crate::values;
 
+/// Kinds of files that images are made from.
+const KINDS: &[&str] = &["oci-layout", "docker-archive", "rootfs-tar", "disk"];
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     Pull(PullArgs),
@@ -27,10 +30,11 @@ pub(crate) enum ImageCommand {
     Rm(RmArgs),
 }
 
-/// Pulls an image from a registry
+/// Pulls an image from a registry or from S3
 ///
-/// Credentials come from the Docker config file ($DOCKER_CONFIG/config.json or
-/// ~/.docker/config.json), or from the credential helper that it names.
+/// Credentials for registries come from the Docker config file ($DOCKER_CONFIG/config.json or
+/// ~/.docker/config.json), or from the credential helper that it names. S3 is asked with the
+/// daemon's own credentials: see S3_PROFILE and its neighbours in the configuration.
 #[derive(Debug, Args)]
 pub(crate) struct PullArgs {
     /// Allow plain HTTP for a registry that is not on loopback
@@ -41,7 +45,27 @@ pub(crate) struct PullArgs {
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
 
-    /// Reference, such as debian:12 or localhost:5000/demo:1
+    /// S3: kind of file; guessed from its content when absent
+    #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(KINDS))]
+    kind: Option<ImportKind>,
+
+    /// S3: digest that the object must have (sha256:…)
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<String>,
+
+    /// S3: server to ask, such as http://localhost:9000
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+
+    /// S3: region of the bucket
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+
+    /// S3: profile of the daemon's shared credentials file
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// Reference, such as debian:12 or localhost:5000/demo:1, or s3://bucket/key
     reference: String,
 }
 
@@ -49,7 +73,7 @@ pub(crate) struct PullArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ImportArgs {
     /// Kind of file; guessed from its content when absent
-    #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(&["oci-layout", "docker-archive", "rootfs-tar", "disk"]))]
+    #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(KINDS))]
     kind: Option<ImportKind>,
 
     /// OCI layout, output of `docker save`, root filesystem tar or raw disk image
@@ -78,9 +102,9 @@ pub(crate) struct RmArgs {
 pub(crate) async fn run(context: &Context, command: ImageCommand) -> Outcome {
     match command {
         ImageCommand::Pull(args) => {
-            let product =
-                pull_image(context, &args.reference, args.plain_http, args.platform).await?;
-            print(context, &args.reference, &product)
+            let reference = args.reference.clone();
+            let product = pull_image(context, args.into_body()).await?;
+            print(context, &reference, &product)
         }
         ImageCommand::Import(args) => import(context, args).await,
         ImageCommand::Ls => list(context).await,
@@ -89,6 +113,25 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Outcome {
             let remove =
                 |image: String| async move { Ok(context.client.delete_image(&image).await?) };
             each(&args.images, remove, |image, ()| context.out.line(image)).await
+        }
+    }
+}
+
+impl PullArgs {
+    fn into_body(self) -> PullImage {
+        PullImage {
+            reference: self.reference,
+            plain_http: self.plain_http,
+            platform: self.platform,
+            kind: self.kind,
+            digest: self.digest,
+            s3: S3Access {
+                endpoint: self.endpoint,
+                region: self.region,
+                profile: self.profile,
+                path_style: None,
+            },
+            ..PullImage::default()
         }
     }
 }

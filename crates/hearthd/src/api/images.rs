@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use hearth_image::{ImageError, ProgressSink, PullRequest};
+use hearth_image::{ImageError, ProgressSink, PullRequest, S3Settings};
 use hearth_types::api::{ImageList, ImageView, ImportImage, Progress, PullImage};
 use hearth_types::event::NewEvent;
 use hearth_types::image::ImageRecord;
@@ -101,19 +101,9 @@ pub async fn delete(
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
     let images = api.engine.parts.images.clone();
-    let ca = api.configured("REGISTRY_CA").map(Into::into);
-    let parallel = api.configured("PULL_CONCURRENCY");
-    let parallel = parallel.and_then(|layers| layers.parse().ok());
+    let reference = request.reference.clone();
+    let request = pull_request(&api, request);
     Ok(progress(move |sink: Lines| async move {
-        let reference = request.reference.clone();
-        let request = PullRequest {
-            reference: request.reference,
-            platform: request.platform,
-            plain_http: request.plain_http,
-            auth: request.auth,
-            ca,
-            parallel,
-        };
         let image = images
             .pull(request, &sink)
             .await
@@ -126,6 +116,35 @@ pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> Api
             .await;
         Ok(Progress::Image { image })
     }))
+}
+
+/// What is asked, with what the configuration says.
+fn pull_request(api: &Api, request: PullImage) -> PullRequest {
+    let configured = |key: &str| api.configured(key).map(str::to_owned);
+    let is_on = |key: &str| api.configured(key) == Some("on");
+    let parallel = configured("PULL_CONCURRENCY").and_then(|layers| layers.parse().ok());
+    PullRequest {
+        reference: request.reference,
+        platform: request.platform,
+        plain_http: request.plain_http,
+        auth: request.auth,
+        ca: configured("REGISTRY_CA").map(Into::into),
+        parallel,
+        kind: request.kind,
+        digest: request.digest,
+        s3: S3Settings {
+            endpoint: request.s3.endpoint.or_else(|| configured("S3_ENDPOINT")),
+            region: request.s3.region.or_else(|| configured("S3_REGION")),
+            profile: request.s3.profile.or_else(|| configured("S3_PROFILE")),
+            path_style: request
+                .s3
+                .path_style
+                .unwrap_or_else(|| is_on("S3_PATH_STYLE")),
+            credentials_file: configured("S3_CREDENTIALS_FILE"),
+            instance: is_on("S3_INSTANCE_CREDENTIALS"),
+            ca: None,
+        },
+    }
 }
 
 /// Imports an image from a file on the daemon's host; answers like pull.

@@ -10,11 +10,7 @@ use super::registry::run;
 pub(crate) fn request(reference: &str) -> PullRequest {
     PullRequest {
         reference: reference.to_owned(),
-        platform: None,
-        plain_http: false,
-        auth: None,
-        ca: None,
-        parallel: None,
+        ..PullRequest::default()
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What the proxy does to the answers.
@@ -24,6 +24,7 @@ pub(crate) struct Proxy {
     pub(crate) connections: Arc<AtomicU64>,
     /// Bytes handed to clients so far.
     pub(crate) bytes: Arc<AtomicU64>,
+    spoil: Arc<Mutex<Spoil>>,
 }
 
 impl Proxy {
@@ -33,10 +34,13 @@ impl Proxy {
         let connections = Arc::new(AtomicU64::new(0));
         let bytes = Arc::new(AtomicU64::new(0));
         let (counted, passed) = (Arc::clone(&connections), Arc::clone(&bytes));
+        let spoil = Arc::new(Mutex::new(spoil));
+        let now = Arc::clone(&spoil);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 counted.fetch_add(1, Ordering::SeqCst);
                 let passed = Arc::clone(&passed);
+                let spoil = *now.lock().unwrap();
                 std::thread::spawn(move || pass(&client, upstream, spoil, &passed));
             }
         });
@@ -44,12 +48,20 @@ impl Proxy {
             port,
             connections,
             bytes,
+            spoil,
         }
+    }
+
+    /// What it does to connections from now on.
+    pub(crate) fn spoil(&self, spoil: Spoil) {
+        *self.spoil.lock().unwrap() = spoil;
     }
 }
 
 fn pass(client: &TcpStream, upstream: u16, spoil: Spoil, passed: &AtomicU64) {
-    let server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
+    let Ok(server) = TcpStream::connect(("127.0.0.1", upstream)) else {
+        return;
+    };
     let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
     std::thread::spawn(move || {
         drop(std::io::copy(&mut from, &mut to));
