@@ -210,6 +210,24 @@ keys! {
     /// With less than this free in the file system of `DATA_DIR`, the daemon goes into mode
     /// `readonly` by itself, until half as much again is free. 0: never.
     DISK_RESERVE disk_reserve: DiskReserve = "64MiB", RESERVE;
+    /// So many device-mapper operations may be under way at once.
+    GUARD_CONCURRENCY guard_concurrency: u32 = "1", CONCURRENCY;
+    /// A thread that waits in the kernel on device-mapper (state D) and has not moved for so long
+    /// hangs: no device-mapper operation is begun.
+    GUARD_HELD_FOR guard_held_for: Span = "2s", POSITIVE_DURATION;
+    /// So many percent of the host's memory must be available for a device-mapper operation. 0: it
+    /// is not looked at.
+    GUARD_MEMORY guard_memory: u32 = "5", PERCENT;
+    /// With more of the CPUs' time (percent) spent waiting for disks, no device-mapper operation is
+    /// begun. 0: it is not looked at.
+    GUARD_IO_WAIT guard_io_wait: u32 = "50", PERCENT;
+    /// The same for I/O pressure (percent, `full avg10` of PSI). 0: it is not looked at.
+    GUARD_IO_PRESSURE guard_io_pressure: u32 = "90", PERCENT;
+    /// For so long after a BUG, a shortage of memory or an error of the pool's devices in the
+    /// kernel's log no device-mapper operation is begun; older ones are only told. 0: never.
+    GUARD_KERNEL_LOG guard_kernel_log: Span = "10m", DURATION;
+    /// How long the look at the host before a device-mapper operation may take.
+    GUARD_BUDGET guard_budget: Span = "100ms", POSITIVE_DURATION;
     /// The most bytes that an image may unpack to.
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.

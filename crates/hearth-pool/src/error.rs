@@ -6,6 +6,7 @@ use camino::Utf8PathBuf;
 use hearth_dm::DmError;
 use hearth_host::command::CommandError;
 use hearth_host::loopdev::LoopError;
+use hearth_safeguards::GuardError;
 use hearth_types::units::Bytes;
 
 use crate::space::Bound;
@@ -167,6 +168,9 @@ pub enum PoolError {
         /// For how long.
         since: Duration,
     },
+    /// The guard did not let it through, or has given it up.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
     /// The kernel does not come back.
     #[error("the kernel has not ended {what} within {} s", waited.as_secs())]
     Stuck {
@@ -247,6 +251,7 @@ impl PoolError {
         match self {
             Self::Unavailable(_)
             | Self::Stuck { .. }
+            | Self::Guard(_)
             | Self::Check(CommandError::Missing { .. }) => Kind::Unavailable,
             Self::Absent => Kind::Absent,
             Self::Size { .. } | Self::Shrink { .. } => Kind::Invalid,
@@ -277,8 +282,9 @@ impl PoolError {
 
     /// What to do next.
     #[must_use]
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::Guard(error) => return error.hint(),
             Self::Unavailable(_) => {
                 "load the module dm_thin_pool (modprobe dm_thin_pool) and let hearthd open \
                  /dev/mapper/control; volumes are files until then, and VMs need no pool"

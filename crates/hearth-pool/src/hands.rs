@@ -1,4 +1,4 @@
-//! Calls into the kernel that may not come back.
+//! Looks that may not come back. What changes something goes through the operation guard.
 //!
 //! Each is made on a thread of its own, never on one of the runtime's: a runtime that ends waits for
 //! those. The turn goes with the call, so as long as one is in the kernel no other is begun.

@@ -25,9 +25,9 @@
 //!   name is told, and stays.
 //! - **A crash leaks nothing.** Loop devices free themselves when nobody holds them: before the
 //!   table is loaded that is this process, afterwards the pool.
-//! - **Nobody waits for ever.** A call into the kernel is made on a thread of its own, one at a time,
-//!   with a deadline; a thread that does not come back holds up the pool's next change, with a
-//!   message that says so, and nothing else.
+//! - **Nobody waits for ever.** A change goes through the operation guard (`hearth-safeguards`): the host is looked
+//!   at first, it is made on a thread of its own, one at a time, with a deadline; a thread that does not come back
+//!   holds up the pool's next change, with a message that says so, and nothing else.
 
 #![forbid(unsafe_code)]
 

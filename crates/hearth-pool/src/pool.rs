@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_dm::thin::{METADATA_BLOCK, PoolStatus};
+use hearth_safeguards::{Operation, OperationGuard, Purpose};
 use hearth_types::pool::{PoolSpace, PoolUsage, PoolView, PoolWork};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -34,12 +35,12 @@ pub struct Pool {
     /// One change at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     work: Arc<Mutex<Option<Work>>>,
-    /// Calls that change something.
-    changes: Hands,
     /// What the operator allows.
     limits: Limits,
     /// The sizes of all volumes and snapshots together, in bytes.
     provisioned: Arc<AtomicU64>,
+    /// Calls that change something go through it, one by one.
+    guard: OperationGuard,
     /// Calls that only look: a change that hangs holds them up only where the kernel does.
     looks: Hands,
 }
@@ -73,7 +74,8 @@ impl std::fmt::Debug for Pool {
 }
 
 impl Pool {
-    /// The pool of this place. Nothing happens yet.
+    /// The pool of this place. Nothing happens yet. Its changes are made one by one, and the host is
+    /// not looked at first: see [`Pool::with_guard`].
     #[must_use]
     pub fn new(place: Place, ground: Arc<dyn Ground>) -> Self {
         Self {
@@ -81,9 +83,9 @@ impl Pool {
             ground,
             turn: Arc::default(),
             work: Arc::default(),
-            changes: Hands::default(),
             limits: Limits::default(),
             provisioned: Arc::default(),
+            guard: OperationGuard::default(),
             looks: Hands::default(),
         }
     }
@@ -104,6 +106,18 @@ impl Pool {
     #[must_use]
     pub fn place(&self) -> &Place {
         &self.place
+    }
+
+    /// With a guard that looks at the host before each change.
+    #[must_use]
+    pub fn with_guard(self, guard: OperationGuard) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// What takes its changes, and those of the volumes in it, one by one.
+    #[must_use]
+    pub fn guard(&self) -> &OperationGuard {
+        &self.guard
     }
 
     /// How it is at this moment. Waits for no change that is under way.
@@ -134,6 +148,7 @@ impl Pool {
                 what: work.what.to_owned(),
                 since: work.since,
             }),
+            operations: self.guard.queue(),
         };
         let layout = match &record {
             Ok(Some(record)) => self.layout(record).ok(),
@@ -200,9 +215,9 @@ impl Pool {
         Ok(self.recorded().await?.is_some())
     }
 
-    /// Those who make calls that change something.
-    pub(crate) fn changes(&self) -> &Hands {
-        &self.changes
+    /// Those who make calls that only look.
+    pub(crate) fn looks(&self) -> &Hands {
+        &self.looks
     }
 
     /// Begins a change.
@@ -242,21 +257,40 @@ impl Pool {
             .await?
     }
 
-    /// A change on a thread of its own.
+    /// Something is made: the guard looks at all of the host first.
     async fn change<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&dyn Ground, &Place) -> Result<T, PoolError> + Send + 'static,
     ) -> Result<T, PoolError> {
+        self.guarded(what, Purpose::Change, work).await
+    }
+
+    /// Something is mended, put together, extended or taken away: only what hangs in the kernel
+    /// speaks against that.
+    async fn relief<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn Ground, &Place) -> Result<T, PoolError> + Send + 'static,
+    ) -> Result<T, PoolError> {
+        self.guarded(what, Purpose::Relief, work).await
+    }
+
+    async fn guarded<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        purpose: Purpose,
+        work: impl FnOnce(&dyn Ground, &Place) -> Result<T, PoolError> + Send + 'static,
+    ) -> Result<T, PoolError> {
         let (ground, place) = (Arc::clone(&self.ground), self.place.clone());
-        self.changes
-            .take(what, CHANGE, move || work(&*ground, &place))
+        self.guard
+            .run(operation(name, purpose), move || work(&*ground, &place))
             .await?
     }
 
     async fn write(&self, record: &Record) -> Result<(), PoolError> {
         let record = record.clone();
-        self.change("the writing of the pool's record", move |_, place| {
+        self.relief("the writing of the pool's record", move |_, place| {
             record.write(place)
         })
         .await
@@ -264,6 +298,17 @@ impl Pool {
 
     fn layout(&self, record: &Record) -> Result<Layout, PoolError> {
         record.layout(&self.place)
+    }
+}
+
+/// An operation of the pool or of a volume in it. What the pool's state allows is asked by those
+/// who begin it.
+pub(crate) const fn operation(name: &'static str, purpose: Purpose) -> Operation {
+    Operation {
+        name,
+        purpose,
+        deadline: CHANGE,
+        pool: None,
     }
 }
 

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use hearth_dm::Device;
 use hearth_dm::thin::{Mode, PoolStatus};
+use hearth_safeguards::Purpose;
 use hearth_types::thin::{PoolDifference, ThinDevice, ThinKind, ThinState};
 use parking_lot::Mutex;
 
@@ -45,10 +46,10 @@ pub use ledger::{Ledger, MemoryLedger, contract as ledger_contract};
 
 use crate::error::PoolError;
 use crate::ground::{Place, Running};
-use crate::pool::{Pool, Turn};
+use crate::pool::{Pool, Turn, operation};
 
-/// How long one call into the kernel may take.
-const CHANGE: Duration = Duration::from_secs(60);
+/// How long a look at what is switched on may take: it waits for no device.
+const LOOK: Duration = Duration::from_secs(60);
 /// How long a pool that is being put together is waited for: the check of large metadata takes its time.
 const PUT_TOGETHER: Duration = Duration::from_secs(900);
 
@@ -253,16 +254,46 @@ impl Thins {
         Ok(self.pool.begin(what).await?)
     }
 
-    /// A call into the kernel, on a thread of its own.
+    /// Something new is made: the guard looks at all of the host first.
+    async fn call_to_make<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&dyn ThinGround, &Place) -> Result<T, ThinError> + Send + 'static,
+    ) -> Result<T, ThinError> {
+        self.guarded(what, Purpose::Change, work).await
+    }
+
+    /// Something that is there is switched on or off, finished or taken away: only what hangs in
+    /// the kernel speaks against that.
     async fn change<T: Send + 'static>(
         &self,
         what: &'static str,
         work: impl FnOnce(&dyn ThinGround, &Place) -> Result<T, ThinError> + Send + 'static,
     ) -> Result<T, ThinError> {
+        self.guarded(what, Purpose::Relief, work).await
+    }
+
+    async fn guarded<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        purpose: Purpose,
+        work: impl FnOnce(&dyn ThinGround, &Place) -> Result<T, ThinError> + Send + 'static,
+    ) -> Result<T, ThinError> {
         let (ground, place) = (Arc::clone(&self.ground), self.place().clone());
+        let done = self
+            .pool
+            .guard()
+            .run(operation(what, purpose), move || work(&*ground, &place));
+        done.await.map_err(PoolError::from)?
+    }
+
+    /// The volumes that are switched on. Nothing is changed.
+    async fn active(&self) -> Result<Vec<Active>, ThinError> {
+        let (ground, place) = (Arc::clone(&self.ground), self.place().clone());
+        let look = move || ground.active(&place);
         self.pool
-            .changes()
-            .take(what, CHANGE, move || work(&*ground, &place))
+            .looks()
+            .take("a look at the volumes", LOOK, look)
             .await?
     }
 

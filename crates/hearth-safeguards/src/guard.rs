@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use hearth_host::waits::{self, KernelWait};
 use hearth_types::pool::PoolOperation;
 use hearth_types::survey::Survey;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -189,15 +190,12 @@ impl OperationGuard {
     pub fn register(&self, registry: &mut Registry) {
         self.0.metrics.register(registry);
         self.0.queue.register(registry);
+        let hangs = self.0.health.as_ref().is_some_and(Health::hangs);
+        let help = "1 while a thread hangs on device-mapper";
+        registry.register("dm_hangs", help, ConstGauge::new(i64::from(hangs)));
         let limit = i64::try_from(self.0.settings.max_concurrent).unwrap_or(i64::MAX);
         let help = "How many device-mapper operations may be under way at once";
-        let limit = prometheus_client::metrics::gauge::ConstGauge::new(limit);
-        registry.register_with_unit(
-            "dm_operations_limit",
-            help,
-            Unit::Other("operations".to_owned()),
-            limit,
-        );
+        registry.register("dm_operations_limit", help, ConstGauge::new(limit));
     }
 
     /// Looks at the host as it is done before an operation, again while what speaks against it may

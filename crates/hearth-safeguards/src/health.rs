@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_host::load::CpuTimes;
@@ -10,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::check::{Io, LogSight, PoolSign, Purpose, Report, Seen, judge};
+use crate::check::{Check, Io, LogSight, PoolSign, Purpose, Report, Seen, Weight, judge};
 use crate::held::Memory;
 use crate::log::{LogBook, Origin, Whose, classify};
 use crate::signs::Signs;
@@ -44,6 +45,8 @@ pub struct Health {
     resolver: Resolver,
     /// One look at a time; it goes with the thread that looks.
     kept: Arc<tokio::sync::Mutex<Kept>>,
+    /// The last look that could tell has found a thread that hangs on device-mapper.
+    hangs: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Health {
@@ -63,6 +66,7 @@ impl Health {
             limits,
             resolver,
             kept: Arc::default(),
+            hangs: Arc::default(),
         }
     }
 
@@ -78,7 +82,19 @@ impl Health {
         let seen = self.see(begun).await;
         let mut report = judge(&seen, &self.limits, purpose, pool);
         report.took = begun.elapsed();
+        if matches!(seen.held, Some(Survey::Known(_))) {
+            let hangs = report
+                .at_least(Weight::Refuses)
+                .any(|finding| finding.check == Check::DState);
+            self.hangs.store(hangs, Ordering::Relaxed);
+        }
         report
+    }
+
+    /// Whether a thread hangs on device-mapper, as the last look saw it that could tell.
+    #[must_use]
+    pub fn hangs(&self) -> bool {
+        self.hangs.load(Ordering::Relaxed)
     }
 
     async fn see(&self, begun: Instant) -> Seen {

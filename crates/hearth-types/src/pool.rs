@@ -215,6 +215,10 @@ pub struct PoolView {
     /// What is being done to it at this moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub work: Option<PoolWork>,
+    /// Operations on the kernel's devices that wait, are under way, or do not come back, the oldest
+    /// first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<PoolOperation>,
 }
 
 /// How much room the pool has, and can get.

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use hearth_config::Config;
 use hearth_host::lock::LockFile;
 use hearth_net::{HostNetwork, Network as _};
+use hearth_safeguards::OperationGuard;
 use hearth_store::Store;
 
 use crate::daemon::network_config;
@@ -49,7 +50,9 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
     net.remove_names().await.context("the name server stays")?;
     net.remove_rules().await.context("the filters stay")?;
     net.remove_bridge().await.context("the bridge stays")?;
-    let pool = crate::pool::of_host(&Paths::new(config.data_dir.clone()), installation);
+    // The kernel answers, or it does not: nothing waits for this one.
+    let guard = OperationGuard::default();
+    let pool = crate::pool::of_host(&Paths::new(config.data_dir.clone()), installation, guard);
     let taken = pool.take_down().await.context("the pool stays")?;
     let pool = if taken {
         "The pool is taken from the kernel; its files stay.\n"

@@ -125,7 +125,8 @@ pub async fn run(
     }
 
     let told = Arc::clone(&engine);
-    let pool = crate::pool::of_host(&engine.paths, engine.parts.store.installation());
+    let guard = crate::safeguards::of_host(config, &engine);
+    let pool = crate::pool::of_host(&engine.paths, engine.parts.store.installation(), guard);
     drop(tokio::spawn(crate::pool::bring_up(
         Arc::clone(&engine),
         pool.clone(),

@@ -29,4 +29,5 @@ pub mod metrics;
 pub mod mode;
 pub mod orphans;
 pub mod pool;
+pub mod safeguards;
 pub mod stuck;

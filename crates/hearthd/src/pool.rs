@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hearth_pool::space::Growth;
 use hearth_pool::{HostGround, Place, Pool, PoolError};
+use hearth_safeguards::OperationGuard;
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
 use hearth_types::event::{NewEvent, Severity};
@@ -18,11 +19,9 @@ use crate::engine::paths::Paths;
 
 /// The pool of this host and installation.
 #[must_use]
-pub fn of_host(paths: &Paths, installation: InstallationId) -> Pool {
-    Pool::new(
-        Place::new(&paths.pool(), installation),
-        Arc::new(HostGround),
-    )
+pub fn of_host(paths: &Paths, installation: InstallationId, guard: OperationGuard) -> Pool {
+    let place = Place::new(&paths.pool(), installation);
+    Pool::new(place, Arc::new(HostGround)).with_guard(guard)
 }
 
 /// Puts the pool together, if there is one that the kernel has forgotten. The loop and the API do

@@ -136,3 +136,41 @@ fn a_link_is_not_followed() {
     ));
     assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
 }
+
+#[test]
+fn a_program_that_is_started_does_not_hold_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = lock_path(&dir);
+    let lock = LockFile::acquire(&path, since()).unwrap();
+    let mut child = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has gone through its exec when it answers.
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"x").unwrap();
+    let mut answer = [0];
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut answer)
+        .unwrap();
+    drop(lock);
+    drop(LockFile::acquire(&path, since()).unwrap());
+    drop(stdin);
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_content_is_json_with_pid_time_and_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = lock_path(&dir);
+    let lock = LockFile::acquire(&path, since()).unwrap();
+    let text: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(text["pid"], std::process::id());
+    assert_eq!(text["since"], "2026-01-02T03:04:05Z");
+    assert!(!text["command"].as_str().unwrap().is_empty());
+    drop(lock);
+}

@@ -103,7 +103,7 @@ impl Pool {
     /// the next set-up begins with it.
     async fn unmake(&self) {
         let undone = self
-            .change("the undoing of the pool's set-up", |ground, place| {
+            .relief("the undoing of the pool's set-up", |ground, place| {
                 // It was ready, and only the last step failed: then it stays.
                 if Record::read(place)?.is_some_and(|record| record.stage == Stage::Ready) {
                     return Ok(());
@@ -153,7 +153,7 @@ impl Pool {
         }
         if let Found::Running(running) = self.look().await? {
             unused(&running)?;
-            self.change("the taking down of the pool", |ground, place| {
+            self.relief("the taking down of the pool", |ground, place| {
                 ground.take_down(place)
             })
             .await?;
@@ -168,7 +168,7 @@ impl Pool {
         }
         let mut record = self.settle(record).await?;
         let layout = self.layout(&record)?;
-        self.change("a look at the pool's files", move |_, place| {
+        self.relief("a look at the pool's files", move |_, place| {
             files::open(&place.metadata(), layout.metadata)?;
             files::open(&place.data(), layout.data).map(drop)
         })
@@ -185,7 +185,7 @@ impl Pool {
     }
 
     async fn assemble(&self, layout: Layout) -> Result<(), PoolError> {
-        self.change("the putting together of the pool", move |ground, place| {
+        self.relief("the putting together of the pool", move |ground, place| {
             ground.assemble(place, &layout).map(drop)
         })
         .await
@@ -225,7 +225,7 @@ impl Pool {
                 found?;
             }
         }
-        self.change("the taking down of the pool", |ground, place| {
+        self.relief("the taking down of the pool", |ground, place| {
             ground.take_down(place)
         })
         .await?;
@@ -262,7 +262,7 @@ impl Pool {
             record.stage = Stage::Destroying;
             self.write(&record).await?;
         }
-        self.change("the destruction of the pool", |ground, place| {
+        self.relief("the destruction of the pool", |ground, place| {
             ground.take_down(place)?;
             files::remove(place)?;
             files::remove_record(place)

@@ -121,7 +121,7 @@ impl Pool {
     async fn finish(&self, mut record: Record, to: Layout) -> Result<Record, PoolError> {
         let from = self.layout(&record)?;
         let grown = self
-            .change("the growth of the pool's files", move |_, place| {
+            .relief("the growth of the pool's files", move |_, place| {
                 files::grow(place, &from, &to)
             })
             .await;
@@ -142,7 +142,7 @@ impl Pool {
     }
 
     async fn extend_device(&self, to: Layout) -> Result<(), PoolError> {
-        self.change("the growth of the pool", move |ground, place| {
+        self.relief("the growth of the pool", move |ground, place| {
             ground.extend(place, &to).map(drop)
         })
         .await

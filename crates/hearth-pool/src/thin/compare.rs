@@ -149,13 +149,6 @@ impl Thins {
         Ok((answers, told))
     }
 
-    async fn active(&self) -> Result<Vec<Active>, ThinError> {
-        self.change("a look at the volumes", |ground, place| {
-            ground.active(place)
-        })
-        .await
-    }
-
     /// Lists the metadata. It is held still for that, and let go whatever happens; what a daemon
     /// that died has held is let go by the next list.
     async fn listed(&self) -> Result<Vec<Mapped>, ThinError> {

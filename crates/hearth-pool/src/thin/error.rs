@@ -3,6 +3,7 @@
 use camino::Utf8PathBuf;
 use hearth_dm::DmError;
 use hearth_host::command::CommandError;
+use hearth_safeguards::GuardError;
 use hearth_types::thin::ThinState;
 
 use crate::error::PoolError;
@@ -111,7 +112,7 @@ pub enum ThinError {
 impl ThinError {
     /// What to do next.
     #[must_use]
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             Self::Pool(error) => return error.hint(),
             Self::NoChanges { .. } => "see why: hearth pool status",
@@ -126,7 +127,7 @@ impl ThinError {
         })
     }
 
-    /// The kernel's answer was no: nothing was changed. Anything else leaves that open.
+    /// The kernel's answer was no, or the guard's: nothing was changed. Anything else leaves that open.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
         matches!(
@@ -138,6 +139,11 @@ impl ThinError {
                     | DmError::Invalid { .. },
                 ..
             } | Self::Foreign { .. }
+                | Self::Pool(PoolError::Guard(
+                    GuardError::Refused { .. }
+                        | GuardError::NotInTurn { .. }
+                        | GuardError::Behind { .. }
+                ))
         )
     }
 

@@ -67,7 +67,7 @@ impl Thins {
             .await?;
         let (id, origin) = (device.id, wanted.origin);
         let told = self
-            .change(
+            .call_to_make(
                 "the making of a volume",
                 move |ground, place| match origin {
                     Some(origin) => ground.create_snapshot(place, id, origin),
@@ -169,11 +169,7 @@ impl Thins {
         if self.pool.running().await?.is_none() {
             return Ok(false);
         }
-        let active = self
-            .change("a look at the volumes", |ground, place| {
-                ground.active(place)
-            })
-            .await?;
+        let active = self.active().await?;
         Ok(active.iter().any(|device| device.id == id))
     }
 

@@ -119,9 +119,11 @@ async fn a_thread_that_hangs_refuses_everything_and_one_that_moves_nothing() {
         "{finding}"
     );
     assert!(finding.reading.contains("not moved for 0."), "{finding}");
+    assert!(text(&guard).contains("dm_hangs 1"));
     signs.set_restless(true);
     let report = guard.examine(Purpose::Change, None).await;
     assert!(report.weight() <= Some(Weight::Warns), "{report:?}");
+    assert!(text(&guard).contains("dm_hangs 0"));
 }
 
 #[tokio::test]

@@ -1,5 +1,4 @@
 use super::*;
-use crate::check::{Check, Weight};
 use crate::fake::FakeSigns;
 use crate::signs::HostSigns;
 

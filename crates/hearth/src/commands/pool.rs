@@ -3,7 +3,8 @@
 use clap::{Args, Subcommand};
 
 use hearth_types::pool::{
-    ExtendPool, PoolCheck, PoolSpace, PoolState, PoolUsage, PoolVerdict, PoolView, SetUpPool,
+    ExtendPool, PoolCheck, PoolOperation, PoolSpace, PoolState, PoolUsage, PoolVerdict, PoolView,
+    SetUpPool,
 };
 use hearth_types::units::Bytes;
 
@@ -135,6 +136,17 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
             Bytes(space.writable).human(),
             Bytes(space.most).human(),
             space.bound
+        ));
+    }
+    for PoolOperation {
+        operation,
+        state,
+        since,
+    } in &view.operations
+    {
+        out.note(format!(
+            "Operation {state}: {operation}, {}.",
+            ago(*since, out.now)
         ));
     }
     if let Some(reason) = &view.reason {

@@ -13,6 +13,8 @@ use crate::metrics::CONTENT_TYPE;
 #[utoipa::path(get, path = "/metrics", tag = "daemon",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn metrics(State(api): State<Api>) -> ApiResult<Response> {
-    let text = api.engine.scrape().await.map_err(anyhow::Error::from)?;
+    let guard = api.pool.guard();
+    let text = api.engine.scrape_with(|registry| guard.register(registry));
+    let text = text.await.map_err(anyhow::Error::from)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

@@ -21,6 +21,8 @@ pub async fn plan(State(api): State<Api>) -> ApiResult<Json<PlanView>> {
 pub async fn doctor(State(api): State<Api>) -> Json<DoctorReport> {
     let mut report = crate::doctor::examine(&api.engine, &api.config).await;
     report.checks.push(crate::pool::doctor(&api.pool).await);
+    let safeguards = crate::safeguards::doctor(api.pool.guard());
+    report.checks.extend(safeguards.await);
     Json(report)
 }
 

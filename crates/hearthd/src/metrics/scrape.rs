@@ -50,6 +50,17 @@ impl Engine {
     /// # Errors
     /// None in practice: a text can always be written to.
     pub async fn scrape(&self) -> Result<String, fmt::Error> {
+        self.scrape_with(|_| ()).await
+    }
+
+    /// The same, with what others have to tell: they add it to the registry.
+    ///
+    /// # Errors
+    /// As [`Engine::scrape`].
+    pub async fn scrape_with(
+        &self,
+        others: impl FnOnce(&mut Registry),
+    ) -> Result<String, fmt::Error> {
         let rows = self.parts.store.vms().await;
         let mut read = Registry::with_prefix("hearth");
         self.register_daemon(&mut read);
@@ -59,6 +70,7 @@ impl Engine {
         self.register_under_way(&mut read);
         self.register_bootstrap(&mut read);
         breakers::register(&mut read, &rows, self.host_breaker().as_ref());
+        others(&mut read);
         let mut own = Registry::default();
         process::register(&mut own);
         let mut text = String::with_capacity(32 << 10);

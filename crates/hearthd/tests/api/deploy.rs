@@ -172,7 +172,7 @@ fn dashboard(value: &Value, found: &mut Vec<String>) {
 #[tokio::test]
 async fn alerts_and_dashboard_ask_for_what_is_exposed() {
     let rig = Rig::new().await;
-    let scrape = Scrape::read(&rig.api.engine.scrape().await.unwrap());
+    let scrape = Scrape::read(&rig.scrape().await);
     let mut expressions: Vec<String> = rules().into_iter().map(|(_, text)| text).collect();
     assert!(expressions.len() >= 15, "{} rules", expressions.len());
     let before = expressions.len();
@@ -210,7 +210,7 @@ const PROMISED: [&str; 14] = [
 #[tokio::test]
 async fn promised_metrics_are_exposed_and_on_the_dashboard() {
     let rig = Rig::new().await;
-    let scrape = Scrape::read(&rig.api.engine.scrape().await.unwrap());
+    let scrape = Scrape::read(&rig.scrape().await);
     let mut panels = Vec::new();
     let json = serde_json::from_str(&read("deploy/grafana/hearth.json")).unwrap();
     dashboard(&json, &mut panels);
@@ -231,7 +231,7 @@ async fn promised_metrics_are_exposed_and_on_the_dashboard() {
 #[tokio::test]
 async fn what_is_not_exposed_is_found_out() {
     let rig = Rig::new().await;
-    let scrape = Scrape::read(&rig.api.engine.scrape().await.unwrap());
+    let scrape = Scrape::read(&rig.scrape().await);
     for good in [
         "hearth_vms",
         "sum by (phase) (rate(hearth_steps_total{outcome=\"done\", kind=\"stop\"}[5m])) > 1e3",
@@ -254,7 +254,7 @@ async fn what_is_not_exposed_is_found_out() {
 /// Each alert is tested for when it fires and for when it does not.
 #[test]
 fn every_alert_has_cases_for_both() {
-    let tests: String = ["daemon", "vms", "capacity", "orphans"]
+    let tests: String = ["daemon", "vms", "capacity", "orphans", "safeguards"]
         .map(|name| read(&format!("deploy/prometheus/tests/{name}.yml")))
         .concat();
     for (alert, _) in rules() {
@@ -296,7 +296,7 @@ fn every_alert_has_its_page() {
 #[tokio::test]
 async fn every_metric_is_described() {
     let rig = Rig::new().await;
-    let scrape = Scrape::read(&rig.api.engine.scrape().await.unwrap());
+    let scrape = Scrape::read(&rig.scrape().await);
     let exposed: BTreeSet<String> = scrape
         .families
         .iter()

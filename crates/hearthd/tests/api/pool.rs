@@ -1,7 +1,12 @@
 //! The thin pool: what is answered, what is refused, what is told.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use hearth_pool::space::Room;
+use hearth_safeguards::fake::FakeSigns;
+use hearth_safeguards::{Health, OperationGuard, Settings, Thresholds, Whose};
 use hearth_types::pool::{PoolState, PoolView};
 use serde_json::json;
 
@@ -153,4 +158,59 @@ async fn what_makes_no_sense_is_refused() {
         .await
         .problem(400, "invalid");
     assert!(!rig.dir.join("pool").exists());
+}
+
+#[tokio::test]
+async fn a_host_in_trouble_gets_no_new_pool_and_is_told_why() {
+    let mut rig = Rig::new().await;
+    let signs = FakeSigns::default();
+    let limits = Thresholds {
+        held_for: Duration::from_millis(300),
+        budget: Duration::from_secs(60),
+        ..Thresholds::default()
+    };
+    let nobody = Arc::new(|_: &_| Whose::Unknown);
+    let health = Health::new(Arc::new(signs.clone()), limits, nobody);
+    let guard = OperationGuard::new(Settings::default(), Some(health));
+    rig.api.pool = rig.api.pool.clone().with_guard(guard);
+
+    signs.set_memory(10);
+    let refused = rig.post("/v1/pool", json!(null)).await;
+    let refused = refused.problem(503, "unavailable");
+    let said = refused["detail"].as_str().unwrap();
+    assert!(
+        said.contains("memory: 1.0 % available (threshold: 5 %)"),
+        "{said}"
+    );
+    assert!(refused["hint"].as_str().unwrap().contains("stop VMs"));
+    assert!(!rig.ground.has_device());
+    assert_eq!(pool(&rig).await.state, PoolState::Absent);
+    let report = rig.get("/v1/doctor").await.json();
+    let checks = report["checks"].as_array().unwrap();
+    let name = "device-mapper operations";
+    let check = checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(check["status"], "failed", "{check}");
+
+    signs.set_memory(500);
+    assert!(rig.post("/v1/pool", json!(null)).await.status.is_success());
+    // It is put together after a reboot whatever the memory is, but not while a thread hangs.
+    rig.ground.reboot();
+    signs.set_memory(10);
+    let check = rig.post("/v1/pool/check", json!(null)).await;
+    assert!(check.status.is_success(), "{check:?}");
+    signs.hold("kworker/u8:1-dm-thin", "dm_pool_commit_metadata");
+    let refused = rig.delete("/v1/pool").await.problem(503, "unavailable");
+    let said = refused["detail"].as_str().unwrap();
+    assert!(
+        said.contains("d_state") && said.contains("dm_pool_commit_metadata"),
+        "{said}"
+    );
+    assert_eq!(pool(&rig).await.state, PoolState::Up);
+    let metrics = rig.scrape().await;
+    for line in [
+        "hearth_dm_refusals_total{check=\"memory\"} 1",
+        "hearth_dm_queue{state=\"waiting\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
 }

@@ -186,6 +186,12 @@ impl Rig {
         self.send(request(Method::GET, path, Body::empty())).await
     }
 
+    /// What Prometheus reads.
+    pub(crate) async fn scrape(&self) -> String {
+        let answer = self.get("/metrics").await;
+        String::from_utf8(answer.bytes.to_vec()).unwrap()
+    }
+
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
         let body = if body.is_null() {
             Body::empty()

@@ -1,0 +1,190 @@
+//! The safeguards' place in the daemon: their thresholds from the configuration, whose a line of the
+//! kernel's log is, and what `hearth doctor` says of them. What they do is `hearth-safeguards`'.
+//!
+//! A look is taken every few seconds, too, when nothing is to be done: so the kernel's log is read while it is
+//! there, waiting for disks is measured against a moment ago, and a thread that has hung for long is known to.
+
+mod whose;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use hearth_config::Config;
+use hearth_safeguards::{
+    Check, Health, HostSigns, OperationGuard, Purpose, Report, Settings, Thresholds, Weight,
+};
+use hearth_types::api::{DoctorCheck, DoctorStatus};
+use hearth_types::event::{NewEvent, Severity};
+use parking_lot::RwLock;
+
+use crate::engine::Engine;
+use whose::Owners;
+
+/// How often is looked when nothing is to be done.
+const LOOK: Duration = Duration::from_secs(10);
+/// So many processes of VMs are remembered: a line in the kernel's log may be about one that is gone.
+const PROCESSES_MAX: usize = 8192;
+
+/// The names of VMs by their processes.
+type Processes = Arc<RwLock<HashMap<i32, String>>>;
+
+/// The guard of this host and installation.
+#[must_use]
+pub fn of_host(config: &Config, engine: &Arc<Engine>) -> OperationGuard {
+    let processes = Processes::default();
+    let owners = Owners::new(
+        engine.parts.store.installation(),
+        engine.paths.data(),
+        Arc::clone(&processes),
+    );
+    let health = Health::new(
+        Arc::new(HostSigns::default()),
+        thresholds(config),
+        Arc::new(move |origin| owners.whose(origin)),
+    );
+    let settings = Settings {
+        max_concurrent: usize::try_from(config.guard_concurrency).unwrap_or(1),
+        ..Settings::default()
+    };
+    let guard = OperationGuard::new(settings, Some(health));
+    drop(tokio::spawn(watch(
+        Arc::downgrade(engine),
+        guard.clone(),
+        processes,
+    )));
+    guard
+}
+
+fn thresholds(config: &Config) -> Thresholds {
+    Thresholds {
+        held_for: config.guard_held_for.as_duration(),
+        memory_available: config.guard_memory,
+        io_wait: config.guard_io_wait,
+        io_pressure: config.guard_io_pressure,
+        log_window: config.guard_kernel_log.as_duration(),
+        budget: config.guard_budget.as_duration(),
+    }
+}
+
+/// Looks every few seconds, and tells when device-mapper begins to hang and when it goes on.
+async fn watch(engine: Weak<Engine>, guard: OperationGuard, processes: Processes) {
+    let mut told = false;
+    loop {
+        let Some(engine) = engine.upgrade() else {
+            return;
+        };
+        remember(&engine, &processes).await;
+        if let Some(health) = guard.health() {
+            let report = health.look(Purpose::Change, None).await;
+            let hangs = report
+                .at_least(Weight::Refuses)
+                .find(|finding| finding.check == Check::DState);
+            if let Some(finding) = hangs
+                && !told
+            {
+                let message = format!("device-mapper hangs: {finding}; {}", finding.hint);
+                let event = NewEvent::info("host.device_mapper_hangs", message);
+                engine.tell(event.severity(Severity::Error)).await;
+            }
+            // What could not be told changes nothing.
+            let known = report.at_least(Weight::Moment).next().is_none();
+            if told && known {
+                let message = "no thread hangs on device-mapper any more";
+                engine
+                    .tell(NewEvent::info("host.device_mapper_goes_on", message))
+                    .await;
+            }
+            told = hangs.is_some() || (told && !known);
+        }
+        drop(engine);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn remember(engine: &Engine, processes: &Processes) {
+    let rows = engine.parts.store.vms().await;
+    let mut processes = processes.write();
+    if processes.len() > PROCESSES_MAX {
+        processes.clear();
+    }
+    for row in rows {
+        if let Some(vmm) = &row.status.vmm {
+            processes.insert(vmm.pid, row.spec.name.to_string());
+        }
+    }
+}
+
+/// What `hearth doctor` says of it.
+pub(crate) async fn doctor(guard: &OperationGuard) -> Option<DoctorCheck> {
+    let report = guard.health()?.look(Purpose::Change, None).await;
+    Some(line(&report))
+}
+
+fn line(report: &Report) -> DoctorCheck {
+    let name = "device-mapper operations".to_owned();
+    let Some(first) = report.findings.first() else {
+        let readings = report.readings.iter().map(|reading| {
+            let said = reading.said.known().map_or("unknown", String::as_str);
+            format!("{}: {said}", reading.check)
+        });
+        let readings: Vec<_> = readings.collect();
+        return DoctorCheck {
+            name,
+            status: DoctorStatus::Ok,
+            detail: format!("nothing speaks against them ({})", readings.join("; ")),
+            hint: None,
+        };
+    };
+    let (status, begins) = match first.weight {
+        Weight::Refuses => (DoctorStatus::Failed, "they are refused: "),
+        Weight::Settles => (DoctorStatus::Warning, "they wait: "),
+        Weight::Moment | Weight::Warns => (DoctorStatus::Warning, ""),
+    };
+    let findings = report.findings.iter().take(5).map(ToString::to_string);
+    let findings: Vec<_> = findings.collect();
+    DoctorCheck {
+        name,
+        status,
+        detail: format!("{begins}{}", findings.join("; ")),
+        hint: Some(first.hint.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_safeguards::fake::FakeSigns;
+    use hearth_safeguards::{PoolSign, Whose};
+
+    use super::*;
+
+    fn health(signs: &FakeSigns) -> Health {
+        let limits = Thresholds {
+            budget: Duration::from_secs(60),
+            ..Thresholds::default()
+        };
+        let nobody = Arc::new(|_: &_| Whose::Unknown);
+        Health::new(Arc::new(signs.clone()), limits, nobody)
+    }
+
+    #[tokio::test]
+    async fn doctor_says_what_is_read_and_what_refuses() {
+        let signs = FakeSigns::default();
+        let health = health(&signs);
+        let well = line(&health.look(Purpose::Change, None).await);
+        assert_eq!(well.status, DoctorStatus::Ok);
+        assert!(well.detail.contains("memory: 50.0 % available"), "{well:?}");
+        signs.hide_log();
+        let hidden = line(&health.look(Purpose::Change, None).await);
+        assert_eq!(hidden.status, DoctorStatus::Warning);
+        signs.set_memory(1);
+        let low = health.look(Purpose::Change, Some(&PoolSign::Good)).await;
+        let low = line(&low);
+        assert_eq!(low.status, DoctorStatus::Failed);
+        assert!(
+            low.detail.starts_with("they are refused: memory"),
+            "{low:?}"
+        );
+        assert!(low.hint.is_some());
+    }
+}
