@@ -41,6 +41,7 @@ use crate::engine::{Engine, Parts, Settings, paths::Paths};
 use crate::host::{Processes, SystemClock};
 use crate::listen::Sockets;
 use crate::manager::Manager;
+use crate::safeguards::Safeguards;
 
 /// The first context id that is a guest's.
 const FIRST_CID: u32 = 3;
@@ -125,8 +126,10 @@ pub async fn run(
     }
 
     let told = Arc::clone(&engine);
-    let guard = crate::safeguards::of_host(config, &engine);
-    let pool = crate::pool::of_host(&engine.paths, engine.parts.store.installation(), guard);
+    let installation = engine.parts.store.installation();
+    let safeguards = Safeguards::of_host(config, installation);
+    let pool = crate::pool::of_host(&engine.paths, installation, safeguards.guard());
+    safeguards.watch(&engine);
     drop(tokio::spawn(crate::pool::bring_up(
         Arc::clone(&engine),
         pool.clone(),

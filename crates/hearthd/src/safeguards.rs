@@ -14,6 +14,7 @@ use hearth_config::Config;
 use hearth_safeguards::{
     Check, Health, HostSigns, OperationGuard, Purpose, Report, Settings, Thresholds, Weight,
 };
+use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
 use hearth_types::event::{NewEvent, Severity};
 use parking_lot::RwLock;
@@ -29,31 +30,49 @@ const PROCESSES_MAX: usize = 8192;
 /// The names of VMs by their processes.
 type Processes = Arc<RwLock<HashMap<i32, String>>>;
 
-/// The guard of this host and installation.
-#[must_use]
-pub fn of_host(config: &Config, engine: &Arc<Engine>) -> OperationGuard {
-    let processes = Processes::default();
-    let owners = Owners::new(
-        engine.parts.store.installation(),
-        engine.paths.data(),
-        Arc::clone(&processes),
-    );
-    let health = Health::new(
-        Arc::new(HostSigns::default()),
-        thresholds(config),
-        Arc::new(move |origin| owners.whose(origin)),
-    );
-    let settings = Settings {
-        max_concurrent: usize::try_from(config.guard_concurrency).unwrap_or(1),
-        ..Settings::default()
-    };
-    let guard = OperationGuard::new(settings, Some(health));
-    drop(tokio::spawn(watch(
-        Arc::downgrade(engine),
-        guard.clone(),
-        processes,
-    )));
-    guard
+/// The guard of this host and installation, before there is an engine.
+#[derive(Debug, Clone)]
+pub struct Safeguards {
+    guard: OperationGuard,
+    processes: Processes,
+}
+
+impl Safeguards {
+    /// The safeguards of this host and installation.
+    #[must_use]
+    pub fn of_host(config: &Config, installation: InstallationId) -> Self {
+        let processes = Processes::default();
+        let owners = Owners::new(installation, &config.data_dir, Arc::clone(&processes));
+        let health = Health::new(
+            Arc::new(HostSigns::default()),
+            thresholds(config),
+            Arc::new(move |origin| owners.whose(origin)),
+        );
+        let settings = Settings {
+            max_concurrent: usize::try_from(config.guard_concurrency).unwrap_or(1),
+            ..Settings::default()
+        };
+        Self {
+            guard: OperationGuard::new(settings, Some(health)),
+            processes,
+        }
+    }
+
+    /// The guard: there is one for all of device-mapper.
+    #[must_use]
+    pub fn guard(&self) -> OperationGuard {
+        self.guard.clone()
+    }
+
+    /// Looks at the host every few seconds, for as long as there is the engine.
+    pub fn watch(self, engine: &Arc<Engine>) {
+        let Self { guard, processes } = self;
+        drop(tokio::spawn(watch(
+            Arc::downgrade(engine),
+            guard,
+            processes,
+        )));
+    }
 }
 
 fn thresholds(config: &Config) -> Thresholds {
