@@ -4,7 +4,7 @@ use futures::Stream;
 use hyper::header::ACCEPT;
 
 use hearth_types::api::{
-    ConfigView, DoctorReport, EventList, HealthView, InfoView, PlanView, Version, Vm,
+    ConfigView, DoctorReport, EventList, HealthView, InfoView, Overview, PlanView, Version, Vm,
 };
 use hearth_types::event::Event;
 use hearth_types::history::{Dump, History};
@@ -26,6 +26,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn plan(&self) -> Result<PlanView, ClientError> {
         self.fetch(Call::get(&["v1", "plan"])).await
+    }
+
+    /// The host and its VMs at one moment.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn overview(&self) -> Result<Overview, ClientError> {
+        self.fetch(Call::get(&["v1", "overview"])).await
     }
 
     /// Whether this host has what VMs need.

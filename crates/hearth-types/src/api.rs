@@ -2,6 +2,7 @@
 
 mod devices;
 pub mod health;
+mod overview;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use utoipa::ToSchema;
 
 pub use devices::DeviceStats;
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
+pub use overview::{Overview, VmGlance, WorkView};
 pub use recovery::{HoldVm, HostReset, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
 
 use crate::event::Event;

@@ -19,6 +19,7 @@ pub mod meta;
 pub mod metrics;
 pub mod mode;
 pub mod orphans;
+pub mod overview;
 pub mod plan;
 pub mod pool;
 pub(crate) mod ports;
@@ -146,6 +147,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))
+        .routes(routes!(overview::overview))
         .routes(routes!(metrics::metrics))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         // Archives are streams of any size: they never stand in memory.

@@ -205,6 +205,12 @@ impl UnderWay {
         all.filter(|work| work.is_stuck()).cloned().collect()
     }
 
+    /// The steps, the oldest first.
+    #[must_use]
+    pub fn steps(&self) -> Vec<Work> {
+        self.table.lock().steps.values().cloned().collect()
+    }
+
     /// Whether the pass is among them.
     #[must_use]
     pub fn stalled(&self) -> bool {

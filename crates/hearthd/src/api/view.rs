@@ -55,7 +55,7 @@ pub(super) fn vm_with_checks(engine: &Engine, row: VmRow) -> Vm {
 }
 
 /// A word of the user that no pass has acted on yet shows at once.
-fn phase(row: &VmRow) -> Phase {
+pub(super) fn phase(row: &VmRow) -> Phase {
     match (row.goal, row.status.phase) {
         (Goal::Absent, _) => Phase::Removing,
         (Goal::Stopped, Phase::Running | Phase::Paused | Phase::Starting) => Phase::Stopping,

@@ -23,6 +23,7 @@ mod lifecycle;
 mod metrics;
 mod mode;
 mod orphans;
+mod overview;
 mod pool;
 mod recovery;
 mod refs;
