@@ -100,6 +100,7 @@ enum Command {
     Cp(commands::cp::CpArgs),
     Wait(commands::wait::WaitArgs),
     Stats(commands::stats::StatsArgs),
+    Monitor(commands::monitor::MonitorArgs),
     Health(commands::health::HealthArgs),
     Events(commands::events::EventsArgs),
     Apply(commands::apply::ApplyArgs),
@@ -135,6 +136,8 @@ pub(crate) struct Context {
     pub(crate) client: Client,
     /// Where data and talk go.
     pub(crate) out: Output,
+    /// Where the token came from, if it was a file: for a command that starts another one.
+    pub(crate) token_file: Option<Utf8PathBuf>,
 }
 
 /// Whether the words are `help exit-codes`, which is no command of clap's.
@@ -177,6 +180,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
     let context = Context {
         client: Client::new(cli.global.host).with_token(token),
         out: output(cli.global.output, cli.global.quiet),
+        token_file: cli.global.token_file,
     };
     let context = &context;
     match cli.command {
@@ -201,6 +205,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Cp(args) => commands::cp::run(context, args).await,
         Command::Wait(args) => commands::wait::run(context, args).await,
         Command::Stats(args) => commands::stats::run(context, args).await,
+        Command::Monitor(args) => commands::monitor::run(context, args).await,
         Command::Health(args) => commands::health::run(context, args).await,
         Command::Events(args) => commands::events::run(context, args).await,
         Command::Apply(args) => commands::apply::run(context, args).await,

@@ -14,6 +14,7 @@ pub(crate) mod kernel;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod mode;
+pub(crate) mod monitor;
 pub(crate) mod orphans;
 pub(crate) mod pool;
 pub(crate) mod ps;

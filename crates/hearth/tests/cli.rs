@@ -8,6 +8,8 @@
 
 #[path = "cli/fake.rs"]
 mod fake;
+#[path = "cli/monitor.rs"]
+mod monitor;
 #[path = "cli/objects.rs"]
 mod objects;
 #[path = "cli/pool.rs"]

@@ -143,6 +143,7 @@ fn router(seen: Shared) -> Router {
             get(async || axum::Json(json!({"version": "0.1.0", "api": "1", "schema": 4}))),
         )
         .merge(crate::pool::routes())
+        .merge(crate::monitor::routes())
         .layer(middleware::from_fn_with_state(seen.clone(), record))
         .with_state(seen)
 }

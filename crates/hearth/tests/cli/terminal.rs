@@ -12,15 +12,15 @@ use crate::fake::Fake;
 use crate::runner::hearth;
 
 /// A terminal with a program on it.
-struct Terminal {
-    master: File,
+pub(crate) struct Terminal {
+    pub(crate) master: File,
     /// Kept open, so that the terminal outlives the program.
     slave: File,
-    shown: String,
+    pub(crate) shown: String,
 }
 
 impl Terminal {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -50,7 +50,7 @@ impl Terminal {
     }
 
     /// Starts the binary as the leader of a session whose terminal this is.
-    fn start(&self, fake: &Fake, args: &[&str]) -> Child {
+    pub(crate) fn start(&self, fake: &Fake, args: &[&str]) -> Child {
         let plain = hearth(&fake.host());
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).arg(plain.get_program());
@@ -74,7 +74,7 @@ impl Terminal {
     }
 
     /// Reads until the text has been shown; the test runner's time limit bounds it.
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         let mut buffer = [0; 1024];
         while !self.shown.contains(text) {
             let length = self.master.read(&mut buffer).unwrap();
@@ -83,7 +83,7 @@ impl Terminal {
         }
     }
 
-    fn is_raw(&self) -> bool {
+    pub(crate) fn is_raw(&self) -> bool {
         let modes = tcgetattr(&self.slave).unwrap();
         !modes.local_modes.contains(LocalModes::ICANON)
     }
