@@ -51,6 +51,7 @@ pub mod bootstrap;
 pub mod breaker;
 pub mod explain;
 mod gate;
+pub mod gc;
 mod index;
 pub mod mode;
 pub mod model;

@@ -24,6 +24,7 @@
 //!   entry has it from before. What it tells is checked, never trusted alone.
 //! - **A pool that cannot be asked has lost nothing.**
 
+mod clear;
 mod compare;
 mod error;
 mod ground;

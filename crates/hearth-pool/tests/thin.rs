@@ -159,3 +159,52 @@ async fn what_cannot_be_listed_is_no_loss() {
     assert!(shown.unknown.unwrap().contains("listed"));
     assert_eq!(shown.volumes[0].mapped, None);
 }
+
+#[tokio::test]
+async fn an_orphan_is_cleared_away_on_order_and_nothing_else_is() {
+    let world = World::up().await;
+    let image = ready(&world, "image").await;
+    let half = world.thins.make(&wanted("half", None)).await.unwrap();
+    let refused = world.thins.clear(half.id, |_| true).await.unwrap_err();
+    assert!(refused.to_string().contains("it is filling"), "{refused}");
+    world
+        .thins
+        .orphan(half.clone(), "mkfs timed out")
+        .await
+        .unwrap();
+    for id in [image.id, 99] {
+        let refused = world.thins.clear(id, |_| false).await;
+        assert!(matches!(refused, Err(ThinError::NotCleared { .. })));
+    }
+    world.thins.clear(half.id, |_| false).await.unwrap();
+    assert_eq!(world.ground.thin_ids(), [image.id]);
+    assert_eq!(world.state(half.id).await, None);
+    // What the caller knows that nothing refers to goes, too.
+    world
+        .thins
+        .clear(image.id, |device| device.name == "image")
+        .await
+        .unwrap();
+    assert!(world.ground.thin_ids().is_empty());
+    assert!(world.thins.devices().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_orphan_that_cannot_be_cleared_stays_one_and_nothing_tries_again() {
+    let world = World::up().await;
+    let half = world.thins.make(&wanted("half", None)).await.unwrap();
+    world
+        .thins
+        .orphan(half.clone(), "mkfs timed out")
+        .await
+        .unwrap();
+    world.ground.set_mode(hearth_dm::thin::Mode::ReadOnly);
+    world.thins.clear(half.id, |_| false).await.unwrap_err();
+    assert_eq!(world.state(half.id).await, Some(ThinState::Orphaned));
+    assert_eq!(world.ground.thin_ids(), [half.id]);
+    world.ground.set_mode(hearth_dm::thin::Mode::ReadWrite);
+    world.thins.settle().await.unwrap();
+    assert_eq!(world.state(half.id).await, Some(ThinState::Orphaned));
+    world.thins.clear(half.id, |_| false).await.unwrap();
+    assert!(world.ground.thin_ids().is_empty());
+}

@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod event;
+pub mod gc;
 pub mod history;
 pub mod ids;
 pub mod image;

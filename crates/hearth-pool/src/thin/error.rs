@@ -81,6 +81,14 @@ pub enum ThinError {
         /// How many.
         count: usize,
     },
+    /// It is left as it is.
+    #[error("the thin device {id} is not cleared away: {why}")]
+    NotCleared {
+        /// Its number in the pool.
+        id: u32,
+        /// Why.
+        why: String,
+    },
     /// Nothing can be told of what was asked about.
     #[error("{path} is a block device's node, and the ledger knows no volume of that name")]
     Unrecorded {

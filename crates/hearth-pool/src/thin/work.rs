@@ -109,7 +109,7 @@ impl Thins {
     }
 
     /// Moves the count on, if this entry's change is the next one.
-    async fn counted(&self, device: &ThinDevice, count: u64) -> Result<(), ThinError> {
+    pub(super) async fn counted(&self, device: &ThinDevice, count: u64) -> Result<(), ThinError> {
         let to = device.transaction_id;
         if to != count + 1 {
             return Ok(());

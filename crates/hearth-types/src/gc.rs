@@ -1,0 +1,153 @@
+//! Garbage collection: what is there and nobody needs.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Kinds of garbage.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum GcKind {
+    /// A device of the pool whose making failed half-way, or that nothing refers to.
+    ThinDevice,
+    /// What is left of a VM: a TAP, a shim, a folder, tracked connections.
+    Leftover,
+    /// A dump of a guest's memory, 30 days old or older.
+    Dump,
+    /// An image that no VM uses. Only when it is asked for by its kind: it may be wanted again.
+    Image,
+}
+
+impl GcKind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::ThinDevice, Self::Leftover, Self::Dump, Self::Image];
+
+    /// The word that tables and JSON have for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ThinDevice => "thin_device",
+            Self::Leftover => "leftover",
+            Self::Dump => "dump",
+            Self::Image => "image",
+        }
+    }
+}
+
+impl fmt::Display for GcKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What has become of a piece of garbage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GcOutcome {
+    /// It would be cleaned.
+    Found,
+    /// It is gone.
+    Cleaned,
+    /// It could not be cleaned, and is as it was.
+    Failed,
+    /// It is left alone.
+    Skipped,
+}
+
+impl fmt::Display for GcOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Found => "found",
+            Self::Cleaned => "cleaned",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        })
+    }
+}
+
+/// A piece of garbage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GcItem {
+    /// What it is called: `thin-7`, or as `hearth orphans` and `hearth image ls` have it.
+    pub id: String,
+    /// What it is.
+    pub kind: GcKind,
+    /// The object.
+    pub object: String,
+    /// Why it is garbage.
+    pub reason: String,
+    /// Bytes that it takes, as far as that is known. What it shares with others is among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Since when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub since: Option<Timestamp>,
+    /// What has become of it.
+    pub outcome: GcOutcome,
+    /// Why it failed or was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// The counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GcSummary {
+    /// Gone.
+    pub cleaned: usize,
+    /// Could not be cleaned.
+    pub failed: usize,
+    /// Found.
+    pub orphaned: usize,
+    /// Left alone.
+    pub skipped: usize,
+    /// Devices of the pool in all.
+    pub total_devices: usize,
+}
+
+impl fmt::Display for GcSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            cleaned,
+            failed,
+            orphaned,
+            skipped,
+            total_devices,
+        } = self;
+        write!(
+            f,
+            "cleaned={cleaned} failed={failed} orphaned={orphaned} skipped={skipped} total_devices={total_devices}"
+        )
+    }
+}
+
+/// What was found, and what was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GcReport {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// Each piece.
+    pub items: Vec<GcItem>,
+    /// The counts.
+    pub summary: GcSummary,
+    /// Bytes that were freed, or would be.
+    pub bytes: u64,
+    /// What could not be looked at; nothing that it may refer to is garbage.
+    pub unknown: Vec<String>,
+}
+
+/// What to clean.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunGc {
+    /// Clean it. Otherwise nothing is changed.
+    #[serde(default)]
+    pub force: bool,
+    /// Only these kinds; all but images when empty.
+    #[serde(default)]
+    pub kinds: Vec<GcKind>,
+}
