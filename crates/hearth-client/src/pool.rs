@@ -2,6 +2,8 @@
 
 use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
 
+use hearth_types::thin::PoolVolumes;
+
 use crate::request::Call;
 use crate::{Client, ClientError};
 
@@ -30,6 +32,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn check_pool(&self) -> Result<PoolView, ClientError> {
         self.fetch(Call::post(&["v1", "pool", "check"])).await
+    }
+
+    /// The volumes in the pool.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pool_volumes(&self) -> Result<PoolVolumes, ClientError> {
+        self.fetch(Call::get(&["v1", "pool", "volumes"])).await
     }
 
     /// Makes the pool larger.

@@ -9,7 +9,7 @@ use hearth_types::units::{Bytes, Span};
 use ipnet::Ipv4Net;
 
 use crate::kinds::{
-    self, AccelMode, DefaultDriver, DiskReserve, Kind, LogFormat, OrphanMode, Secret,
+    self, AccelMode, DefaultDriver, DiskReserve, Kind, LogFormat, OrphanMode, Secret, Storage,
 };
 use crate::resolve::Values;
 
@@ -123,6 +123,9 @@ keys! {
     FIRECRACKER_CPU_TEMPLATE firecracker_cpu_template: Option<String> = "", CPU_TEMPLATE;
     /// What runs a VM that does not name its driver.
     DRIVER driver: DefaultDriver = "qemu", DRIVER;
+    /// Where disks of new VMs are made: `files`, in the data folder; `thin`, in the pool, which is set
+    /// up on first use; `auto`, in the pool where the host can have one. Disks that are there stay what they are.
+    STORAGE storage: Storage = "files", STORAGE;
     /// The `hearth-shim` program; the one beside `hearthd` when unset.
     SHIM_PATH shim_path: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
     /// The `hearth-guest` program; the one beside `hearthd` when unset.

@@ -65,6 +65,17 @@ pub enum DefaultDriver {
     Firecracker,
 }
 
+/// Where new volumes are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// As files.
+    Files,
+    /// In the pool.
+    Thin,
+    /// In the pool where the host can have one.
+    Auto,
+}
+
 /// Whether KVM may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccelMode {
@@ -221,6 +232,13 @@ pub(crate) static DRIVER: Kind<DefaultDriver> =
     kind("choice", "qemu or firecracker", |text| match text {
         "qemu" => Some(DefaultDriver::Qemu),
         "firecracker" => Some(DefaultDriver::Firecracker),
+        _ => None,
+    });
+pub(crate) static STORAGE: Kind<Storage> =
+    kind("choice", "files, thin or auto", |text| match text {
+        "files" => Some(Storage::Files),
+        "thin" => Some(Storage::Thin),
+        "auto" => Some(Storage::Auto),
         _ => None,
     });
 pub(crate) static CPU_TEMPLATE: Kind<Option<String>> = kind(

@@ -18,7 +18,7 @@ pub use docs::{default_file, docs};
 pub use error::{ConfigError, Source};
 pub use flags::DaemonFlags;
 pub use keys::{Config, KEYS, Key};
-pub use kinds::{AccelMode, DefaultDriver, DiskReserve, LogFormat, OrphanMode, Secret};
+pub use kinds::{AccelMode, DefaultDriver, DiskReserve, LogFormat, OrphanMode, Secret, Storage};
 pub use load::{DEFAULT_FILE, Loaded, check_config};
 
 #[cfg(test)]

@@ -210,6 +210,13 @@ impl Pool {
         })
     }
 
+    /// Bytes that it can still take, what it may grow by among them.
+    pub(crate) async fn spare(&self) -> Result<u64, PoolError> {
+        let readings = self.readings().await?;
+        let most = readings.most_data(&self.limits).0;
+        Ok(most.saturating_sub(readings.data.used))
+    }
+
     /// Whether one was set up, or is being.
     pub(crate) async fn is_recorded(&self) -> Result<bool, PoolError> {
         Ok(self.recorded().await?.is_some())

@@ -236,19 +236,20 @@ impl Thins {
         Ok(())
     }
 
-    /// Bytes of the pool that are free.
+    /// Bytes that the pool can still take, what it may grow by among them.
     ///
     /// # Errors
     /// When the kernel does not have it, or gave it up.
     pub async fn free(&self) -> Result<u64, ThinError> {
         self.up().await?;
-        let view = self.pool.view().await;
-        let free = view
-            .data
-            .and_then(|data| Some(data.size.saturating_sub(data.used?)));
-        free.ok_or(ThinError::NoChanges {
-            state: view.state.as_str(),
-        })
+        Ok(self.pool.spare().await?)
+    }
+
+    /// Tells the pool the sizes of all that is promised from it. Orphans count: they may be full.
+    fn tell_sizes(&self, all: &[ThinDevice]) {
+        let sizes = all.iter().map(|device| device.bytes);
+        self.pool
+            .set_provisioned(sizes.fold(0, u64::saturating_add));
     }
 
     async fn begin(&self, what: &'static str) -> Result<Turn<'_>, ThinError> {

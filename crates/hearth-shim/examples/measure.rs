@@ -41,6 +41,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
             file: "root.img".to_owned(),
             serial: "root".to_owned(),
             read_only: false,
+            device: None,
         }],
         nic: None,
         cid: 3,

@@ -154,6 +154,13 @@ impl Prepared {
 
     fn bind_file(&mut self, name: &str, file: &OwnedFd, writable: bool) -> Result<(), Failure> {
         let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let shown = failed(format!("look at {name}"));
+        if FileType::from_raw_mode(rustix::fs::fstat(file).map_err(shown)?.st_mode)
+            == FileType::BlockDevice
+        {
+            // A disk that is a device: the mount is of this one name, so it lets no other through.
+            flags -= MountFlags::NODEV;
+        }
         if !writable {
             flags |= MountFlags::RDONLY;
         }

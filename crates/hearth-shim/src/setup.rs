@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -256,7 +256,9 @@ pub(crate) fn open_readable(request: &Request, path: &Path) -> Result<OwnedFd, F
         .map_err(failed(what()))?;
     let file = File::from(fd);
     let meta = file.metadata().map_err(failed(what()))?;
-    if !meta.is_file() {
+    // A disk of the VM's own may be a device of the pool.
+    let own_disk = path.is_relative() && meta.file_type().is_block_device();
+    if !meta.is_file() && !own_disk {
         return Err(Failure {
             reason: Reason::Request,
             detail: format!("{} is not a regular file", path.display()),
@@ -298,10 +300,14 @@ fn hand_over(request: &Request) -> Result<(), Failure> {
         let meta = opened
             .metadata()
             .map_err(failed(format!("examine {file}")))?;
-        if !meta.is_file() || meta.nlink() != 1 {
+        let disk = meta.is_file() || meta.file_type().is_block_device();
+        if !disk || meta.nlink() != 1 {
             return Err(Failure {
                 reason: Reason::Request,
-                detail: format!("{}/{file} is not a plain file with one name", request.dir),
+                detail: format!(
+                    "{}/{file} is not a plain file or a device with one name",
+                    request.dir
+                ),
             });
         }
         if let Some(user) = request.user {

@@ -130,6 +130,7 @@ impl Vms {
             file: format!("{name}.img"),
             serial: name.to_owned(),
             read_only,
+            device: None,
         };
         LaunchSpec {
             vm,

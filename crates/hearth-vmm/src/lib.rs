@@ -128,6 +128,8 @@ pub struct Disk {
     pub serial: String,
     /// The guest may not write to it.
     pub read_only: bool,
+    /// The host's own node of the device (`/dev/dm-7`), if the file is the node of one.
+    pub device: Option<Utf8PathBuf>,
 }
 
 /// The network device of a VM.

@@ -54,6 +54,8 @@ pub struct Api {
     pub engine: Arc<Engine>,
     /// The thin pool.
     pub pool: hearth_pool::Pool,
+    /// What is in it.
+    pub thins: hearth_pool::Thins,
     /// The configuration in force, as shown.
     pub config: Arc<hearth_types::api::ConfigView>,
     /// When the daemon started.
@@ -143,6 +145,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(orphans::adopt))
         .routes(routes!(pool::get, pool::set_up, pool::destroy))
         .routes(routes!(pool::check))
+        .routes(routes!(pool::volumes))
         .routes(routes!(pool::extend))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))

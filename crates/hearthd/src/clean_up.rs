@@ -29,9 +29,9 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
     let lock = config.data_dir.join("hearthd.lock");
     let _lock = LockFile::acquire(&lock, jiff::Timestamp::now())
         .context("a daemon runs, and what is there is in use; stop it first")?;
-    let installation = Store::open(&database)
-        .context("the database cannot be read, so nothing can be proved to be ours")?
-        .installation();
+    let store = Store::open(&database)
+        .context("the database cannot be read, so nothing can be proved to be ours")?;
+    let installation = store.installation();
     let network = network_config(config, installation);
     let living = tokio::task::spawn_blocking(move || hearth_host::process::survey(installation))
         .await?
@@ -53,6 +53,10 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
     // The kernel answers, or it does not: nothing waits for this one.
     let guard = OperationGuard::default();
     let pool = crate::pool::of_host(&Paths::new(config.data_dir.clone()), installation, guard);
+    let volumes = crate::volumes::of_host(pool.clone(), store, config.storage);
+    if let Err(error) = volumes.thins().let_go().await {
+        tracing::info!(error = %hearth_types::survey::chain(&error), "volumes of the pool stay on");
+    }
     let taken = pool.take_down().await.context("the pool stays")?;
     let pool = if taken {
         "The pool is taken from the kernel; its files stay.\n"

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use camino::Utf8Path;
 use hearth_config::{AccelMode, Config, DefaultDriver, DiskReserve, Loaded, OrphanMode};
-use hearth_disk::FileVolumes;
 use hearth_host::boot::BootId;
 use hearth_host::lock::{LockError, LockFile};
 use hearth_image::{ImageStore, Limits};
@@ -23,6 +22,7 @@ use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
 use hearth_plan::mode::{Reserve, Switches};
 use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy, StormPolicy};
+use hearth_pool::Thins;
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::ConfigView;
 use hearth_types::observe::ObservedProcess;
@@ -109,7 +109,7 @@ pub async fn run(
     make_folders(config)?;
     let lock_path = config.data_dir.join("hearthd.lock");
     let _lock = lock(&lock_path).await?;
-    let engine = build(config, &manager)?;
+    let (engine, thins) = build(config, &manager)?;
     import_kernel(&engine, config).await;
 
     let (stop, stopping) = watch::channel(false);
@@ -126,17 +126,14 @@ pub async fn run(
     }
 
     let told = Arc::clone(&engine);
-    let installation = engine.parts.store.installation();
-    let safeguards = Safeguards::of_host(config, installation);
-    let pool = crate::pool::of_host(&engine.paths, installation, safeguards.guard());
-    safeguards.watch(&engine);
     drop(tokio::spawn(crate::pool::bring_up(
         Arc::clone(&engine),
-        pool.clone(),
+        thins.clone(),
     )));
     let state = Api {
         engine,
-        pool,
+        pool: thins.pool().clone(),
+        thins,
         config: Arc::new(ConfigView {
             entries: loaded.entries,
         }),
@@ -211,7 +208,7 @@ fn make_folders(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Puts the rooms together.
-fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
+fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thins)> {
     let store = Store::open(config.data_dir.join("hearth.db"))
         .context("the database cannot be used; nothing on the host was touched")?;
     let network = network_config(config, store.installation());
@@ -226,6 +223,11 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
     hearth_vmm::sweep_probes(&config.data_dir);
     let guest = companion(config.guest_path.as_deref(), "hearth-guest", "GUEST_PATH")?;
     let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;
+    let paths = Paths::new(config.data_dir.clone());
+    let safeguards = Safeguards::of_host(config, store.installation());
+    let pool = crate::pool::of_host(&paths, store.installation(), safeguards.guard());
+    let volumes = crate::volumes::of_host(pool, store.clone(), config.storage);
+    let thins = volumes.thins().clone();
     let parts = Parts {
         images: ImageStore::open(&config.data_dir.join("images"), limits)
             .context("the image folder cannot be used")?,
@@ -235,7 +237,7 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
         ),
         vmm: Arc::new(drivers(config, &shim)),
         net: Arc::new(HostNetwork::new(network.clone()).context("the network cannot be used")?),
-        disks: Arc::new(FileVolumes::default()),
+        disks: Arc::new(volumes),
         processes: Arc::new(HostProcesses {
             boot_id: BootId::current()?.as_str().to_owned(),
         }),
@@ -264,11 +266,9 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<Arc<Engine>> {
             keep: config.console_log_keep,
         },
     };
-    Ok(Engine::new(
-        parts,
-        settings,
-        Paths::new(config.data_dir.clone()),
-    ))
+    let engine = Engine::new(parts, settings, paths);
+    safeguards.watch(&engine);
+    Ok((engine, thins))
 }
 
 fn drivers(config: &Config, shim: &Utf8Path) -> Drivers {

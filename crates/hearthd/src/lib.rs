@@ -31,3 +31,4 @@ pub mod orphans;
 pub mod pool;
 pub mod safeguards;
 pub mod stuck;
+pub mod volumes;

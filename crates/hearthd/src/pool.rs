@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use hearth_pool::space::Growth;
-use hearth_pool::{HostGround, Place, Pool, PoolError};
+use hearth_pool::{HostGround, Place, Pool, PoolError, Thins};
 use hearth_safeguards::OperationGuard;
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
@@ -26,7 +26,8 @@ pub fn of_host(paths: &Paths, installation: InstallationId, guard: OperationGuar
 
 /// Puts the pool together, if there is one that the kernel has forgotten. The loop and the API do
 /// not wait for it: the check of large metadata takes its time.
-pub(crate) async fn bring_up(engine: Arc<Engine>, pool: Pool) {
+pub(crate) async fn bring_up(engine: Arc<Engine>, thins: Thins) {
+    let pool = thins.pool();
     if engine.modes.mode() == Mode::Readonly {
         tracing::info!("the pool is not put together: the mode is readonly");
         return;
@@ -36,6 +37,7 @@ pub(crate) async fn bring_up(engine: Arc<Engine>, pool: Pool) {
         Ok(true) => engine.tell(up(&pool.view().await)).await,
         Err(error) => engine.tell(failed("put together", &error)).await,
     }
+    crate::volumes::compare(&engine, &thins).await;
 }
 
 /// The pool was put together.

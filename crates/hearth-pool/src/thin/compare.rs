@@ -70,6 +70,7 @@ impl Thins {
                 difference.what
             );
         }
+        self.tell_sizes(&answers.ledger);
         found.sort_by_key(|difference| difference.id);
         self.differences.lock().clone_from(&found);
         Ok(found)

@@ -2,6 +2,7 @@
 
 use hearth_types::survey::chain;
 use hearth_types::thin::{NewThin, ThinDevice, ThinState};
+use hearth_types::units::Bytes;
 use jiff::Timestamp;
 
 use super::error::ThinError;
@@ -38,6 +39,8 @@ impl Thins {
                 count,
             });
         }
+        self.tell_sizes(&all);
+        self.pool.admit(Bytes(wanted.bytes)).await?;
         let mut taken = None;
         for _ in 0..TRIES {
             match self.attempt(wanted).await {

@@ -137,6 +137,7 @@ impl Vms {
                 file: "root.img".to_owned(),
                 serial: "root".to_owned(),
                 read_only: false,
+                device: None,
             }],
             nic: None,
             cid: 3,

@@ -48,6 +48,7 @@ impl Fixture for Fakes {
                 file: "root.img".to_owned(),
                 serial: "root".to_owned(),
                 read_only: false,
+                device: None,
             }],
             nic: None,
             cid: 3,

@@ -249,9 +249,14 @@ fn command_line(spec: &LaunchSpec, accelerator: &Accelerator) -> String {
 fn disks(args: &mut Args, spec: &LaunchSpec, bus: &str) {
     for (number, disk) in spec.disks.iter().enumerate() {
         let read_only = if disk.read_only { "on" } else { "off" };
+        // A device is no file to QEMU, whatever its path; discards reach the pool that it is in.
+        let driver = match disk.device {
+            Some(_) => "host_device",
+            None => "file",
+        };
         args.flag("-blockdev").value(format!(
             "driver=raw,node-name=disk{number},read-only={read_only},discard=unmap,\
-             file.driver=file,file.filename={},file.locking=on,file.aio=threads,\
+             file.driver={driver},file.filename={},file.locking=on,file.aio=threads,\
              cache.direct=off,cache.no-flush=off",
             disk.file
         ));

@@ -1,5 +1,7 @@
 //! `hearth pool …`: the thin pool.
 
+mod volumes;
+
 use clap::{Args, Subcommand};
 
 use hearth_types::pool::{
@@ -23,6 +25,8 @@ pub(crate) enum PoolCommand {
     /// Checks the pool's metadata and puts it together; nothing may use it
     Check,
     Extend(ExtendArgs),
+    /// Shows what is in the pool: images, VMs' disks, leftovers
+    Volumes,
     Destroy(DestroyArgs),
 }
 
@@ -66,6 +70,10 @@ pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
         PoolCommand::Setup(args) => client.set_up_pool(&SetUpPool { data: args.data }).await?,
         PoolCommand::Status => client.pool().await?,
         PoolCommand::Check => client.check_pool().await?,
+        PoolCommand::Volumes => {
+            volumes::show(&context.out, &client.pool_volumes().await?)?;
+            return Ok(exit_codes::OK);
+        }
         PoolCommand::Extend(args) => {
             let ExtendArgs { data, by, metadata } = args;
             let asked = ExtendPool { data, by, metadata };
@@ -192,7 +200,7 @@ fn checked(out: &Output, check: &PoolCheck) -> Cell {
     Cell::styled(format!("{}, {at}", check.verdict), style)
 }
 
-fn or_dash(value: Option<impl std::fmt::Display>) -> Cell {
+pub(super) fn or_dash(value: Option<impl std::fmt::Display>) -> Cell {
     value.map_or_else(|| "-".into(), Cell::from)
 }
 

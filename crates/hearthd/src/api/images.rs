@@ -81,12 +81,15 @@ pub async fn delete(
         )
         .hint("remove these VMs first"));
     }
-    api.engine
-        .parts
-        .images
-        .remove(&image)
-        .await
-        .map_err(|error| problem(&error))?;
+    let images = &api.engine.parts.images;
+    let gone = images.remove(&image).await;
+    if gone.map_err(|error| problem(&error))? {
+        // VMs that were made from it keep their blocks.
+        let volume = images.volume_path(&record.id);
+        if let Err(error) = api.engine.parts.disks.forget_source(&volume).await {
+            tracing::warn!(image, error = %chain(&error), "the image's device stays in the pool");
+        }
+    }
     api.engine
         .tell(NewEvent::info(
             "image.removed",

@@ -8,6 +8,7 @@ use hearth_types::event::NewEvent;
 use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
+use hearth_types::thin::PoolVolumes;
 use hearth_types::units::Bytes;
 use serde::Deserialize;
 
@@ -45,6 +46,7 @@ pub async fn set_up(
 #[utoipa::path(post, path = "/v1/pool/check", operation_id = "check_pool", tag = "pool",
     responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn check(State(api): State<Api>) -> ApiResult<Json<PoolView>> {
+    let_go(&api).await;
     if let Err(error) = api.pool.check().await {
         if matches!(error, PoolError::Damaged { .. }) {
             api.engine
@@ -73,6 +75,24 @@ pub async fn extend(
     Ok(Json(api.pool.view().await))
 }
 
+/// The volumes in the pool: images, VMs' disks, and what is left of some whose making failed.
+#[utoipa::path(get, path = "/v1/pool/volumes", operation_id = "pool_volumes", tag = "pool",
+    responses((status = 200, body = PoolVolumes), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn volumes(State(api): State<Api>) -> ApiResult<Json<PoolVolumes>> {
+    let shown = api.thins.volumes().await;
+    shown
+        .map(Json)
+        .map_err(|error| ApiError::new(Code::Internal, chain(&error)))
+}
+
+/// Switches off what no VM has open, so that it does not count as a user of the pool. What cannot be
+/// switched off is told by those who find the pool in use.
+async fn let_go(api: &Api) {
+    if let Err(error) = api.thins.let_go().await {
+        tracing::info!(error = %chain(&error), "volumes of the pool stay on");
+    }
+}
+
 /// How the pool is destroyed.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -89,7 +109,13 @@ pub async fn destroy(
     Params(params): Params<DestroyParams>,
 ) -> ApiResult<StatusCode> {
     let force = params.force.unwrap_or(false);
+    let_go(&api).await;
     api.pool.destroy(force).await.map_err(problem)?;
+    let forgotten = api.thins.forget_all().await;
+    if let Err(error) = forgotten {
+        // Told as lost by the next comparison.
+        tracing::warn!(error = %chain(&error), "the ledger still has what was in the pool");
+    }
     let message = "the pool and all that was in it is destroyed";
     api.engine
         .tell(NewEvent::info("pool.destroyed", message))

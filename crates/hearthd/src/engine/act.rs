@@ -7,8 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use hearth_host::aside::aside;
-use hearth_host::lock::LockFile;
 use hearth_net::TapSpec;
 use hearth_plan::{Step, transition};
 use hearth_store::{StoreError, VmRow};
@@ -23,7 +21,6 @@ use hearth_types::status::{Goal, Phase, StopRung, VmStatus};
 use hearth_types::survey::Survey;
 
 use super::Engine;
-use super::paths::VMM_LOCK;
 use super::shared::Blocked;
 
 /// How long the guest agent gets to accept a shutdown; the shutdown itself has the stop timeout.
@@ -383,22 +380,6 @@ impl Engine {
             ) => Ok(()),
             Err(error) => Err(error).context("cannot store the goal"),
         }
-    }
-
-    pub(crate) async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
-        let path = self.paths.vm(vm);
-        let removed = aside(move || {
-            // The lock lives as long as the VMM, also one that no mark of ours shows.
-            let _unused = LockFile::of_existing(&path.join(VMM_LOCK))
-                .with_context(|| format!("{path} is not removed: a VMM may run in it"))?;
-            match std::fs::remove_dir_all(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(error).with_context(|| format!("cannot remove {path}"))
-                }
-                _ => Ok(()),
-            }
-        });
-        removed.await.context("the removal was interrupted")?
     }
 
     async fn forget(&self, vm: VmId, row: Option<&VmRow>) -> anyhow::Result<()> {

@@ -71,14 +71,30 @@ impl Engine {
                 let mut files = std::iter::once(ROOT_DISK.to_owned()).chain(volumes);
                 let missing = files.find_map(|file| match dir.join(&file).try_exists() {
                     Ok(true) => None,
-                    Ok(false) => Some(format!("{file} is missing")),
-                    Err(error) => Some(format!("{file} cannot be looked at: {error}")),
+                    Ok(false) => Some((file, None)),
+                    Err(error) => Some((file, Some(error))),
                 })?;
-                Some((vm, missing))
+                Some((vm, dir, missing))
             });
-            missing.collect()
+            missing.collect::<Vec<_>>()
         });
-        looked.await.unwrap_or_default()
+        let mut told = BTreeMap::new();
+        for (vm, dir, (file, error)) in looked.await.unwrap_or_default() {
+            if let Some(error) = error {
+                told.insert(vm, format!("{file} cannot be looked at: {error}"));
+                continue;
+            }
+            // What stands behind the name may be there all the same, or not to be reached now.
+            match self.parts.disks.is_lost(&dir.join(&file)).await {
+                Ok(true) => drop(told.insert(vm, format!("{file} is missing"))),
+                Ok(false) => {}
+                Err(error) => {
+                    let why = chain(&error);
+                    told.insert(vm, format!("{file} cannot be looked at: {why}"));
+                }
+            }
+        }
+        told
     }
 
     /// How those are that others are started after. Who waits for them is remembered.

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use camino::Utf8Path;
 use hearth_host::aside::aside;
+use hearth_host::lock::LockFile;
 use hearth_store::VmRow;
 use hearth_types::Survey;
 use hearth_types::ids::{ImageId, VmId};
@@ -15,7 +17,7 @@ use hearth_types::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use super::paths::DISKS_MARKER;
+use super::paths::{DISKS_MARKER, VMM_LOCK};
 
 /// How long a marker may take to be read.
 const READ_WAIT: Duration = Duration::from_secs(2);
@@ -101,6 +103,30 @@ impl Engine {
             self.work.lock().covered.insert(vm, row.generation);
         }
         !covers
+    }
+
+    /// Removes a VM's folder with its disks, unless a VMM may run in it.
+    pub(crate) async fn remove_dir(&self, vm: VmId) -> anyhow::Result<()> {
+        let path = self.paths.vm(vm);
+        let locked = path.clone();
+        let unused = aside(move || {
+            // The lock lives as long as the VMM, also one that no mark of ours shows.
+            LockFile::of_existing(&locked.join(VMM_LOCK))
+                .with_context(|| format!("{locked} is not removed: a VMM may run in it"))
+        });
+        let unused = unused.await.context("the removal was interrupted")??;
+        // What stands behind its disks goes before their names do.
+        self.parts.disks.clear(&path).await?;
+        let removed = aside(move || {
+            let _unused = unused;
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(error).with_context(|| format!("cannot remove {path}"))
+                }
+                _ => Ok(()),
+            }
+        });
+        removed.await.context("the removal was interrupted")?
     }
 
     /// Whether a VM's disks were made: from then on its image is theirs.

@@ -98,7 +98,8 @@ impl Engine {
             bzimage: files.bzimage.clone(),
             elf: files.elf.clone(),
         };
-        let disks = disks(row);
+        let owner = self.vmm_uid(row);
+        let disks = self.ready_disks(row, &dir, owner).await?;
         let vmm = &self.parts.vmm;
         let terms = vmm.terms(row.spec.driver, &kernel, &dir, &disks).await?;
         let image = self.parts.images.get(row.image.as_str()).await?;
@@ -111,7 +112,6 @@ impl Engine {
             &terms,
             self.now(),
         )?;
-        let owner = self.vmm_uid(row);
         self.write_initrd(&dir, &files.initramfs, &config, owner)
             .await?;
         let record = LaunchRecord {
@@ -153,6 +153,22 @@ impl Engine {
         })
     }
 
+    /// The VM's disks, each usable under its path: those of the pool are switched on, and their
+    /// nodes are of this boot.
+    async fn ready_disks(
+        &self,
+        row: &VmRow,
+        dir: &Utf8Path,
+        owner: u32,
+    ) -> anyhow::Result<Vec<Disk>> {
+        let mut disks = disks(row);
+        for disk in &mut disks {
+            let standing = self.parts.disks.ready(&dir.join(&disk.file), owner).await?;
+            disk.device = standing.device;
+        }
+        Ok(disks)
+    }
+
     async fn write_initrd(
         &self,
         dir: &Utf8Path,
@@ -190,11 +206,13 @@ fn disks(row: &VmRow) -> Vec<Disk> {
         file: ROOT_DISK.to_owned(),
         serial: "root".to_owned(),
         read_only: false,
+        device: None,
     };
     let data = row.spec.volumes.iter().map(|volume| Disk {
         file: Paths::volume_file(volume.name.as_str()),
         serial: volume.name.to_string(),
         read_only: volume.read_only,
+        device: None,
     });
     std::iter::once(root).chain(data).collect()
 }

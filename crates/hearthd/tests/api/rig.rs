@@ -22,7 +22,7 @@ use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{FakeNetwork, NetworkConfig};
 use hearth_plan::Policy;
 use hearth_pool::fake::FakeGround;
-use hearth_pool::{Place, Pool};
+use hearth_pool::{Place, Pool, Thins};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::{ConfigView, ImportKind, Vm};
 use hearth_types::ids::InstallationId;
@@ -34,6 +34,7 @@ use hearthd::api::Api;
 use hearthd::api::auth::{Token, Tokens};
 use hearthd::engine::{Engine, Parts, Settings, paths::Paths};
 use hearthd::host::{Processes, SystemClock};
+use hearthd::volumes::StoreLedger;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -136,12 +137,15 @@ impl Rig {
         let engine = engine(&dir, store, &vmm).await;
         let (stop, stopping) = watch::channel(false);
         let ground = FakeGround::default();
+        let pool = Pool::new(
+            Place::new(&dir.join("pool"), engine.parts.store.installation()),
+            Arc::new(ground.clone()),
+        );
+        let ledger = StoreLedger::new(engine.parts.store.clone());
         let api = Api {
             engine: Arc::clone(&engine),
-            pool: Pool::new(
-                Place::new(&dir.join("pool"), engine.parts.store.installation()),
-                Arc::new(ground.clone()),
-            ),
+            thins: Thins::new(pool.clone(), Arc::new(ground.clone()), Arc::new(ledger)),
+            pool,
             config: Arc::new(ConfigView {
                 entries: Vec::new(),
             }),

@@ -55,7 +55,7 @@ pub(super) fn of(
     all.extend(limits(spec, needs));
     all.extend(sandbox::files(request, used));
     all.extend(sandbox::privileges(request, needs));
-    all.extend(sandbox::devices(request, needs));
+    all.extend(sandbox::devices(request, needs, &spec.disks));
     all
 }
 
@@ -183,7 +183,12 @@ pub(super) fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
             .into_iter()
             .filter_map(|(name, weight)| Some(Property::number(name, weight?.into()))),
     );
-    // systemd finds the device below the folder.
+    // systemd finds the device below the folder; disks that are devices of their own are named.
+    let own = spec.disks.iter().filter_map(|disk| disk.device.as_ref());
+    let limited: Vec<String> = std::iter::once(&spec.dir)
+        .chain(own)
+        .map(ToString::to_string)
+        .collect();
     let per_device = [
         (
             "IOReadBandwidthMax",
@@ -197,8 +202,9 @@ pub(super) fn limits(spec: &LaunchSpec, needs: &Needs) -> Vec<Property> {
         ("IOWriteIOPSMax", resources.io_write_iops),
     ];
     all.extend(per_device.into_iter().filter_map(|(name, limit)| {
-        let limits = vec![(spec.dir.to_string(), limit?)];
-        Some(Property::new(name, Setting::Limits(limits)))
+        let limit = limit?;
+        let limits = limited.iter().map(|device| (device.clone(), limit));
+        Some(Property::new(name, Setting::Limits(limits.collect())))
     }));
     all
 }

@@ -189,15 +189,15 @@ fn over(row: &hearth_store::VmRow, host: &SimHost) -> bool {
 
 fn api(life: &Life) -> Api {
     let (_, stopping) = tokio::sync::watch::channel(false);
+    let store = &life.engine.parts.store;
+    let ground = Arc::new(hearth_pool::fake::FakeGround::default());
+    let place = hearth_pool::Place::new(&life.engine.paths.pool(), store.installation());
+    let pool = hearth_pool::Pool::new(place, Arc::clone(&ground) as _);
+    let ledger = Arc::new(hearthd::volumes::StoreLedger::new(store.clone()));
     Api {
         engine: Arc::clone(&life.engine),
-        pool: hearth_pool::Pool::new(
-            hearth_pool::Place::new(
-                &life.engine.paths.pool(),
-                life.engine.parts.store.installation(),
-            ),
-            Arc::new(hearth_pool::fake::FakeGround::default()),
-        ),
+        thins: hearth_pool::Thins::new(pool.clone(), ground, ledger),
+        pool,
         config: Arc::new(hearth_types::api::ConfigView {
             entries: Vec::new(),
         }),

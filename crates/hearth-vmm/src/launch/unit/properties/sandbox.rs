@@ -8,6 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_shim::Request;
 use hearth_systemd::property::{Property, Setting};
 
+use crate::Disk;
 use crate::launch::Needs;
 
 /// The namespaces of a cage: mounts, IPC, UTS (`CLONE_NEW…` of linux/sched.h).
@@ -128,7 +129,7 @@ pub(super) fn privileges(request: &Request, needs: &Needs) -> Vec<Property> {
 }
 
 /// Which devices it may open, beside those that every program may (`/dev/null` …).
-pub(super) fn devices(request: &Request, needs: &Needs) -> Vec<Property> {
+pub(super) fn devices(request: &Request, needs: &Needs, disks: &[Disk]) -> Vec<Property> {
     let opened = |device: &str| (device.to_owned(), "rw".to_owned());
     let tun = (!request.taps.is_empty()).then_some("/dev/net/tun");
     let mut allowed: Vec<_> = needs
@@ -138,6 +139,12 @@ pub(super) fn devices(request: &Request, needs: &Needs) -> Vec<Property> {
         .chain(tun)
         .map(opened)
         .collect();
+    // Its own disks, and no other VM's.
+    let own = disks.iter().filter_map(|disk| {
+        let rights = if disk.read_only { "r" } else { "rw" };
+        Some((disk.device.as_ref()?.to_string(), rights.to_owned()))
+    });
+    allowed.extend(own);
     // The nodes of a cage are made by the shim.
     let caged = request.cage.iter().flat_map(|cage| &cage.devices);
     allowed.extend(caged.map(|device| (format!("/dev/{device}"), "rwm".to_owned())));
