@@ -90,9 +90,36 @@ impl Stage {
         }
         // Whatever becomes of the rest.
         report.save();
-        let now = self.look().await;
-        let well = now.vms.iter().all(|vm| vm.health == Health::Healthy);
-        well && self.left_over(&now.vms).is_empty()
+        match self.becomes_well().await {
+            Ok(()) => true,
+            Err(ill) => {
+                let names: Vec<_> = round.faults.iter().map(|drawn| drawn.fault).collect();
+                report.broke(format!("not well again after {names:?}: {ill}"));
+                false
+            }
+        }
+    }
+
+    /// Whether another round can begin: all guests are healthy and nothing is left of the last one.
+    async fn becomes_well(&mut self) -> Result<(), String> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = self.look().await;
+            let mut ill: Vec<_> = now
+                .vms
+                .iter()
+                .filter(|vm| vm.health != Health::Healthy)
+                .map(|vm| format!("{} is {:?}: {:?}", vm.spec.name, vm.health, vm.reason))
+                .collect();
+            ill.extend(self.left_over(&now.vms));
+            if ill.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                return Err(ill.join("; "));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     async fn begin(&mut self, round: &Round, before: &[Vm], report: &mut Report) -> Vec<Open> {
