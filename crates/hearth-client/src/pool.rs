@@ -1,6 +1,6 @@
 //! The routes about the thin pool.
 
-use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
+use hearth_types::pool::{ExtendPool, PoolBackup, PoolRepair, PoolView, RestorePool, SetUpPool};
 
 use hearth_types::thin::PoolVolumes;
 
@@ -8,6 +8,7 @@ use crate::request::Call;
 use crate::{Client, ClientError};
 
 const POOL: [&str; 2] = ["v1", "pool"];
+const BACKUPS: [&str; 3] = ["v1", "pool", "backups"];
 
 impl Client {
     /// How the pool is.
@@ -49,6 +50,49 @@ impl Client {
     pub async fn extend_pool(&self, asked: &ExtendPool) -> Result<PoolView, ClientError> {
         let call = Call::post(&["v1", "pool", "extend"]).json(asked)?;
         self.fetch(call).await
+    }
+
+    /// Repairs the pool's metadata.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn repair_pool(&self) -> Result<PoolRepair, ClientError> {
+        self.fetch(Call::post(&["v1", "pool", "repair"])).await
+    }
+
+    /// Backs the pool's metadata up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn back_up_pool(&self) -> Result<PoolBackup, ClientError> {
+        self.fetch(Call::post(&BACKUPS)).await
+    }
+
+    /// The backups of the pool's metadata, the newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pool_backups(&self) -> Result<Vec<PoolBackup>, ClientError> {
+        self.fetch(Call::get(&BACKUPS)).await
+    }
+
+    /// Puts a backup in the metadata's place.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn restore_pool(&self, asked: &RestorePool) -> Result<PoolRepair, ClientError> {
+        let call = Call::post(&["v1", "pool", "restore"]).json(asked)?;
+        self.fetch(call).await
+    }
+
+    /// Destroys the pool and sets up an empty one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn reset_pool(&self, force: bool) -> Result<PoolView, ClientError> {
+        let call = Call::post(&["v1", "pool", "reset"]);
+        self.fetch(call.query_some("force", force.then_some(true)))
+            .await
     }
 
     /// Destroys the pool with all that is in it.

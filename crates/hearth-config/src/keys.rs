@@ -231,6 +231,22 @@ keys! {
     GUARD_KERNEL_LOG guard_kernel_log: Span = "10m", DURATION;
     /// How long the look at the host before a device-mapper operation may take.
     GUARD_BUDGET guard_budget: Span = "100ms", POSITIVE_DURATION;
+    /// Whether the thin pool grows by itself when it is nearly full.
+    POOL_EXTEND pool_extend: bool = "on", SWITCH;
+    /// The most data that the thin pool grows to by itself. Unset: what the host's file system
+    /// bears, of which a tenth is kept back, 10 GiB at the most.
+    POOL_MAX pool_max: Option<Bytes> = "", OPTIONAL_SIZE;
+    /// The sizes of all volumes and snapshots in the thin pool together may be so many times the
+    /// most data that it can have. 0: no limit.
+    POOL_OVERCOMMIT pool_overcommit: u32 = "10", COUNT;
+    /// With more than so many percent of the most data used, nothing new is made in the thin pool.
+    POOL_DATA_DANGER pool_data_danger: u32 = "95", PERCENT;
+    /// The same for its metadata, which must never be used up.
+    POOL_METADATA_DANGER pool_metadata_danger: u32 = "80", PERCENT;
+    /// How often the thin pool's metadata is backed up. 0s: never by itself.
+    POOL_BACKUP_INTERVAL pool_backup_interval: Span = "24h", DURATION;
+    /// How many backups of it are kept.
+    POOL_BACKUP_KEEP pool_backup_keep: u32 = "7", KEEP;
     /// The most bytes that an image may unpack to.
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.

@@ -284,6 +284,14 @@ pub(crate) static WORD: Kind<Option<String>> =
         let fits = text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic());
         fits.then(|| (!text.is_empty()).then(|| text.to_owned()))
     });
+pub(crate) static OPTIONAL_SIZE: Kind<Option<Bytes>> = kind(
+    "size",
+    "a whole number of at least 64MiB with a unit: KiB, MiB, GiB or TiB, such as 500GiB",
+    |text| optional(text, |text| size(text, 64 * MIB)),
+);
+pub(crate) static KEEP: Kind<u32> = kind("count", "a number from 1 to 1000", |text| {
+    number(text, 1, 1000)
+});
 pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
     "on" => Some(true),
     "off" => Some(false),

@@ -243,6 +243,11 @@ impl<'a> Sorting<'a> {
             Step::SetStatus { status, .. } if status.wait != before.wait => {
                 by_itself(self.start(before))
             }
+            // The user wants it to run on, and so that nothing of it is lost.
+            Step::SetStatus { status, .. } if status.pool_wait != before.pool_wait => {
+                Origin::Manual
+            }
+            Step::Pause { .. } if before.pool_wait.is_some() => Origin::Manual,
             Step::KillOrphan { .. } => by_itself(Automatic::Orphans),
             Step::EnsureDisks { .. } | Step::StartVmm { .. } => by_itself(self.start(before)),
             Step::EnsureTap { .. } if starts => by_itself(self.start(before)),

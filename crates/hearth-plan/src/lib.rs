@@ -75,10 +75,11 @@ use gate::Gate;
 use index::Index;
 pub use model::{
     BreakerPolicy, DesiredVm, Facts, Held, HostBreakerPolicy, Ill, Load, Note, OpenIntent,
-    OrphanAction, Plan, PlannedStep, Policy, Step, StormPolicy, World,
+    OrphanAction, Plan, PlannedStep, Policy, PoolRoom, Step, StormPolicy, World,
 };
 use transition::later;
 use vm::Pass;
+pub use vm::pool;
 
 /// Decides the next pass over everything.
 #[must_use]

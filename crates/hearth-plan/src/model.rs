@@ -83,6 +83,33 @@ pub struct Facts {
     pub missing_disks: BTreeMap<VmId, String>,
     /// Why the network that all VMs share could not be made the last time.
     pub network_failure: Option<String>,
+    /// How much room the thin pool has.
+    pub pool: PoolRoom,
+    /// VMs with a disk in it. Asked only while somebody waits or should.
+    pub on_pool: BTreeSet<VmId>,
+}
+
+/// Whether VMs may write into the thin pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PoolRoom {
+    /// It cannot be told; who waits goes on waiting.
+    #[default]
+    Unknown,
+    /// They may.
+    Enough,
+    /// It is about to run out, and can get no more.
+    Tight {
+        /// How much is left, and what bounds it.
+        why: String,
+    },
+}
+
+impl PoolRoom {
+    /// Whether it is about to run out.
+    #[must_use]
+    pub const fn is_tight(&self) -> bool {
+        matches!(self, Self::Tight { .. })
+    }
 }
 
 /// One VM of the database.

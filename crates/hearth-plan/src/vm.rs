@@ -5,6 +5,7 @@ mod full;
 mod hold;
 mod ill;
 mod limits;
+pub mod pool;
 mod up;
 mod wait;
 

@@ -12,6 +12,7 @@ mod rules {
     mod limits;
     mod orphanage;
     mod orphans;
+    mod pool;
     mod shared;
     mod start;
     mod stop;

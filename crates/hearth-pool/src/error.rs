@@ -149,6 +149,23 @@ pub enum PoolError {
         /// What `thin_check` said.
         said: String,
     },
+    /// Its metadata must be checked before anything of it is changed.
+    #[error(
+        "a write of the pool's metadata has failed, and it must be checked before it can change"
+    )]
+    NeedsCheck,
+    /// Its metadata cannot be repaired.
+    #[error("the pool's metadata cannot be made sound, and is as it was: {said}")]
+    Beyond {
+        /// What the tool said.
+        said: String,
+    },
+    /// There is no such backup.
+    #[error("there is no backup {file:?} of the pool's metadata")]
+    NoBackup {
+        /// What was asked for.
+        file: String,
+    },
     /// A file of it is missing or not as large as it was.
     #[error("{path} {what}")]
     File {
@@ -253,7 +270,7 @@ impl PoolError {
             | Self::Stuck { .. }
             | Self::Guard(_)
             | Self::Check(CommandError::Missing { .. }) => Kind::Unavailable,
-            Self::Absent => Kind::Absent,
+            Self::Absent | Self::NoBackup { .. } => Kind::Absent,
             Self::Size { .. } | Self::Shrink { .. } => Kind::Invalid,
             Self::NoSpace { .. }
             | Self::TooLarge { .. }
@@ -267,6 +284,8 @@ impl PoolError {
             | Self::Foreign { .. }
             | Self::Unrecorded { .. }
             | Self::Damaged { .. }
+            | Self::NeedsCheck
+            | Self::Beyond { .. }
             | Self::File { .. }
             | Self::Destroying
             | Self::Working { .. } => Kind::Conflict,
@@ -312,9 +331,16 @@ impl PoolError {
                 "put pool.json back from a backup, or give the pool up: hearth pool destroy --force"
             }
             Self::Damaged { .. } => {
-                "copy both files away, repair with thin_repair into a new file of the same size, \
-                 put that in its place, then: hearth pool check"
+                "repair it with: hearth pool repair (the damaged metadata is kept beside)"
             }
+            Self::NeedsCheck => {
+                "stop the VMs on it, then: hearth pool check, and if that finds damage: hearth pool repair"
+            }
+            Self::Beyond { .. } => {
+                "put a backup in its place: hearth pool backups, hearth pool restore-metadata FILE; or give the \
+                 pool up: hearth pool reset --force"
+            }
+            Self::NoBackup { .. } => "see which there are: hearth pool backups",
             Self::File { .. } => {
                 "put the file back, then: hearth pool check; or give the pool up: \
                  hearth pool destroy --force"

@@ -20,13 +20,14 @@ use parking_lot::Mutex;
 
 use crate::error::PoolError;
 use crate::files;
-use crate::ground::{Checked, Events, Found, Ground, Layout, Place, Running};
+use crate::ground::{Checked, Events, Found, Ground, Layout, Mending, Place, Running};
 use crate::space::Room;
 
 /// The first bytes of metadata that was formatted.
 const MAGIC: [u8; 8] = *b"FAKEPOOL";
 
 mod grow;
+mod mend;
 
 #[derive(Debug, Default)]
 struct Host {
@@ -45,6 +46,10 @@ struct Host {
     full: Option<(u64, u64)>,
     /// It refuses a longer table.
     refuses: bool,
+    /// What it keeps of its metadata.
+    held: bool,
+    /// A write of its metadata has failed, and nobody has looked at it since.
+    needs_check: bool,
     /// The data that its metadata knows of, in bytes.
     largest: Option<u64>,
     /// Calls until the power is cut, before the call's effect or after it.
@@ -65,6 +70,7 @@ impl FakeGround {
         host.cut = None;
         host.mode = None;
         host.thin.reboot();
+        host.held = false;
     }
 
     /// The power is cut at the call of this number (from 0), before its effect or after it: that
@@ -195,11 +201,11 @@ fn running(host: &Host, place: &Place, layout: &Layout) -> Running {
                 used: host.full.map_or(used, |(data, _)| data),
                 total: layout.data / layout.block.bytes(),
             },
-            held_root: None,
+            held_root: host.held.then_some(1),
             mode: host.mode.unwrap_or(Mode::ReadWrite),
             discard_passdown: true,
             queues: true,
-            needs_check: false,
+            needs_check: host.needs_check,
         },
     }
 }
@@ -259,6 +265,18 @@ impl Ground for FakeGround {
 
     fn events(&self) -> Option<Box<dyn Events>> {
         None
+    }
+
+    fn hold_metadata(&self, place: &Place, hold: bool) -> Result<(), PoolError> {
+        mend::hold(self, place, hold)
+    }
+
+    fn needs_check(&self, _place: &Place) -> Result<bool, PoolError> {
+        self.call(|host| Ok(host.needs_check))
+    }
+
+    async fn mend(&self, work: &Mending<'_>, _deadline: Duration) -> Result<Checked, PoolError> {
+        mend::mend(self, work)
     }
 
     async fn check(&self, metadata: &Utf8Path, _deadline: Duration) -> Result<Checked, PoolError> {

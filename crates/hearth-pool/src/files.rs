@@ -3,7 +3,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_dm::thin::SECTOR;
 use hearth_types::units::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
@@ -15,6 +15,8 @@ use crate::space;
 
 /// What stays free beside the metadata, for logs and databases.
 const RESERVE: u64 = 64 << 20;
+/// How the names of metadata begin that a repair has put aside.
+const DAMAGED: &str = "hearth-pool-metadata.damaged-";
 
 /// Makes the pool's folder.
 pub(crate) fn make_folder(place: &Place) -> Result<(), PoolError> {
@@ -112,6 +114,13 @@ pub(crate) fn grow(place: &Place, from: &Layout, to: &Layout) -> Result<(), Pool
     Ok(())
 }
 
+/// Whether both have these sizes.
+pub(crate) fn have(place: &Place, sizes: &Layout) -> bool {
+    let has =
+        |path: Utf8PathBuf, size| path.symlink_metadata().is_ok_and(|meta| meta.len() == size);
+    has(place.metadata(), sizes.metadata) && has(place.data(), sizes.data)
+}
+
 /// How much the file system of the pool's files has, and the data file of it.
 pub(crate) fn room(place: &Place) -> Result<space::Room, PoolError> {
     let allotted = match place.data().symlink_metadata() {
@@ -134,12 +143,75 @@ pub(crate) fn sync(path: &Utf8Path) -> Result<(), PoolError> {
         .map_err(PoolError::io("sync", path))
 }
 
-/// Removes both; those that are gone are a success.
+/// Removes both, and what was kept of the metadata; those that are gone are a success.
 pub(crate) fn remove(place: &Place) -> Result<(), PoolError> {
-    for path in [place.data(), place.metadata()] {
+    for path in [place.data(), place.metadata(), place.spare()] {
         forget(&path)?;
     }
+    for path in kept(place)? {
+        forget(&path)?;
+    }
+    match std::fs::remove_dir_all(place.backups()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(PoolError::io("remove", place.backups())(error));
+        }
+        _ => {}
+    }
     sync_folder(&place.dir)
+}
+
+/// Metadata that a repair has put aside.
+fn kept(place: &Place) -> Result<Vec<Utf8PathBuf>, PoolError> {
+    let io = |error| PoolError::io("list", &place.dir)(error);
+    let entries = match place.dir.read_dir_utf8() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(io)?;
+        if entry.file_name().starts_with(DAMAGED) {
+            found.push(entry.into_path());
+        }
+    }
+    Ok(found)
+}
+
+/// Makes the file for metadata that is to take the present one's place, allotted at once.
+pub(crate) fn make_spare(place: &Place, size: u64) -> Result<(), PoolError> {
+    let path = place.spare();
+    forget(&path)?;
+    let free = Bytes(room_of(place)?.free);
+    let needed = Bytes(size + RESERVE);
+    if needed > free {
+        return Err(PoolError::NoSpace {
+            folder: place.dir.clone(),
+            needed,
+            free,
+        });
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(PoolError::io("make", &path))?;
+    fallocate(&file, FallocateFlags::empty(), 0, size)
+        .map_err(|error| PoolError::io("allot", &path)(error.into()))
+}
+
+/// Keeps the metadata under another name and puts the spare one in its place: a power cut finds the
+/// one or the other there, whole. The other name.
+pub(crate) fn put_in_place(place: &Place, stamp: &str) -> Result<String, PoolError> {
+    let (path, spare) = (place.metadata(), place.spare());
+    sync(&spare)?;
+    let name = format!("{DAMAGED}{stamp}");
+    let beside = place.dir.join(&name);
+    std::fs::hard_link(&path, &beside).map_err(PoolError::io("keep", &path))?;
+    std::fs::rename(&spare, &path).map_err(PoolError::io("replace", &path))?;
+    sync_folder(&place.dir)?;
+    Ok(name)
 }
 
 /// Removes the record and the folder, if nothing of others is in it.
@@ -151,7 +223,7 @@ pub(crate) fn remove_record(place: &Place) -> Result<(), PoolError> {
     Ok(())
 }
 
-fn forget(path: &Utf8Path) -> Result<(), PoolError> {
+pub(crate) fn forget(path: &Utf8Path) -> Result<(), PoolError> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(PoolError::io("remove", path)(error))
@@ -160,7 +232,7 @@ fn forget(path: &Utf8Path) -> Result<(), PoolError> {
     }
 }
 
-fn sync_folder(folder: &Utf8Path) -> Result<(), PoolError> {
+pub(crate) fn sync_folder(folder: &Utf8Path) -> Result<(), PoolError> {
     match File::open(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         opened => opened

@@ -57,6 +57,18 @@ impl Place {
         self.dir.join("hearth-pool-metadata.img")
     }
 
+    /// The folder of its metadata's backups.
+    #[must_use]
+    pub fn backups(&self) -> Utf8PathBuf {
+        self.dir.join("backups")
+    }
+
+    /// Metadata that is to take the place of the present one.
+    #[must_use]
+    pub(crate) fn spare(&self) -> Utf8PathBuf {
+        self.dir.join("hearth-pool-metadata.spare")
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn record(&self) -> Utf8PathBuf {
@@ -161,6 +173,50 @@ pub enum Checked {
     Unfinished,
 }
 
+/// What the tools do with metadata.
+#[derive(Debug, Clone, Copy)]
+pub enum Mending<'a> {
+    /// Writes it as text.
+    Dump {
+        /// The metadata.
+        from: &'a Utf8Path,
+        /// The text.
+        to: &'a Utf8Path,
+        /// What is held of a pool that the kernel has, instead of all.
+        held: bool,
+    },
+    /// Makes of text what a pool can be put together with.
+    Restore {
+        /// The text.
+        from: &'a Utf8Path,
+        /// The metadata: a file that is large enough.
+        to: &'a Utf8Path,
+    },
+    /// Makes sound metadata of what can be read of damaged metadata.
+    Repair {
+        /// The damaged metadata.
+        from: &'a Utf8Path,
+        /// The sound one: a file that is large enough.
+        to: &'a Utf8Path,
+        /// What its first block should say, where that cannot be read.
+        first: Option<First>,
+    },
+    /// Checks it, and if it is sound takes the word from it that it must be checked.
+    Absolve {
+        /// The metadata.
+        metadata: &'a Utf8Path,
+    },
+}
+
+/// What the first block of metadata says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct First {
+    /// The transaction.
+    pub transaction: u64,
+    /// How large the pool and its blocks are.
+    pub layout: Layout,
+}
+
 /// Tells when it is worth to look at the pool again.
 #[async_trait]
 pub trait Events: Send {
@@ -209,6 +265,26 @@ pub trait Ground: Send + Sync + 'static {
 
     /// Events of the kernel's devices. `None`: the pool has to be looked at from time to time.
     fn events(&self) -> Option<Box<dyn Events>>;
+
+    /// Keeps the present state of the metadata of a pool that the kernel has, beside what changes from now
+    /// on, or lets go of it. Letting go of none is a success.
+    ///
+    /// # Errors
+    /// As [`Ground::find`], or when the kernel refuses.
+    fn hold_metadata(&self, place: &Place, hold: bool) -> Result<(), PoolError>;
+
+    /// Whether the metadata of a pool that is down says of itself that it must be checked: a write of it
+    /// has failed.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn needs_check(&self, place: &Place) -> Result<bool, PoolError>;
+
+    /// Runs one of the tools over metadata.
+    ///
+    /// # Errors
+    /// When it could not be begun: that says nothing of the metadata.
+    async fn mend(&self, work: &Mending<'_>, deadline: Duration) -> Result<Checked, PoolError>;
 
     /// Reads the metadata of a pool that is down.
     ///

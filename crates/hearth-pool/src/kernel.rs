@@ -1,6 +1,7 @@
 //! The host's own device-mapper under the pool.
 
 mod grow;
+mod mend;
 mod watch;
 
 use std::os::fd::AsFd as _;
@@ -11,12 +12,12 @@ use async_trait::async_trait;
 use camino::Utf8Path;
 use hearth_dm::thin::{self, WhenFull};
 use hearth_dm::{Control, Device, DmError, Key, Remove, Table};
-use hearth_host::command::{self, CommandError};
+use hearth_host::command;
 use hearth_host::loopdev::{self, LoopDevice};
 
 use crate::error::PoolError;
 use crate::files;
-use crate::ground::{Checked, Events, Found, Ground, Layout, Place, Running};
+use crate::ground::{Checked, Events, Found, Ground, Layout, Mending, Place, Running};
 use crate::space::Room;
 
 /// How long a device that somebody has open for a moment (udev, an operator's `blkid`) is waited for.
@@ -84,21 +85,21 @@ impl Ground for HostGround {
         watch::events()
     }
 
+    fn hold_metadata(&self, place: &Place, hold: bool) -> Result<(), PoolError> {
+        mend::hold(&open()?, place, hold)
+    }
+
+    fn needs_check(&self, place: &Place) -> Result<bool, PoolError> {
+        mend::needs_check(place)
+    }
+
+    async fn mend(&self, work: &Mending<'_>, deadline: Duration) -> Result<Checked, PoolError> {
+        mend::mend(work, deadline).await
+    }
+
     async fn check(&self, metadata: &Utf8Path, deadline: Duration) -> Result<Checked, PoolError> {
-        match command::run("thin_check", &["-q", metadata.as_str()], b"", deadline).await {
-            Ok(_) => Ok(Checked::Good),
-            Err(CommandError::Failed { status, output, .. }) => {
-                Ok(Checked::Bad(if output.is_empty() {
-                    format!("thin_check ended with {status}")
-                } else {
-                    output
-                }))
-            }
-            Err(CommandError::Deadline { .. }) => Ok(Checked::Unfinished),
-            Err(error @ (CommandError::Missing { .. } | CommandError::Run { .. })) => {
-                Err(PoolError::Check(error))
-            }
-        }
+        let ended = command::run("thin_check", &["-q", metadata.as_str()], b"", deadline).await;
+        mend::judge("thin_check", ended)
     }
 }
 

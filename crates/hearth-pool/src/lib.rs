@@ -31,6 +31,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backups;
 mod error;
 #[doc(hidden)]
 pub mod fake;
@@ -46,7 +47,7 @@ pub mod thin;
 mod volumes;
 
 pub use error::{Kind, PoolError};
-pub use ground::{Checked, Events, Found, Ground, Layout, Place, Running};
+pub use ground::{Checked, Events, First, Found, Ground, Layout, Mending, Place, Running};
 pub use kernel::HostGround;
 pub use pool::Pool;
 pub use record::{Record, Stage};

@@ -2,6 +2,7 @@
 
 mod change;
 mod grow;
+mod mend;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,8 @@ pub struct Pool {
     /// One change at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     work: Arc<Mutex<Option<Work>>>,
+    /// One backup at a time.
+    backing: Arc<tokio::sync::Mutex<()>>,
     /// What the operator allows.
     limits: Limits,
     /// The sizes of all volumes and snapshots together, in bytes.
@@ -83,6 +86,7 @@ impl Pool {
             ground,
             turn: Arc::default(),
             work: Arc::default(),
+            backing: Arc::default(),
             limits: Limits::default(),
             provisioned: Arc::default(),
             guard: OperationGuard::default(),
@@ -122,7 +126,8 @@ impl Pool {
 
     /// How it is at this moment. Waits for no change that is under way.
     pub async fn view(&self) -> PoolView {
-        let (record, found, room) = tokio::join!(self.recorded(), self.look(), self.room());
+        let (record, found, room, backups) =
+            tokio::join!(self.recorded(), self.look(), self.room(), self.backups());
         let Judgement {
             state,
             reason,
@@ -143,6 +148,8 @@ impl Pool {
             folder: self.place.dir.to_string(),
             made_at: None,
             last_check: None,
+            needs_check: false,
+            backup: None,
             space: None,
             work: self.work.lock().map(|work| PoolWork {
                 what: work.what.to_owned(),
@@ -158,6 +165,7 @@ impl Pool {
             let readings = Readings::of(&layout, &running.status, room, self.provisioned());
             view.space = readings.map(|readings| self.tell_space(&readings));
         }
+        view.backup = backups.ok().and_then(|all| all.into_iter().next());
         if let Ok(Some(record)) = record {
             self.tell_recorded(&mut view, record);
         }
@@ -324,11 +332,13 @@ fn tell_status(view: &mut PoolView, status: &PoolStatus) {
         transaction_id,
         metadata,
         data,
+        needs_check,
         ..
     } = status
     else {
         return;
     };
+    view.needs_check = *needs_check;
     view.transaction_id = Some(*transaction_id);
     let usage = |blocks: &hearth_dm::thin::Usage, block: u64| {
         Some(PoolUsage {

@@ -55,6 +55,8 @@ pub struct Limits {
     pub data_danger: u32,
     /// The same for the metadata.
     pub metadata_danger: u32,
+    /// How many backups of the metadata are kept.
+    pub backups: u32,
 }
 
 impl Default for Limits {
@@ -65,6 +67,7 @@ impl Default for Limits {
             overcommit: 10,
             data_danger: 95,
             metadata_danger: 80,
+            backups: 7,
         }
     }
 }

@@ -114,6 +114,9 @@ fn down(record: &Record) -> Judgement {
     Judgement::failed(PoolState::Damaged, &error)
 }
 
+const READ_IT: &str =
+    "the kernel's log says why (dmesg); stop what stands on it, then: hearth pool check";
+
 fn works(running: &Running) -> Judgement {
     let PoolStatus::Works {
         mode,
@@ -125,7 +128,7 @@ fn works(running: &Running) -> Judgement {
         return Judgement::said(
             PoolState::Failed,
             "the kernel gave it up, and every request to it fails",
-            "the kernel's log says why (dmesg); stop what stands on it, then: hearth pool check",
+            READ_IT,
         );
     };
     match mode {
@@ -133,17 +136,22 @@ fn works(running: &Running) -> Judgement {
         Mode::OutOfDataSpace => Judgement::said(
             PoolState::Full,
             "it has no free block: writes to new places wait, and fail after a minute",
-            "remove volumes, or discard what they do not use (fstrim in the guests)",
+            "hearth pool extend; or remove volumes, or discard what they do not use (fstrim in the guests)",
         ),
-        Mode::ReadOnly => Judgement::said(
-            PoolState::ReadOnly,
-            match (*needs_check, metadata.free()) {
-                (true, _) => "a write of its metadata has failed, and it must be checked",
-                (false, 0) => "its metadata is full",
-                (false, _) => "the kernel lets nobody write to it",
-            },
-            "the kernel's log says why (dmesg); stop what stands on it, then: hearth pool check",
-        ),
+        Mode::ReadOnly => {
+            let (why, hint) = match (*needs_check, metadata.free()) {
+                (true, _) => (
+                    "a write of its metadata has failed, and it must be checked",
+                    READ_IT,
+                ),
+                (false, 0) => (
+                    "its metadata is full",
+                    "give it more: hearth pool extend --metadata SIZE",
+                ),
+                (false, _) => ("the kernel lets nobody write to it", READ_IT),
+            };
+            Judgement::said(PoolState::ReadOnly, why, hint)
+        }
     }
 }
 

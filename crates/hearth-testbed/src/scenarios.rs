@@ -7,6 +7,7 @@ mod foreign;
 mod host_faults;
 mod install;
 mod pool;
+mod pool_space;
 mod power_cut;
 mod powercut_is_honest;
 mod reboot;
@@ -179,6 +180,14 @@ pub const ALL: &[Scenario] = &[
         prepared: Prepared::StandIn,
         packaged: false,
         tell: pool::tell,
+    },
+    Scenario {
+        name: "pool-space",
+        proves: "a thin pool that fills up grows in time, waits when it may not, and damaged metadata is mended",
+        minutes: 8,
+        prepared: Prepared::StandIn,
+        packaged: false,
+        tell: pool_space::tell,
     },
     Scenario {
         name: "scale",

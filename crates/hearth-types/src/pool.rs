@@ -39,6 +39,22 @@ pub enum PoolState {
 }
 
 impl PoolState {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Absent,
+        Self::Preparing,
+        Self::Down,
+        Self::Up,
+        Self::Full,
+        Self::ReadOnly,
+        Self::Failed,
+        Self::Damaged,
+        Self::Destroying,
+        Self::Foreign,
+        Self::Unavailable,
+        Self::Unknown,
+    ];
+
     /// The word that tables and JSON have for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -110,6 +126,36 @@ pub struct PoolCheck {
     /// What it said of the damage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub said: Option<String>,
+}
+
+/// A copy of the metadata, as compressed text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolBackup {
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    /// The transaction that the metadata was at; 0 if the kernel did not have the pool.
+    pub transaction_id: u64,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its name in the folder `backups` of the pool's.
+    pub file: String,
+}
+
+/// What became of metadata that was repaired or restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolRepair {
+    /// The name that the metadata from before is kept under; absent if there was nothing to repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<String>,
+}
+
+/// Which backup is put in the metadata's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestorePool {
+    /// Its name, as it is listed.
+    pub file: String,
 }
 
 /// What is being done to the pool.
@@ -209,6 +255,12 @@ pub struct PoolView {
     /// The last check of its metadata.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_check: Option<PoolCheck>,
+    /// A write of its metadata has failed: nobody can write until it is checked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_check: bool,
+    /// The newest backup of its metadata.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<PoolBackup>,
     /// How much room it has, while the kernel has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<PoolSpace>,

@@ -178,6 +178,14 @@ pub struct DiskFull {
     pub tried_at: Option<Timestamp>,
 }
 
+/// A VM waits for room in the thin pool that its disk is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolWait {
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    pub since: Timestamp,
+}
+
 /// The rungs of a clean stop, each with its deadline.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
@@ -229,6 +237,9 @@ pub struct VmStatus {
     /// Its guest waits for room on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_full: Option<DiskFull>,
+    /// It was paused because the pool that its disk is in is about to run out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool_wait: Option<PoolWait>,
     /// Why it is where it is, for people; `None` when all is well.
     pub reason: Option<String>,
     /// The boot in which the status was written.
@@ -277,6 +288,7 @@ impl Default for VmStatus {
             ending_since: None,
             unresponsive: None,
             disk_full: None,
+            pool_wait: None,
             reason: None,
             boot_id: None,
             recovery: Recovery::default(),

@@ -110,7 +110,7 @@ enum Command {
     /// Imports, lists and removes kernels
     #[command(subcommand)]
     Kernel(commands::kernel::KernelCommand),
-    /// Sets up, shows, checks, extends and destroys the thin pool
+    /// Sets up, shows, checks, extends, repairs and destroys the thin pool
     #[command(subcommand)]
     Pool(commands::pool::PoolCommand),
     Plan(commands::recovery::PlanArgs),

@@ -126,9 +126,11 @@ pub async fn run(
     }
 
     let told = Arc::clone(&engine);
-    drop(tokio::spawn(crate::pool::bring_up(
+    drop(tokio::spawn(crate::pool::keep(
         Arc::clone(&engine),
         thins.clone(),
+        config.pool_backup_interval.as_duration(),
+        stopping.clone(),
     )));
     let state = Api {
         engine,
@@ -225,7 +227,8 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
     let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;
     let paths = Paths::new(config.data_dir.clone());
     let safeguards = Safeguards::of_host(config, store.installation());
-    let pool = crate::pool::of_host(&paths, store.installation(), safeguards.guard());
+    let pool = crate::pool::of_host(&paths, store.installation(), safeguards.guard())
+        .with_limits(crate::pool::limits(config));
     let volumes = crate::volumes::of_host(pool, store.clone(), config.storage);
     let thins = volumes.thins().clone();
     let parts = Parts {

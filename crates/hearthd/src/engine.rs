@@ -30,6 +30,7 @@ mod looks;
 mod owner;
 pub mod pass;
 pub mod paths;
+mod pool;
 mod recovery;
 mod respec;
 mod retry;
@@ -130,6 +131,8 @@ pub struct Engine {
     pub modes: Modes,
     /// What is being done.
     pub under_way: UnderWay,
+    /// How much room the thin pool has.
+    pool_room: Mutex<hearth_plan::PoolRoom>,
     host_watch: Mutex<host_breaker::HostWatch>,
     /// VMs whose guests their VMMs keep when they panic.
     pub(crate) kept_guests: Mutex<Vec<VmId>>,
@@ -234,6 +237,7 @@ impl Engine {
             modes,
             image_use: tokio::sync::RwLock::default(),
             under_way: UnderWay::default(),
+            pool_room: Mutex::default(),
             host_watch: Mutex::default(),
             kept_guests: Mutex::default(),
             dumping: Mutex::default(),

@@ -15,6 +15,7 @@
 
 mod breakers;
 mod orphans;
+mod pool;
 mod process;
 mod recovery;
 mod scrape;
@@ -122,6 +123,7 @@ pub struct Metrics {
     bridge_ports: Gauge,
     commits: Family<Label, Counter>,
     commit_latency: Histogram,
+    pool: pool::PoolMetrics,
     stories: Mutex<HashMap<VmId, Story>>,
 }
 
@@ -168,9 +170,12 @@ impl Default for Metrics {
             bridge_ports: Gauge::default(),
             commits: Family::default(),
             commit_latency: commit_seconds(),
+            pool: pool::PoolMetrics::default(),
             stories: Mutex::default(),
         };
         metrics.begin_at_zero();
+        metrics.pool.begin();
+        metrics.pool.register(&mut metrics.registry);
         metrics.register_loop();
         metrics.register_vms();
         metrics

@@ -1,21 +1,29 @@
 //! The thin pool's place in the daemon: put together when it starts, told about in events and by
 //! `hearth doctor`. What the pool is and does is `hearth-pool`'s.
 
-use std::sync::Arc;
+mod keeper;
+mod told;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_config::Config;
 use hearth_pool::space::Growth;
-use hearth_pool::{HostGround, Place, Pool, PoolError, Thins};
+use hearth_pool::{HostGround, Limits, Place, Pool, PoolError, Thins};
 use hearth_safeguards::OperationGuard;
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::mode::Mode;
-use hearth_types::pool::{PoolState, PoolView};
+use hearth_types::pool::{PoolBackup, PoolState, PoolView};
 use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
 
+use tokio::sync::watch;
+
 use crate::engine::Engine;
 use crate::engine::paths::Paths;
+pub use keeper::Keeper;
 
 /// The pool of this host and installation.
 #[must_use]
@@ -24,20 +32,39 @@ pub fn of_host(paths: &Paths, installation: InstallationId, guard: OperationGuar
     Pool::new(place, Arc::new(HostGround)).with_guard(guard)
 }
 
-/// Puts the pool together, if there is one that the kernel has forgotten. The loop and the API do
-/// not wait for it: the check of large metadata takes its time.
-pub(crate) async fn bring_up(engine: Arc<Engine>, thins: Thins) {
-    let pool = thins.pool();
+/// What the operator allows it.
+pub(crate) fn limits(config: &Config) -> Limits {
+    Limits {
+        grow: config.pool_extend,
+        most: config.pool_max.map(|most| most.0),
+        overcommit: config.pool_overcommit,
+        data_danger: config.pool_data_danger,
+        metadata_danger: config.pool_metadata_danger,
+        backups: config.pool_backup_keep,
+    }
+}
+
+/// Puts the pool together, if there is one that the kernel has forgotten, and looks after it from
+/// then on; its metadata is backed up so often, never for zero. The loop and the API do not wait for
+/// it: the check of large metadata takes its time.
+pub(crate) async fn keep(
+    engine: Arc<Engine>,
+    thins: Thins,
+    backup_every: Duration,
+    stopping: watch::Receiver<bool>,
+) {
+    let pool = thins.pool().clone();
     if engine.modes.mode() == Mode::Readonly {
         tracing::info!("the pool is not put together: the mode is readonly");
-        return;
-    }
-    match pool.bring_up().await {
-        Ok(false) => {}
-        Ok(true) => engine.tell(up(&pool.view().await)).await,
-        Err(error) => engine.tell(failed("put together", &error)).await,
+    } else {
+        match pool.bring_up().await {
+            Ok(false) => {}
+            Ok(true) => engine.tell(up(&pool.view().await)).await,
+            Err(error) => engine.tell(failed("put together", &error)).await,
+        }
     }
     crate::volumes::compare(&engine, &thins).await;
+    Keeper::new(engine, pool, backup_every).run(stopping).await;
 }
 
 /// The pool was put together.
@@ -61,6 +88,17 @@ pub(crate) fn extended(now: Growth, why: &str) -> NewEvent {
         Bytes(now.metadata).human()
     );
     NewEvent::info("pool.extended", message)
+}
+
+/// Its metadata was backed up.
+pub(crate) fn backed_up(backup: &PoolBackup) -> NewEvent {
+    let message = format!(
+        "the pool's metadata is backed up at transaction {}: {} ({})",
+        backup.transaction_id,
+        backup.file,
+        Bytes(backup.bytes).human()
+    );
+    NewEvent::info("pool.backed_up", message)
 }
 
 /// Something could not be done to the pool.

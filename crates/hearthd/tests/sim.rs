@@ -21,6 +21,7 @@ mod sim {
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;
     mod orphans;
+    mod pool;
     mod respec;
     mod slow;
     mod storm;

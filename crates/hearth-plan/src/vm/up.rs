@@ -45,6 +45,9 @@ impl Vm<'_, '_> {
             };
             self.set(next, Some("vm.vmm_continued"), "its VMM goes on");
         }
+        if self.waits_for_pool(live) {
+            return;
+        }
         match (self.run_state(), self.goal) {
             (Some(RunState::Running), Goal::Paused) => {
                 self.plan.push(

@@ -23,7 +23,7 @@ const CHECK_RATE: u64 = 1 << 20;
 const SAID: usize = 500;
 
 /// How long a check of so much metadata may take.
-fn check_deadline(metadata: u64) -> Duration {
+pub(super) fn check_deadline(metadata: u64) -> Duration {
     CHECK_LEAST + Duration::from_secs(metadata / CHECK_RATE)
 }
 
@@ -162,7 +162,7 @@ impl Pool {
     }
 
     /// Checks the metadata of a pool that is ready, and puts it together if it is good.
-    async fn put_together(&self, record: Record) -> Result<(), PoolError> {
+    pub(super) async fn put_together(&self, record: Record) -> Result<(), PoolError> {
         if matches!(self.look().await?, Found::Running(_)) {
             return Ok(());
         }
@@ -181,7 +181,13 @@ impl Pool {
             let said = said.unwrap_or_else(|| "thin_check did not end in time".to_owned());
             return Err(PoolError::Damaged { said });
         }
-        self.assemble(layout).await
+        self.absolve(&layout).await?;
+        self.assemble(layout).await?;
+        // Metadata that was full is full again with its first write.
+        if let Err(error) = self.make_room(record).await {
+            tracing::warn!(error = %chain(&error), "the pool is put together, and cannot be given more room");
+        }
+        Ok(())
     }
 
     async fn assemble(&self, layout: Layout) -> Result<(), PoolError> {
@@ -191,7 +197,7 @@ impl Pool {
         .await
     }
 
-    async fn check_metadata(&self, layout: &Layout) -> Result<PoolCheck, PoolError> {
+    pub(super) async fn check_metadata(&self, layout: &Layout) -> Result<PoolCheck, PoolError> {
         let (at, begun) = (Timestamp::now(), Instant::now());
         let deadline = check_deadline(layout.metadata);
         let checked = self.ground.check(&self.place.metadata(), deadline).await?;
@@ -230,6 +236,23 @@ impl Pool {
         })
         .await?;
         Ok(true)
+    }
+
+    /// Destroys the pool with all that is in it, and sets up an empty one of the same size. In between what
+    /// was known of its content is forgotten.
+    ///
+    /// # Errors
+    /// As [`Pool::destroy`] and [`Pool::setup`]; what was destroyed by then is.
+    pub async fn reset(
+        &self,
+        force: bool,
+        forget: impl Future<Output = ()>,
+    ) -> Result<(), PoolError> {
+        let record = self.recorded().await?.ok_or(PoolError::Absent)?;
+        let size = Bytes(self.layout(&record)?.data);
+        self.destroy(force).await?;
+        forget.await;
+        self.setup(Some(size)).await.map(drop)
     }
 
     /// Destroys the pool with all that is in it: devices, files, record. One that holds data, or may
@@ -272,7 +295,7 @@ impl Pool {
 }
 
 /// A pool that others use is left alone.
-fn unused(running: &Running) -> Result<(), PoolError> {
+pub(super) fn unused(running: &Running) -> Result<(), PoolError> {
     match running.users {
         0 => Ok(()),
         users => Err(PoolError::InUse { users }),

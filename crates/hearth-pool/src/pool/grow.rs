@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use hearth_dm::thin::PoolStatus;
 use hearth_types::pool::ExtendPool;
+use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
 
 use super::{LOOK, Pool};
@@ -53,8 +55,10 @@ impl Pool {
     /// off on the way it is gone on with.
     pub async fn extend(&self, asked: &ExtendPool) -> Result<Growth, PoolError> {
         let _turn = self.begin("extend").await?;
-        let (record, running) = self.ready().await?;
+        let (record, _) = self.ready().await?;
         let record = self.settle(record).await?;
+        let (_, running) = self.ready().await?;
+        may_grow(&running)?;
         let readings = self.read(&record, &running).await?;
         let to = self.wanted(&readings, asked)?;
         self.grow(record, to).await?;
@@ -68,9 +72,16 @@ impl Pool {
     /// As [`Pool::extend`].
     pub async fn keep_room(&self) -> Result<Option<Growth>, PoolError> {
         let _turn = self.begin("growth").await?;
-        let (record, running) = self.ready().await?;
+        let (record, _) = self.ready().await?;
+        self.make_room(record).await
+    }
+
+    /// The same for whoever has the turn.
+    pub(super) async fn make_room(&self, record: Record) -> Result<Option<Growth>, PoolError> {
         let record = self.settle(record).await?;
+        let (_, running) = self.ready().await?;
         let readings = self.read(&record, &running).await?;
+        may_grow(&running)?;
         let Some(to) = readings.growth(&self.limits) else {
             return Ok(None);
         };
@@ -99,8 +110,14 @@ impl Pool {
         );
         match record.growing(&self.place)? {
             Some(to) => match self.finish(record, to).await {
-                Err(PoolError::NoSpace { .. }) => self.recorded().await?.ok_or(PoolError::Absent),
-                done => done,
+                Ok(record) => Ok(record),
+                Err(error) => match self.recorded().await? {
+                    Some(record) if record.growing(&self.place)?.is_none() => {
+                        tracing::warn!(error = %chain(&error), "a growth of the pool that was cut off is given up");
+                        Ok(record)
+                    }
+                    _ => Err(error),
+                },
             },
             None if suspended => {
                 let layout = self.layout(&record)?;
@@ -126,8 +143,12 @@ impl Pool {
             })
             .await;
         if let Err(error) = grown {
-            // Neither file has grown.
-            if matches!(error, PoolError::NoSpace { .. }) {
+            let untouched = self
+                .relief("a look at the pool's files", move |_, place| {
+                    Ok(files::have(place, &from))
+                })
+                .await?;
+            if untouched {
                 record.give_up_growth();
                 self.write(&record).await?;
             }
@@ -205,6 +226,17 @@ impl Pool {
         let (most, why) = readings.most_metadata_by_room();
         check("metadata", present.metadata, to.metadata, most, why)?;
         Ok(to)
+    }
+}
+
+/// The kernel changes no metadata that has to be checked.
+const fn may_grow(running: &Running) -> Result<(), PoolError> {
+    match running.status {
+        PoolStatus::Works {
+            needs_check: true, ..
+        } => Err(PoolError::NeedsCheck),
+        PoolStatus::Works { .. } => Ok(()),
+        PoolStatus::Failed => Err(PoolError::NotWorking { state: "failed" }),
     }
 }
 

@@ -5,8 +5,8 @@ mod volumes;
 use clap::{Args, Subcommand};
 
 use hearth_types::pool::{
-    ExtendPool, PoolCheck, PoolOperation, PoolSpace, PoolState, PoolUsage, PoolVerdict, PoolView,
-    SetUpPool,
+    ExtendPool, PoolBackup, PoolCheck, PoolOperation, PoolRepair, PoolSpace, PoolState, PoolUsage,
+    PoolVerdict, PoolView, RestorePool, SetUpPool,
 };
 use hearth_types::units::Bytes;
 
@@ -27,6 +27,15 @@ pub(crate) enum PoolCommand {
     Extend(ExtendArgs),
     /// Shows what is in the pool: images, VMs' disks, leftovers
     Volumes,
+    /// Repairs damaged metadata of a pool that nothing uses; the damaged is kept beside
+    Repair,
+    /// Backs the metadata up, also while the pool is used
+    Backup,
+    /// Lists the backups of the metadata, the newest first
+    Backups,
+    RestoreMetadata(RestoreArgs),
+    /// Destroys the pool with all that is in it, and sets up an empty one of the same size
+    Reset(DestroyArgs),
     Destroy(DestroyArgs),
 }
 
@@ -56,6 +65,18 @@ pub(crate) struct ExtendArgs {
     metadata: Option<Bytes>,
 }
 
+/// Puts a backup in the metadata's place, of a pool that nothing uses
+///
+/// What was made or written since the backup is lost. The metadata from before is kept beside.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The backup's name, as `hearth pool backups` lists it
+    file: String,
+    /// Yes, what was made since the backup is lost
+    #[arg(short, long, required = true)]
+    force: bool,
+}
+
 /// Destroys the pool with all that is in it
 #[derive(Debug, Args)]
 pub(crate) struct DestroyArgs {
@@ -79,6 +100,14 @@ pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
             let asked = ExtendPool { data, by, metadata };
             client.extend_pool(&asked).await?
         }
+        PoolCommand::Repair => return repaired(&context.out, &client.repair_pool().await?),
+        PoolCommand::RestoreMetadata(RestoreArgs { file, .. }) => {
+            let restored = client.restore_pool(&RestorePool { file }).await?;
+            return repaired(&context.out, &restored);
+        }
+        PoolCommand::Backup => return list(&context.out, &[client.back_up_pool().await?]),
+        PoolCommand::Backups => return list(&context.out, &client.pool_backups().await?),
+        PoolCommand::Reset(args) => client.reset_pool(args.force).await?,
         PoolCommand::Destroy(args) => {
             client.destroy_pool(args.force).await?;
             context
@@ -88,6 +117,38 @@ pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
         }
     };
     show(&context.out, &view)?;
+    Ok(exit_codes::OK)
+}
+
+fn repaired(out: &Output, repair: &PoolRepair) -> Outcome {
+    if out.is_json() {
+        out.json(repair)?;
+        return Ok(exit_codes::OK);
+    }
+    match &repair.kept {
+        Some(kept) => out.note(format!(
+            "The metadata is sound and the pool is put together; what was there is kept as {kept}."
+        )),
+        None => out.note("The metadata has no damage; the pool is put together."),
+    }
+    Ok(exit_codes::OK)
+}
+
+fn list(out: &Output, backups: &[PoolBackup]) -> Outcome {
+    if out.is_json() {
+        out.json(&backups)?;
+        return Ok(exit_codes::OK);
+    }
+    let mut table = Table::new(&["BACKUP", "MADE", "TRANSACTION", "SIZE"]);
+    for backup in backups {
+        table.row(vec![
+            (&backup.file).into(),
+            ago(backup.at, out.now).into(),
+            Cell::from(backup.transaction_id),
+            Bytes(backup.bytes).human().into(),
+        ]);
+    }
+    out.table(&table)?;
     Ok(exit_codes::OK)
 }
 

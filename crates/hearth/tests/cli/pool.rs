@@ -22,6 +22,13 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
                 .delete(destroy),
         )
         .route("/v1/pool/check", post(async || refused_check()))
+        .route("/v1/pool/reset", post(async || axum::Json(up())))
+        .route("/v1/pool/repair", post(async || axum::Json(repaired())))
+        .route("/v1/pool/restore", post(async || axum::Json(repaired())))
+        .route(
+            "/v1/pool/backups",
+            get(async || axum::Json(json!([backup()]))).post(async || axum::Json(backup())),
+        )
         .route("/v1/pool/extend", post(async || axum::Json(low())))
 }
 
@@ -35,6 +42,17 @@ fn up() -> Value {
         "block": 65_536, "transaction_id": 12, "users": 3,
         "folder": "/var/lib/hearth/pool", "made_at": "2026-02-28T12:00:00Z",
         "last_check": {"at": "2026-03-01T11:00:00Z", "took_ms": 41, "verdict": "good"}
+    })
+}
+
+fn repaired() -> Value {
+    json!({"kept": "hearth-pool-metadata.damaged-20260301T120000Z"})
+}
+
+fn backup() -> Value {
+    json!({
+        "at": "2026-03-01T02:00:00Z", "transaction_id": 12, "bytes": 4_096,
+        "file": "metadata-20260301T020000Z-t12.xml.zst"
     })
 }
 
@@ -107,6 +125,34 @@ fn orders_and_refusals() {
             "POST /v1/pool/extend {}",
             "DELETE /v1/pool",
             "DELETE /v1/pool?force=true",
+        ]
+    );
+}
+
+#[test]
+fn metadata_is_repaired_backed_up_and_restored() {
+    let fake = Fake::start();
+    let file = "metadata-20260301T020000Z-t12.xml.zst";
+    let text = session(
+        &fake,
+        &[
+            &["pool", "repair"],
+            &["pool", "backup"],
+            &["pool", "backups"],
+            &["pool", "backups", "-o", "json"],
+            &["pool", "restore-metadata", file],
+            &["pool", "restore-metadata", "--force", file],
+            &["pool", "reset", "--force"],
+        ],
+    );
+    insta::assert_snapshot!("pool-metadata", text);
+    assert_eq!(
+        fake.changes(),
+        [
+            "POST /v1/pool/repair".to_owned(),
+            "POST /v1/pool/backups".to_owned(),
+            format!(r#"POST /v1/pool/restore {{"file":"{file}"}}"#),
+            "POST /v1/pool/reset?force=true".to_owned(),
         ]
     );
 }

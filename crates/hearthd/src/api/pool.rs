@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use hearth_pool::{Kind, PoolError};
 use hearth_types::event::NewEvent;
-use hearth_types::pool::{ExtendPool, PoolView, SetUpPool};
+use hearth_types::pool::{ExtendPool, PoolBackup, PoolRepair, PoolView, RestorePool, SetUpPool};
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
 use hearth_types::thin::PoolVolumes;
@@ -91,6 +91,92 @@ async fn let_go(api: &Api) {
     if let Err(error) = api.thins.let_go().await {
         tracing::info!(error = %chain(&error), "volumes of the pool stay on");
     }
+}
+
+/// Repairs the metadata of a pool that nothing uses, and puts it together. The damaged metadata is kept beside;
+/// metadata without damage is left as it is.
+#[utoipa::path(post, path = "/v1/pool/repair", operation_id = "repair_pool", tag = "pool",
+    responses((status = 200, body = PoolRepair), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn repair(State(api): State<Api>) -> ApiResult<Json<PoolRepair>> {
+    let_go(&api).await;
+    let pool = api.pool.clone();
+    let repaired = to_its_end(async move { pool.repair().await }).await?;
+    tell_repaired(&api, &repaired, "repaired").await;
+    Ok(Json(repaired))
+}
+
+/// Backs the metadata up, also while the pool is used.
+#[utoipa::path(post, path = "/v1/pool/backups", operation_id = "back_up_pool", tag = "pool",
+    responses((status = 200, body = PoolBackup), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn back_up(State(api): State<Api>) -> ApiResult<Json<PoolBackup>> {
+    let pool = api.pool.clone();
+    let backup = to_its_end(async move { pool.back_up().await }).await?;
+    api.engine.tell(crate::pool::backed_up(&backup)).await;
+    Ok(Json(backup))
+}
+
+/// The backups of the metadata, the newest first.
+#[utoipa::path(get, path = "/v1/pool/backups", operation_id = "pool_backups", tag = "pool",
+    responses((status = 200, body = Vec<PoolBackup>), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn backups(State(api): State<Api>) -> ApiResult<Json<Vec<PoolBackup>>> {
+    api.pool.backups().await.map(Json).map_err(problem)
+}
+
+/// Puts a backup in the place of the metadata of a pool that nothing uses. What was made or written since the
+/// backup is lost. The metadata from before is kept beside.
+#[utoipa::path(post, path = "/v1/pool/restore", operation_id = "restore_pool", tag = "pool", request_body = RestorePool,
+    responses((status = 200, body = PoolRepair), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn restore(
+    State(api): State<Api>,
+    Body(asked): Body<RestorePool>,
+) -> ApiResult<Json<PoolRepair>> {
+    let_go(&api).await;
+    let pool = api.pool.clone();
+    let restored = to_its_end(async move { pool.restore(&asked.file).await }).await?;
+    tell_repaired(&api, &restored, "restored from a backup").await;
+    Ok(Json(restored))
+}
+
+/// Destroys the pool with all that is in it, and sets up an empty one of the same size.
+#[utoipa::path(post, path = "/v1/pool/reset", operation_id = "reset_pool", tag = "pool", params(DestroyParams),
+    responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn reset(
+    State(api): State<Api>,
+    Params(params): Params<DestroyParams>,
+) -> ApiResult<Json<PoolView>> {
+    let_go(&api).await;
+    let (pool, thins) = (api.pool.clone(), api.thins.clone());
+    let force = params.force.unwrap_or(false);
+    to_its_end(async move {
+        let forget = async {
+            if let Err(error) = thins.forget_all().await {
+                tracing::error!(error = %chain(&error), "the pool is destroyed, and its ledger is not empty");
+            }
+        };
+        pool.reset(force, forget).await
+    })
+    .await?;
+    let message = "the pool and all that was in it is destroyed, and an empty one is set up";
+    api.engine.tell(NewEvent::info("pool.reset", message)).await;
+    Ok(Json(api.pool.view().await))
+}
+
+async fn tell_repaired(api: &Api, repair: &PoolRepair, how: &str) {
+    let message = match &repair.kept {
+        Some(kept) => format!("the pool's metadata is {how}; what was there is kept as {kept}"),
+        None => "the pool's metadata has no damage; the pool is put together".to_owned(),
+    };
+    api.engine
+        .tell(NewEvent::info("pool.repaired", message))
+        .await;
+}
+
+/// A client that hangs up takes nothing with it that is under way.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, PoolError>> + Send + 'static,
+) -> ApiResult<T> {
+    let done = tokio::spawn(work).await.map_err(anyhow::Error::from)?;
+    done.map_err(problem)
 }
 
 /// How the pool is destroyed.

@@ -46,10 +46,13 @@ impl Engine {
         let due: Vec<&VmRow> = rows.iter().filter(|row| due.contains(&row.id)).collect();
         let missing_disks = self.missing_disks(&due).await;
         let health = self.awaited(rows);
+        let on_pool = self.on_pool(rows).await;
         Facts {
             health,
             missing_disks,
             network_failure: self.work.lock().bootstrap.network_failure.clone(),
+            pool: self.pool_room(),
+            on_pool,
         }
     }
 

@@ -50,6 +50,10 @@ pub(super) fn register(registry: &mut Registry, rows: &[VmRow], host: Option<&Ho
         help,
         ConstGauge::new(i64::from(half)),
     );
+    let waits = rows.iter().filter(|row| row.status.pool_wait.is_some());
+    let help =
+        "VMs that are paused because the thin pool that their disk is in is about to run out";
+    registry.register("vms_pool_wait", help, ConstGauge::new(whole(waits.count())));
     let held = rows.iter().filter(|row| row.status.recovery.hold.is_some());
     let help = "VMs that their operator holds: observed, and nothing is done to them automatically";
     registry.register("vms_held", help, ConstGauge::new(whole(held.count())));

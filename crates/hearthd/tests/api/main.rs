@@ -25,6 +25,7 @@ mod mode;
 mod orphans;
 mod overview;
 mod pool;
+mod pool_keeper;
 mod recovery;
 mod refs;
 mod streams;

@@ -133,7 +133,12 @@ async fn damage_is_told_by_name_and_by_the_doctor() {
         .await
         .problem(409, "conflict");
     assert!(refused["detail"].as_str().unwrap().contains("superblock"));
-    assert!(refused["hint"].as_str().unwrap().contains("thin_repair"));
+    assert!(
+        refused["hint"]
+            .as_str()
+            .unwrap()
+            .contains("hearth pool repair")
+    );
     let view = pool(&rig).await;
     assert_eq!(view.state, PoolState::Damaged);
     assert_eq!(codes(&rig).await, ["pool.set_up", "pool.failed"]);

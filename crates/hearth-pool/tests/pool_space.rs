@@ -1,0 +1,352 @@
+//! Room and metadata of the pool on the kernel's own device-mapper: grown under writes, filled to the
+//! end, damaged and mended. Where there is none these tests are skipped; the testbed's scenario
+//! `pool-space` runs them where there is one.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a failed unwrap is a failed test, and skips are said"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use camino::Utf8PathBuf;
+use hearth_dm::thin::{Message, thin_table};
+use hearth_dm::{Control, Key, Remove, Suspend};
+use hearth_pool::{HostGround, Limits, Place, Pool, PoolError};
+use hearth_types::InstallationId;
+use hearth_types::pool::{ExtendPool, PoolState, PoolVerdict};
+use hearth_types::units::{Bytes, MIB};
+
+/// How long anything may take that waits for another.
+const PATIENCE: Duration = Duration::from_secs(45);
+
+/// A pool of a test's own, destroyed with it.
+struct World {
+    control: Control,
+    pool: Pool,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    /// `None`, and a word, where there is no device-mapper.
+    async fn new(data: u64) -> Option<Self> {
+        let control = match Control::open() {
+            Ok(control) => control,
+            Err(error) => {
+                println!("SKIP: {}", hearth_types::survey::chain(&error));
+                return None;
+            }
+        };
+        if hearth_host::command::find("thin_check").is_none() {
+            println!("SKIP: thin_check is not installed");
+            return None;
+        }
+        // Not in memory: a test of files is one of a disk.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
+        let place = Place::new(&dir, InstallationId::new());
+        let world = Self {
+            control,
+            pool: Pool::new(place, Arc::new(HostGround)),
+            _folder: folder,
+        };
+        world.pool.setup(Some(Bytes(data))).await.unwrap();
+        Some(world)
+    }
+
+    fn ours(&self) -> Key<'_> {
+        Key::Uuid(&self.pool.place().uuid)
+    }
+
+    fn say(&self, message: Message) -> Result<(), hearth_dm::DmError> {
+        self.control
+            .message(self.ours(), &message.to_string())
+            .map(drop)
+    }
+
+    fn uuid(&self, id: u32) -> String {
+        format!("{}-{id}", self.pool.place().uuid)
+    }
+
+    /// Switches a thin device of this many bytes on.
+    fn activate(&self, id: u32, size: u64) -> File {
+        let (name, uuid) = (format!("{}-{id}", self.pool.place().name), self.uuid(id));
+        let pool = self.control.info(self.ours()).unwrap().device;
+        let made = self.control.create(&name, &uuid).unwrap();
+        let table = thin_table(pool, id, size / 512);
+        let key = Key::Uuid(&uuid);
+        self.control.load(key, &[table], false).unwrap();
+        self.control.resume(key).unwrap();
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(made.device.node())
+            .unwrap()
+    }
+
+    fn deactivate(&self, id: u32) {
+        let uuid = self.uuid(id);
+        let end = Instant::now() + PATIENCE;
+        // udev may have it open for a moment.
+        while let Err(error) = self.control.remove(Key::Uuid(&uuid), Remove::Now) {
+            assert!(Instant::now() < end, "{error}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    async fn state(&self) -> PoolState {
+        self.pool.view().await.state
+    }
+
+    /// Data and metadata as the kernel says them, in bytes.
+    async fn sizes(&self) -> (u64, u64) {
+        let view = self.pool.view().await;
+        (view.data.unwrap().size, view.metadata.unwrap().size)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let place = self.pool.place();
+        for listed in self.control.list().unwrap_or_default() {
+            if listed.name.starts_with(&place.name) && listed.name != place.name {
+                drop(self.control.remove(Key::Name(&listed.name), Remove::Now));
+            }
+        }
+        drop(self.control.remove(self.ours(), Remove::Now));
+    }
+}
+
+/// Writes so many MiB, each with its number, past the page cache's patience.
+fn fill(file: &File, mebibytes: std::ops::Range<u64>) -> std::io::Result<()> {
+    for at in mebibytes {
+        let block = vec![u8::try_from(at % 251).unwrap(); 1 << 20];
+        file.write_all_at(&block, at * MIB)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn holds(file: &File, mebibytes: std::ops::Range<u64>) {
+    let mut block = vec![0; 1 << 20];
+    for at in mebibytes {
+        file.read_exact_at(&mut block, at * MIB).unwrap();
+        let wanted = u8::try_from(at % 251).unwrap();
+        assert!(block.iter().all(|byte| *byte == wanted), "at {at} MiB");
+    }
+}
+
+fn by(bytes: u64) -> ExtendPool {
+    ExtendPool {
+        by: Some(Bytes(bytes)),
+        ..ExtendPool::default()
+    }
+}
+
+async fn until(what: &str, world: &World, state: PoolState) {
+    let end = Instant::now() + PATIENCE;
+    while world.state().await != state {
+        assert!(
+            Instant::now() < end,
+            "{what}: {:?}",
+            world.pool.view().await
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_grows_under_writes_at_the_kernels_event_and_nothing_is_lost() {
+    let Some(world) = World::new(128 * MIB).await else {
+        return;
+    };
+    world.say(Message::CreateThin { id: 1 }).unwrap();
+    let file = Arc::new(world.activate(1, 1024 * MIB));
+    let mut events = world.pool.events().expect("the kernel tells of events");
+    let writer = {
+        let file = Arc::clone(&file);
+        std::thread::spawn(move || fill(&file, 0..250))
+    };
+    // Nothing but the kernel's word makes it look.
+    let (mut grown, mut took) = (None, Duration::ZERO);
+    while grown.is_none() {
+        tokio::time::timeout(PATIENCE, events.next())
+            .await
+            .expect("no event at low water")
+            .unwrap();
+        let begun = Instant::now();
+        grown = world.pool.keep_room().await.unwrap();
+        took = begun.elapsed();
+    }
+    println!(
+        "from the kernel's event to more room: {} ms",
+        took.as_millis()
+    );
+    writer.join().unwrap().unwrap();
+    holds(&file, 0..250);
+    let (data, _) = world.sizes().await;
+    assert_eq!(data, grown.unwrap().data);
+    assert_eq!(world.state().await, PoolState::Up);
+
+    // A reboot later it is as large, and all is there.
+    drop(file);
+    world.deactivate(1);
+    world.pool.check().await.unwrap();
+    assert_eq!(world.sizes().await.0, data);
+    let file = world.activate(1, 1024 * MIB);
+    holds(&file, 0..250);
+    drop(file);
+    world.deactivate(1);
+    world.pool.destroy(true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_it_makes_writers_wait_and_extended_in_time_they_go_on() {
+    let Some(world) = World::new(128 * MIB).await else {
+        return;
+    };
+    let pool = world.pool.clone().with_limits(Limits {
+        grow: false,
+        ..Limits::default()
+    });
+    world.say(Message::CreateThin { id: 1 }).unwrap();
+    let file = Arc::new(world.activate(1, 512 * MIB));
+    let writer = {
+        let file = Arc::clone(&file);
+        std::thread::spawn(move || fill(&file, 0..200))
+    };
+    until("it fills up", &world, PoolState::Full).await;
+    assert!(!writer.is_finished(), "a write without room did not wait");
+    assert_eq!(pool.keep_room().await.unwrap(), None);
+    let readings = pool.readings().await.unwrap();
+    assert!(readings.tight(pool.limits(), false).is_some());
+    let refused = pool.admit(Bytes(MIB)).await.unwrap_err();
+    assert!(matches!(refused, PoolError::Tight { .. }), "{refused}");
+    pool.extend(&by(256 * MIB)).await.unwrap();
+    until("it has room", &world, PoolState::Up).await;
+    writer.join().unwrap().unwrap();
+    holds(&file, 0..200);
+    drop(file);
+    world.deactivate(1);
+    world.pool.destroy(true).await.unwrap();
+}
+
+/// Makes empty thin devices, each of which takes a block of metadata, until a word is true of the pool.
+/// The next id.
+async fn devices_until(world: &World, first: u32, enough: impl Fn(u64, PoolState) -> bool) -> u32 {
+    for id in first..first + 20_000 {
+        // Looked at now and then: a look takes longer than a device.
+        if id % 32 == 0 {
+            let view = world.pool.view().await;
+            let metadata = view.metadata.unwrap();
+            let percent = metadata.used.unwrap() * 100 / metadata.size;
+            if enough(percent, view.state) {
+                return id;
+            }
+        }
+        // The last ones are refused.
+        drop(world.say(Message::CreateThin { id }));
+    }
+    first + 20_000
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_grows_before_it_is_full_and_brings_a_full_one_back() {
+    let Some(world) = World::new(256 * MIB).await else {
+        return;
+    };
+    let next = devices_until(&world, 1, |percent, _| percent > 76).await;
+    println!("metadata of 16 MiB was low after {next} devices");
+    let grown = world.pool.keep_room().await.unwrap().expect("it is low");
+    assert_eq!(grown.metadata, 32 * MIB);
+    assert_eq!(world.sizes().await.1, 32 * MIB);
+    assert_eq!(world.pool.keep_room().await.unwrap(), None);
+
+    // And one that nobody made larger in time.
+    let next = devices_until(&world, next, |_, state| state == PoolState::ReadOnly).await;
+    assert_eq!(world.state().await, PoolState::ReadOnly, "{next}");
+    assert!(world.pool.back_up().await.is_err());
+    let more = ExtendPool {
+        metadata: Some(Bytes::mib(64)),
+        ..ExtendPool::default()
+    };
+    match world.pool.extend(&more).await {
+        Ok(grown) => assert_eq!(grown.metadata, 64 * MIB),
+        // A write of it has failed: it is read first, and grows when it is put together.
+        Err(error) => {
+            assert!(matches!(error, PoolError::NeedsCheck), "{error}");
+            assert!(world.pool.view().await.needs_check);
+            world.pool.check().await.unwrap();
+        }
+    }
+    until("it is writable again", &world, PoolState::Up).await;
+    assert!(world.sizes().await.1 >= 64 * MIB);
+    world.say(Message::CreateThin { id: 50_000 }).unwrap();
+    world.pool.destroy(true).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_metadata_is_repaired_or_restored_and_the_data_is_there() {
+    let Some(world) = World::new(256 * MIB).await else {
+        return;
+    };
+    world.say(Message::CreateThin { id: 1 }).unwrap();
+    let file = world.activate(1, 256 * MIB);
+    fill(&file, 0..32).unwrap();
+    // While it is used, and a snapshot with it.
+    let backup = world.pool.back_up().await.unwrap();
+    let key = world.uuid(1);
+    world
+        .control
+        .suspend(Key::Uuid(&key), Suspend::Flushed)
+        .unwrap();
+    world
+        .say(Message::CreateSnapshot { id: 2, origin: 1 })
+        .unwrap();
+    world.control.resume(Key::Uuid(&key)).unwrap();
+    assert!(world.pool.repair().await.is_err(), "it is in use");
+    drop(file);
+    world.deactivate(1);
+    world.pool.take_down().await.unwrap();
+    let metadata = world.pool.place().metadata();
+
+    // Its first block is gone: what it said is known.
+    let whole = std::fs::read(&metadata).unwrap();
+    overwrite(&metadata, 0, &[0; 4096]);
+    assert!(world.pool.bring_up().await.is_err());
+    assert_eq!(world.state().await, PoolState::Damaged);
+    let repaired = world.pool.repair().await.unwrap();
+    assert!(repaired.kept.is_some());
+    assert_eq!(world.state().await, PoolState::Up);
+    let view = world.pool.view().await;
+    assert_eq!(view.last_check.unwrap().verdict, PoolVerdict::Good);
+    for id in [1, 2] {
+        let file = world.activate(id, 256 * MIB);
+        holds(&file, 0..32);
+        drop(file);
+        world.deactivate(id);
+    }
+
+    // Nothing is left of it but the backup.
+    world.pool.take_down().await.unwrap();
+    overwrite(&metadata, 0, &vec![0xa5; whole.len()]);
+    let beyond = world.pool.repair().await.unwrap_err();
+    assert!(matches!(beyond, PoolError::Beyond { .. }), "{beyond}");
+    world.pool.restore(&backup.file).await.unwrap();
+    let file = world.activate(1, 256 * MIB);
+    holds(&file, 0..32);
+    drop(file);
+    world.deactivate(1);
+    world.pool.destroy(true).await.unwrap();
+    assert!(!world.pool.place().dir.exists());
+}
+
+fn overwrite(path: &camino::Utf8Path, at: u64, with: &[u8]) {
+    let file = OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(with, at).unwrap();
+    file.sync_all().unwrap();
+}
