@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use hearth_net::NetError;
 use hearth_plan::Step;
+use hearth_pool::PoolError;
+use hearth_safeguards::GuardError;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
 use hearth_types::status::{Goal, Phase, VmStatus};
@@ -68,10 +70,21 @@ pub(super) fn is_slow(error: &anyhow::Error) -> bool {
             .downcast_ref::<NetError>()
             .is_some_and(NetError::is_transient)
             || matches!(cause.downcast_ref(), Some(VmmError::Slow { .. }))
+            || cause.downcast_ref().is_some_and(pool_is_busy)
             || cause
                 .downcast_ref::<Blocked>()
                 .is_some_and(|blocked| blocked.slow)
     })
+}
+
+/// The pool is at something else, or the host is in a state in which nothing is made. What was
+/// asked for was not begun.
+fn pool_is_busy(error: &PoolError) -> bool {
+    matches!(
+        error,
+        PoolError::Working { .. }
+            | PoolError::Guard(GuardError::Refused { .. } | GuardError::NotInTurn { .. })
+    )
 }
 
 impl Engine {
@@ -84,7 +97,10 @@ impl Engine {
         error: &anyhow::Error,
         generation: u64,
     ) -> bool {
-        let of_start = matches!(step, Step::EnsureTap { .. } | Step::StartVmm { .. });
+        let of_start = matches!(
+            step,
+            Step::EnsureDisks { .. } | Step::EnsureTap { .. } | Step::StartVmm { .. }
+        );
         if !of_start || !is_slow(error) {
             return false;
         }
@@ -133,6 +149,23 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_that_is_being_put_together_is_waited_for_and_a_lost_one_is_not() {
+        let told = |error: PoolError| {
+            let disk = hearth_disk::DiskError::Ground {
+                operation: "use",
+                path: "root.img".into(),
+                source: Box::new(hearth_pool::ThinError::from(error)),
+            };
+            is_slow(&anyhow::Error::from(disk))
+        };
+        assert!(told(PoolError::Working {
+            what: "bring_up".to_owned(),
+            since: Duration::ZERO,
+        }));
+        assert!(!told(PoolError::Absent));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn patience_ends_and_begins_anew_with_each_word() {
