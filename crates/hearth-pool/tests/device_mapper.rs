@@ -8,6 +8,9 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "device_mapper/thin.rs"]
+mod thin;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
