@@ -23,6 +23,7 @@ mod lines;
 mod pool;
 mod recovery;
 mod request;
+mod snapshots;
 mod socket;
 mod system;
 mod vms;

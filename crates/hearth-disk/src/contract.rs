@@ -42,6 +42,7 @@ pub async fn contract(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     grows(volumes, ground, owner).await;
     clones_of_clones(volumes, ground, owner).await;
     folders_are_cleared(volumes, ground, owner).await;
+    duplicates_take_the_place(volumes, ground, owner).await;
 }
 
 async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
@@ -166,6 +167,51 @@ async fn clones_of_clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32
     remove_all(volumes, ground, &[first]).await;
     assert_eq!(ground.read(&second, AT, DATA.len()), DATA);
     remove_all(volumes, ground, &[second]).await;
+}
+
+/// A volume is kept as it is at a moment, and put back later.
+async fn duplicates_take_the_place(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let [source, path, kept, new] = ["source", "present", "kept", "new"].map(|it| ground.path(it));
+    ground.put(&source, SIZE, AT, DATA);
+    let made = volumes.clone_from(&source, &path, SIZE, owner).await;
+    made.expect("a clone is made");
+    // As it is now, each time: nothing of the first one is kept for the second.
+    for content in [b"FIRST  ", b"CHANGED"] {
+        volumes.ready(&path, owner).await.expect("it is usable");
+        ground.write(&path, AT, content);
+        let made = volumes.duplicate(&path, &kept, SIZE, owner).await;
+        made.expect("a duplicate is made");
+        assert_eq!(volumes.size(&kept).await.expect("it is measured"), SIZE);
+        assert_eq!(ground.read(&kept, AT, 7), content);
+        if content == b"FIRST  " {
+            volumes.remove(&kept).await.expect("a volume is removed");
+        }
+    }
+    ground.write(&path, AT, b"LATER  ");
+    let at_once = volumes.clones_at_once(&kept, &new).await;
+    at_once.expect("it can be told");
+    assert_eq!(ground.size(&new), None, "to ask leaves nothing");
+    let made = volumes.duplicate(&kept, &new, GROWN, owner).await;
+    made.expect("a duplicate is made");
+    assert_eq!(ground.read(&path, AT, 7), b"LATER  ");
+    for _ in 0..2 {
+        let replaced = volumes.replace(&path, &new).await;
+        replaced.expect("it takes the place, and has it");
+        volumes.ready(&path, owner).await.expect("it is usable");
+        assert_eq!(ground.read(&path, AT, 7), b"CHANGED");
+        assert_eq!(ground.size(&path), Some(GROWN));
+        assert_eq!(ground.owner_and_mode(&path), (owner, 0o600));
+        assert_eq!(ground.size(&new), None);
+    }
+    ground.write(&path, AT, b"AGAIN  ");
+    assert_eq!(ground.read(&kept, AT, 7), b"CHANGED");
+    let nowhere = volumes.replace(&new, &new.with_extension("none")).await;
+    assert!(nowhere.is_err(), "there is neither");
+    volumes
+        .forget_source(&source)
+        .await
+        .expect("a source is forgotten");
+    remove_all(volumes, ground, &[path, kept, source]).await;
 }
 
 async fn folders_are_cleared(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {

@@ -203,6 +203,24 @@ fn remove_blocking(path: &Utf8Path) -> Result<(), DiskError> {
     Ok(())
 }
 
+/// Whether files beside `path` can share the blocks of `source`: tried on a file that goes at once.
+fn shares_blocks(source: &Utf8Path, path: &Utf8Path) -> Result<bool, DiskError> {
+    let from = open_volume(source, false).map_err(failed("open the volume", source))?;
+    remove_stale(path)?;
+    let probe = Unfinished::create(path)?;
+    copy::reflink(&from, &probe.file).map_err(failed("share blocks with", path))
+}
+
+fn replace_blocking(path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+    match std::fs::rename(new, path) {
+        Ok(()) => {}
+        // It was put there before.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path.exists() => {}
+        Err(error) => return Err(failed("put in place", path)(error)),
+    }
+    sync_folder(path)
+}
+
 /// Runs file operations where they may block.
 async fn blocking<T: Send + 'static>(
     path: &Utf8Path,
@@ -277,6 +295,16 @@ impl Volumes for FileVolumes {
 
     async fn grow(&self, path: &Utf8Path, size: Bytes) -> Result<(), DiskError> {
         blocking(path, move |path| grow_blocking(path, size)).await
+    }
+
+    async fn clones_at_once(&self, source: &Utf8Path, path: &Utf8Path) -> Result<bool, DiskError> {
+        let source = source.to_owned();
+        blocking(path, move |path| shares_blocks(&source, path)).await
+    }
+
+    async fn replace(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+        let new = new.to_owned();
+        blocking(path, move |path| replace_blocking(path, &new)).await
     }
 
     async fn remove(&self, path: &Utf8Path) -> Result<(), DiskError> {

@@ -154,6 +154,55 @@ pub trait Volumes: Send + Sync {
     /// Removes a volume; one that is gone is a success.
     async fn remove(&self, path: &Utf8Path) -> Result<(), DiskError>;
 
+    /// Makes `path` what the volume `source` is at this moment, grown to `size`: a volume of the same
+    /// kind, and nothing of `source` is kept for the next time. Otherwise as [`Volumes::clone_from`],
+    /// whose source is an image and does not change.
+    async fn duplicate(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+        owner: u32,
+    ) -> Result<Made, DiskError> {
+        Volumes::clone_from(self, source, path, size, owner).await
+    }
+
+    /// How large a volume is, as its guest sees it.
+    async fn size(&self, path: &Utf8Path) -> Result<Bytes, DiskError> {
+        let looked_at = path.to_owned();
+        let length = hearth_host::aside::aside(move || {
+            use std::io::Seek as _;
+            // A device has no length but its end.
+            std::fs::File::open(looked_at)?.seek(std::io::SeekFrom::End(0))
+        });
+        let length = length.await;
+        length
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+            .map(Bytes)
+            .map_err(unfinished::failed("measure", path))
+    }
+
+    /// Whether a duplicate of `source` under `path` shares its blocks, so that it takes a moment,
+    /// however large the volume is.
+    async fn clones_at_once(
+        &self,
+        _source: &Utf8Path,
+        _path: &Utf8Path,
+    ) -> Result<bool, DiskError> {
+        Ok(false)
+    }
+
+    /// Puts the volume `new` in the place of `path`, which nobody uses; what was there is given
+    /// up. After a crash one of the two is under `path`, whole; once `new` is gone this has
+    /// happened, and asked for again it is a success.
+    async fn replace(&self, path: &Utf8Path, _new: &Utf8Path) -> Result<(), DiskError> {
+        let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
+        Err(unfinished::failed(
+            "put another volume in the place of",
+            path,
+        )(unsupported))
+    }
+
     /// Makes a volume usable under its path, for a VM that is about to start as this user. A
     /// device is switched on, and its node is renewed: its number is another one after a reboot,
     /// and the old one may be somebody else's. Files are always usable.

@@ -10,6 +10,7 @@
 //! would have, so whoever opens the path finds a disk, whatever it stands on.
 
 mod making;
+mod swap;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -263,6 +264,28 @@ impl Volumes for ThinVolumes {
                 self.files.create_ext4(path, size, label, owner).await
             }
         }
+    }
+
+    async fn duplicate(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+        owner: u32,
+    ) -> Result<Made, DiskError> {
+        self.same_kind(source, path, size, owner).await
+    }
+
+    async fn size(&self, path: &Utf8Path) -> Result<Bytes, DiskError> {
+        self.size_of(path).await
+    }
+
+    async fn clones_at_once(&self, source: &Utf8Path, path: &Utf8Path) -> Result<bool, DiskError> {
+        self.shares(source, path).await
+    }
+
+    async fn replace(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+        self.swap(path, new).await
     }
 
     async fn grow(&self, path: &Utf8Path, size: Bytes) -> Result<(), DiskError> {

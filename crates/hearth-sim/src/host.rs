@@ -206,6 +206,8 @@ pub struct SimHost {
     pub leaky_survey: bool,
     /// Free bytes of the data folder's file system; the real one's when absent.
     pub free: Option<u64>,
+    /// The beginning of a volume goes into its clones, so that they can be told apart.
+    pub content: bool,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -242,6 +244,7 @@ impl SimHost {
             launched_at_once: (0, 0),
             leaky_survey: false,
             free: None,
+            content: false,
             violations: Vec::new(),
         }
     }

@@ -91,6 +91,26 @@ pub enum StoreError {
         /// Who has it.
         by: VmId,
     },
+    /// Another snapshot has the name.
+    #[error("the name {name} is taken by another snapshot: choose another name or remove that one")]
+    SnapshotNamed {
+        /// The name.
+        name: VmName,
+    },
+    /// A VM's disks are still to be made of the snapshot.
+    #[error("snapshot {name} is used by {vm}: its disks are not made yet")]
+    SnapshotUsed {
+        /// The snapshot.
+        name: VmName,
+        /// The VM.
+        vm: String,
+    },
+    /// The snapshot is gone, or is not whole.
+    #[error("snapshot {name} is not there any more")]
+    SnapshotGone {
+        /// The snapshot.
+        name: VmName,
+    },
     /// Another VM publishes the port (`0.0.0.0` overlaps every address).
     #[error(
         "host port {port} is published by VM {by} already: choose another host port or address"

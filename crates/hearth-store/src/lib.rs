@@ -26,6 +26,7 @@ pub mod offline;
 mod open;
 mod session;
 mod settings;
+mod snapshots;
 mod store;
 mod thin;
 mod vms;

@@ -1,5 +1,7 @@
 //! The handle that the rest of the daemon holds.
 
+mod snapshots;
+
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -106,6 +106,11 @@ uuid_id!(
     "installation id"
 );
 uuid_id!(
+    /// Names one snapshot of a VM's disks; never used again.
+    SnapshotId,
+    "snapshot id"
+);
+uuid_id!(
     /// Names one journal entry: an effect on the host that was intended.
     IntentId,
     "intent id"

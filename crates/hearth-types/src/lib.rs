@@ -22,13 +22,14 @@ pub mod pool;
 pub mod problem;
 pub mod process;
 pub mod resources;
+pub mod snapshot;
 pub mod spec;
 pub mod status;
 pub mod survey;
 pub mod thin;
 pub mod units;
 
-pub use ids::{EventSeq, ImageId, InstallationId, IntentId, VmId};
+pub use ids::{EventSeq, ImageId, InstallationId, IntentId, SnapshotId, VmId};
 pub use mark::OwnerMark;
 pub use names::{Label, VmName};
 pub use spec::{RestartPolicy, VmSpec};

@@ -113,6 +113,9 @@ enum Command {
     /// Sets up, shows, checks, extends, repairs and destroys the thin pool
     #[command(subcommand)]
     Pool(commands::pool::PoolCommand),
+    /// Makes, lists, removes, restores and clones snapshots of VMs' disks
+    #[command(subcommand)]
+    Snapshot(commands::snapshot::SnapshotCommand),
     Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
@@ -212,6 +215,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Image(command) => commands::image::run(context, command).await,
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Pool(command) => commands::pool::run(context, command).await,
+        Command::Snapshot(command) => commands::snapshot::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,
         Command::Dump(args) => commands::history::dump(context, args).await,

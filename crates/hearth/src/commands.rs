@@ -21,6 +21,7 @@ pub(crate) mod ps;
 pub(crate) mod recovery;
 pub(crate) mod run;
 pub(crate) mod shell;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod system;
 pub(crate) mod wait;

@@ -16,6 +16,8 @@ mod objects;
 mod pool;
 #[path = "cli/runner.rs"]
 mod runner;
+#[path = "cli/snapshot.rs"]
+mod snapshot;
 #[path = "cli/sockets.rs"]
 mod sockets;
 

@@ -25,6 +25,7 @@ pub mod pool;
 pub(crate) mod ports;
 pub mod recovery;
 pub mod serve;
+pub mod snapshots;
 pub mod stats;
 pub mod stream;
 pub mod view;
@@ -151,6 +152,11 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(pool::back_up, pool::backups))
         .routes(routes!(pool::restore))
         .routes(routes!(pool::reset))
+        .routes(routes!(snapshots::create))
+        .routes(routes!(snapshots::list))
+        .routes(routes!(snapshots::get, snapshots::delete))
+        .routes(routes!(snapshots::restore))
+        .routes(routes!(snapshots::clone_vm))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))

@@ -19,6 +19,7 @@
 pub mod act;
 pub mod agents;
 mod bootstrap;
+mod borrow;
 mod disks;
 pub mod guest_config;
 mod host_breaker;
@@ -36,6 +37,7 @@ mod respec;
 mod retry;
 mod shared;
 mod slow;
+mod snapshots;
 pub mod survey;
 mod units;
 pub mod watch;
@@ -140,6 +142,8 @@ pub struct Engine {
     pub(crate) dumping: Mutex<BTreeSet<VmId>>,
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
+    /// Who works with which snapshot.
+    snapshots: snapshots::Holds,
     launches: launches::Launches,
     wake: Arc<Notify>,
     looks: looks::Looks,
@@ -243,6 +247,7 @@ impl Engine {
             dumping: Mutex::default(),
             metrics,
             failpoints,
+            snapshots: snapshots::Holds::default(),
             launches: launches::Launches::default(),
             parts,
             settings,
@@ -363,6 +368,7 @@ impl Engine {
         let mut due = Instant::now();
         self.recall_mode().await;
         self.recall_host_breaker().await;
+        self.settle_snapshots().await;
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),
         ));

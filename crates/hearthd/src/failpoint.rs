@@ -16,8 +16,19 @@ pub type Hook = Arc<dyn Fn(&'static str, &'static str) -> BoxFuture<'static, ()>
 
 /// The sides of a step.
 const SIDES: [&str; 2] = ["before", "after"];
-/// Places within steps: between two effects of one step.
-const WITHIN: [(&str, &str); 1] = [("after", "launch")];
+/// Places within steps, between two effects of one, and within the work on snapshots.
+const WITHIN: [(&str, &str); 10] = [
+    ("after", "launch"),
+    ("after", "snapshot_begun"),
+    ("after", "snapshot_still"),
+    ("after", "snapshot_disk"),
+    ("after", "snapshot_disks_removed"),
+    ("after", "restore_begun"),
+    ("after", "restore_disk"),
+    ("after", "restore_decided"),
+    ("after", "restore_settled"),
+    ("after", "clone_recorded"),
+];
 
 /// Every place there is.
 pub fn places() -> impl Iterator<Item = (&'static str, &'static str)> {

@@ -19,6 +19,7 @@ mod pool;
 mod process;
 mod recovery;
 mod scrape;
+mod snapshots;
 
 pub use scrape::CONTENT_TYPE;
 
@@ -124,6 +125,7 @@ pub struct Metrics {
     commits: Family<Label, Counter>,
     commit_latency: Histogram,
     pool: pool::PoolMetrics,
+    snapshots: snapshots::Figures,
     stories: Mutex<HashMap<VmId, Story>>,
 }
 
@@ -171,6 +173,7 @@ impl Default for Metrics {
             commits: Family::default(),
             commit_latency: commit_seconds(),
             pool: pool::PoolMetrics::default(),
+            snapshots: snapshots::Figures::default(),
             stories: Mutex::default(),
         };
         metrics.begin_at_zero();
@@ -178,6 +181,7 @@ impl Default for Metrics {
         metrics.pool.register(&mut metrics.registry);
         metrics.register_loop();
         metrics.register_vms();
+        metrics.snapshots.register(&mut metrics.registry);
         metrics
     }
 }

@@ -24,6 +24,7 @@ mod sim {
     mod pool;
     mod respec;
     mod slow;
+    mod snapshots;
     mod storm;
     mod stuck;
     mod timers;

@@ -225,6 +225,32 @@ impl Thins {
         Ok(())
     }
 
+    /// Gives a volume the name of another one, which goes. Nobody has either open.
+    ///
+    /// # Errors
+    /// See [`ThinError`]. What was begun is gone on with when it is asked for again, and the removal
+    /// by the next change.
+    pub async fn take_over(
+        &self,
+        new: &ThinDevice,
+        old: Option<ThinDevice>,
+        name: &str,
+    ) -> Result<(), ThinError> {
+        // A device that is on has its name in the kernel's table, too.
+        self.deactivate(new.id).await?;
+        let gone = old.as_ref().map(|old| old.id);
+        self.mark(old.into_iter().collect()).await?;
+        let renamed = ThinDevice {
+            name: name.to_owned(),
+            ..new.clone()
+        };
+        self.ledger.put(renamed).await?;
+        match gone {
+            Some(id) => self.remove(|device| device.id == id).await,
+            None => Ok(()),
+        }
+    }
+
     /// Decides what was cut off, by looking at what the pool has. What cannot be decided stays as
     /// it is, with the reason.
     ///

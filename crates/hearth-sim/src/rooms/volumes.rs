@@ -12,6 +12,9 @@ use hearth_types::Bytes;
 
 use super::Rooms;
 
+/// Bytes of a volume that go into its clones.
+const BEGINNING: usize = 64;
+
 impl Rooms {
     fn make_volume(&self, path: &Utf8Path, size: Bytes, made: Made) -> Result<Made, DiskError> {
         let failed = |operation, source| DiskError::Io {
@@ -37,16 +40,37 @@ impl Rooms {
     }
 }
 
+/// Copies the first bytes of a file that is there.
+fn copy_beginning(source: &Utf8Path, path: &Utf8Path) -> std::io::Result<()> {
+    use std::os::unix::fs::FileExt as _;
+    let mut bytes = [0; BEGINNING];
+    let read = match fs::File::open(source) {
+        Ok(file) => file.read_at(&mut bytes, 0)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let file = fs::OpenOptions::new().write(true).open(path)?;
+    file.write_all_at(&bytes[..read], 0)
+}
+
 #[async_trait]
 impl Volumes for Rooms {
     async fn clone_from(
         &self,
-        _source: &Utf8Path,
+        source: &Utf8Path,
         path: &Utf8Path,
         size: Bytes,
         _owner: u32,
     ) -> Result<Made, DiskError> {
-        self.make_volume(path, size, Made::Copy)
+        let made = self.make_volume(path, size, Made::Copy)?;
+        if made == Made::Copy && self.see(|host| host.content) {
+            copy_beginning(source, path).map_err(|error| DiskError::Io {
+                operation: "copy",
+                path: path.to_owned(),
+                source: error,
+            })?;
+        }
+        Ok(made)
     }
 
     async fn create_ext4(
@@ -57,6 +81,25 @@ impl Volumes for Rooms {
         _owner: u32,
     ) -> Result<Made, DiskError> {
         self.make_volume(path, size, Made::Empty)
+    }
+
+    async fn clones_at_once(
+        &self,
+        _source: &Utf8Path,
+        _path: &Utf8Path,
+    ) -> Result<bool, DiskError> {
+        Ok(true)
+    }
+
+    async fn replace(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+        match fs::rename(new, path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(DiskError::Io {
+                operation: "put in place",
+                path: path.to_owned(),
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     async fn grow(&self, path: &Utf8Path, size: Bytes) -> Result<(), DiskError> {

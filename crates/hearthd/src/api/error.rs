@@ -91,6 +91,8 @@ impl From<StoreError> for ApiError {
         }
         let code = match &error {
             StoreError::NameTaken { .. }
+            | StoreError::SnapshotNamed { .. }
+            | StoreError::SnapshotGone { .. }
             | StoreError::PortTaken { .. }
             | StoreError::AddressTaken { .. }
             | StoreError::LeaseTaken { .. }
@@ -100,6 +102,7 @@ impl From<StoreError> for ApiError {
             | StoreError::StillWanted { .. } => Code::Conflict,
             StoreError::AddressOutside { .. } => Code::Invalid,
             StoreError::Exhausted { .. } | StoreError::Full { .. } => Code::Exhausted,
+            StoreError::SnapshotUsed { .. } => Code::InUse,
             StoreError::NotFound { .. } => Code::NotFound,
             StoreError::Stale { .. } => Code::PreconditionFailed,
             StoreError::KeyReused { .. } => Code::IdempotencyMismatch,

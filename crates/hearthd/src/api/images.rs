@@ -79,7 +79,7 @@ pub async fn delete(
             Code::InUse,
             format!("image {image} is used by {}", used_by.join(", ")),
         )
-        .hint("remove these VMs first"));
+        .hint("remove them first"));
     }
     let images = &api.engine.parts.images;
     let gone = images.remove(&image).await;
@@ -191,11 +191,10 @@ async fn view(api: &Api, image: ImageRecord) -> ApiResult<ImageView> {
 
 async fn users(api: &Api, image: &ImageRecord) -> ApiResult<Vec<String>> {
     let rows = api.engine.parts.store.vms().await;
-    Ok(rows
-        .into_iter()
-        .filter(|row| row.image == image.id)
-        .map(|row| row.spec.name.to_string())
-        .collect())
+    let vms = rows.into_iter().filter(|row| row.image == image.id);
+    let vms = vms.map(|row| row.spec.name.to_string());
+    let snapshots = api.engine.snapshots_of(&image.id).await?;
+    Ok(vms.chain(snapshots).collect())
 }
 
 /// An image room's failure as a problem document.

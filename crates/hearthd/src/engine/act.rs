@@ -246,6 +246,7 @@ impl Engine {
 
     async fn start(self: &Arc<Self>, row: &VmRow, restart: bool) -> anyhow::Result<()> {
         let row = &self.with_uid(row).await?;
+        self.settle_disks(row.id).await?;
         let spec = self.launch_spec(row).await?;
         let identity = self.parts.vmm.launch(&spec).await?;
         self.failpoints.hit("after", "launch").await;

@@ -8,7 +8,7 @@ use hearth_host::aside::aside;
 use hearth_store::VmRow;
 use hearth_types::OwnerMark;
 use hearth_types::names::tap_name;
-use hearth_types::spec::NetworkMode;
+use hearth_types::spec::{NetworkMode, VolumeSpec};
 use hearth_types::units::Bytes;
 use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Nic};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ use super::agents::nonce;
 use super::disks::MadeDisks;
 use super::guest_config::guest_config;
 use super::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK};
+use super::snapshots::Origin;
 use crate::health::{ConsoleMark, console_mark};
 
 /// What the current run of a VM was started with: lets a later daemon talk to its guest.
@@ -39,33 +40,68 @@ impl Engine {
     /// disks do not count.
     pub(super) async fn ensure_disks(&self, row: &VmRow) -> anyhow::Result<()> {
         let dir = self.paths.vm(row.id);
-        let owner = self.vmm_uid(row);
         make_dir(&dir)?;
-        let image = self
-            .parts
-            .images
-            .get(row.image.as_str())
-            .await
-            .with_context(|| format!("image {} is needed", row.image))?;
-        let size = row
-            .spec
-            .disk
-            .unwrap_or_default()
-            .max(Bytes(image.volume_bytes));
-        let source = self.parts.images.volume_path(&row.image);
-        let root = dir.join(ROOT_DISK);
-        let made = Volumes::clone_from(&*self.parts.disks, &source, &root, size, owner).await?;
-        self.at_least(&root, size, made).await?;
-        tracing::debug!(vm = %row.id, ?made, "root disk");
+        let origin = self.origin(row.id).await?;
+        self.ensure_root(row, &dir, origin.as_ref()).await?;
         for volume in &row.spec.volumes {
-            let name = volume.name.as_str();
-            let path = dir.join(Paths::volume_file(name));
-            let disks = &self.parts.disks;
-            let made = disks.create_ext4(&path, volume.size, name, owner).await?;
-            self.at_least(&path, volume.size, made).await?;
+            self.ensure_volume(row, &dir, volume, origin.as_ref())
+                .await?;
         }
         let marker = serde_json::to_vec(&MadeDisks::of(row))?;
-        place_aside(dir.join(DISKS_MARKER), marker, true).await
+        place_aside(dir.join(DISKS_MARKER), marker, true).await?;
+        if origin.is_some() {
+            // The snapshot may go from now on.
+            self.parts.store.forget_origin(row.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_root(
+        &self,
+        row: &VmRow,
+        dir: &Utf8Path,
+        origin: Option<&Origin>,
+    ) -> anyhow::Result<()> {
+        let image = self.parts.images.get(row.image.as_str()).await;
+        let image = image.with_context(|| format!("image {} is needed", row.image))?;
+        let wanted = row.spec.disk.unwrap_or_default();
+        let size = wanted.max(Bytes(image.volume_bytes));
+        let (root, owner, disks) = (dir.join(ROOT_DISK), self.vmm_uid(row), &*self.parts.disks);
+        let of_snapshot = origin.and_then(|origin| origin.disk(ROOT_DISK));
+        let (size, made) = match of_snapshot {
+            Some((source, least)) => {
+                let size = size.max(least);
+                (size, disks.duplicate(&source, &root, size, owner).await?)
+            }
+            None => {
+                let source = self.parts.images.volume_path(&row.image);
+                let made = Volumes::clone_from(disks, &source, &root, size, owner).await?;
+                (size, made)
+            }
+        };
+        tracing::debug!(vm = %row.id, ?made, "root disk");
+        self.at_least(&root, size, made).await
+    }
+
+    async fn ensure_volume(
+        &self,
+        row: &VmRow,
+        dir: &Utf8Path,
+        volume: &VolumeSpec,
+        origin: Option<&Origin>,
+    ) -> anyhow::Result<()> {
+        let name = volume.name.as_str();
+        let (file, owner) = (Paths::volume_file(name), self.vmm_uid(row));
+        let (path, disks) = (dir.join(&file), &self.parts.disks);
+        let of_snapshot = origin.and_then(|origin| origin.disk(&file));
+        let made = match of_snapshot {
+            Some((source, least)) => {
+                let size = volume.size.max(least);
+                disks.duplicate(&source, &path, size, owner).await?
+            }
+            None => disks.create_ext4(&path, volume.size, name, owner).await?,
+        };
+        self.at_least(&path, volume.size, made).await
     }
 
     /// Grows a volume that was there already, if it has to be. The guest grows its file system.
@@ -80,7 +116,7 @@ impl Engine {
         }
     }
 
-    fn vmm_uid(&self, row: &VmRow) -> u32 {
+    pub(super) fn vmm_uid(&self, row: &VmRow) -> u32 {
         if self.settings.unprivileged {
             row.leases.uid
         } else {

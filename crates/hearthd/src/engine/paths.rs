@@ -51,6 +51,12 @@ impl Paths {
         self.data.join("vms").join(vm.to_string())
     }
 
+    /// The folder of all snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> Utf8PathBuf {
+        self.data.join("snapshots")
+    }
+
     /// The file of a data volume in a VM's folder.
     #[must_use]
     pub fn volume_file(name: &str) -> String {

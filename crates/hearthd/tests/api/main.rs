@@ -28,5 +28,6 @@ mod pool;
 mod pool_keeper;
 mod recovery;
 mod refs;
+mod snapshots;
 mod streams;
 mod vms;

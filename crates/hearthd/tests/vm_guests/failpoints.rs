@@ -57,11 +57,23 @@ const TOLD: [(Story, &[&str]); 8] = [
 
 /// Steps that are never taken on a host like this one. All of them have a death before and after
 /// them on the simulated host (`sim/crash.rs`).
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 12] = [
     ("set_goal", "is taken after a reboot of the host"),
+    ("snapshot_begun", SNAPSHOTS),
+    ("snapshot_still", SNAPSHOTS),
+    ("snapshot_disk", SNAPSHOTS),
+    ("snapshot_disks_removed", SNAPSHOTS),
+    ("restore_begun", SNAPSHOTS),
+    ("restore_disk", SNAPSHOTS),
+    ("restore_decided", SNAPSHOTS),
+    ("restore_settled", SNAPSHOTS),
+    ("clone_recorded", SNAPSHOTS),
     ("remove_orphan_unit", "is taken where systemd is the init"),
     ("ensure_limits", "is taken where systemd is the init"),
 ];
+
+/// Where the deaths in the work on snapshots are.
+const SNAPSHOTS: &str = "is in the story of sim/snapshots.rs";
 
 /// What is taken unless all are asked for: each kind of story, and the places where most is at
 /// stake.

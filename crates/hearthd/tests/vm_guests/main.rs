@@ -27,5 +27,6 @@ mod network;
 mod orphans;
 mod restart;
 mod shutdown;
+mod snapshots;
 mod survival;
 mod terminal;

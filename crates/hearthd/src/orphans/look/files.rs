@@ -14,12 +14,14 @@ use crate::engine::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK
 use crate::orphans::keepsake::KEEPSAKE;
 
 /// What the daemon makes in a VM's folder, apart from data volumes.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     DISKS_MARKER,
     INITRD,
     KEEPSAKE,
     LAUNCH_RECORD,
     ROOT_DISK,
+    // A restore that is under way.
+    "restore.json",
     // Crash dumps, and one that is being written.
     "dumps",
     "guest.dump",

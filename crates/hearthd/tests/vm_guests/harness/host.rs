@@ -51,10 +51,24 @@ impl Host {
 
     /// The same, whose data folder is a file system of this size.
     pub(crate) async fn on_small_disk(mib: u64) -> Option<Self> {
+        Self::on_disk(mib, &["mkfs.ext4", "-q", "-m", "0"]).await
+    }
+
+    /// The same, where files can share blocks.
+    pub(crate) async fn on_sharing_disk(mib: u64) -> Option<Self> {
+        let xfs = std::fs::read_to_string("/proc/filesystems").is_ok_and(|all| all.contains("xfs"));
+        if !xfs || !std::path::Path::new("/usr/sbin/mkfs.xfs").exists() {
+            println!("SKIP: needs XFS and mkfs.xfs");
+            return None;
+        }
+        Self::on_disk(mib, &["mkfs.xfs", "-q", "-m", "reflink=1"]).await
+    }
+
+    async fn on_disk(mib: u64, mkfs: &[&str]) -> Option<Self> {
         let tools = Tools::find().map_err(|reason| println!("SKIP: {reason}"));
         let tools = tools.ok()?;
         let mut host = Self::empty(&tools);
-        host.disk = Some(SmallDisk::mount(host.dir(), &host.data(), mib));
+        host.disk = Some(SmallDisk::mount(host.dir(), &host.data(), mib, mkfs));
         host.before = Traces::of(&host.netns, &host.data(), None);
         template::fill(&tools, &host.data()).await;
         Some(host)

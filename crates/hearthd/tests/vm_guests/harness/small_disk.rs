@@ -4,20 +4,21 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::tools::run;
 
-/// An ext4 in a file, mounted; both go with the value.
+/// A file system in a file, mounted; both go with the value.
 #[derive(Debug)]
 pub(crate) struct SmallDisk {
     mounted: Utf8PathBuf,
 }
 
 impl SmallDisk {
-    /// Makes one in `folder` and mounts it at `at`.
-    pub(super) fn mount(folder: &Utf8Path, at: &Utf8Path, mib: u64) -> Self {
+    /// Makes one in `folder`, with these words, and mounts it at `at`.
+    pub(super) fn mount(folder: &Utf8Path, at: &Utf8Path, mib: u64, mkfs: &[&str]) -> Self {
         // Not below the data folder, nor with a name that begins as its does.
         let file = folder.join("disk.img");
         let made = std::fs::File::create(&file).unwrap();
         made.set_len(mib << 20).unwrap();
-        run("mkfs.ext4", &["-q", "-m", "0", file.as_str()]);
+        let options = mkfs[1..].iter().copied().chain([file.as_str()]);
+        run(mkfs[0], &options.collect::<Vec<_>>());
         std::fs::create_dir_all(at).unwrap();
         run("mount", &["-o", "loop", file.as_str(), at.as_str()]);
         Self {

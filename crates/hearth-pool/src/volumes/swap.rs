@@ -1,0 +1,85 @@
+//! Volumes that are what others were at a moment, and that take their place.
+
+use camino::Utf8Path;
+use hearth_disk::{DiskError, Made};
+use hearth_types::thin::ThinState;
+use hearth_types::units::Bytes;
+
+use super::{Present, ThinVolumes, failed, volume_name};
+
+impl ThinVolumes {
+    /// A volume of the same kind: one of the pool is snapshotted, a file is copied as files are.
+    pub(super) async fn same_kind(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+        owner: u32,
+    ) -> Result<Made, DiskError> {
+        let _lock = self.lock(&volume_name(path)).await;
+        if let Present::Thin(device) = self.present(path).await?
+            && device.state == ThinState::Ready
+        {
+            return self.keep(device, path, size, owner).await;
+        }
+        match self.present(source).await? {
+            Present::Thin(origin) => self.snapshot(&origin, source, path, size, owner).await,
+            Present::File | Present::Nothing => {
+                self.files.duplicate(source, path, size, owner).await
+            }
+        }
+    }
+
+    /// How large it is: the ledger knows, also of one that is off.
+    pub(super) async fn size_of(&self, path: &Utf8Path) -> Result<Bytes, DiskError> {
+        match self.present(path).await? {
+            Present::Thin(device) => Ok(Bytes(device.bytes)),
+            Present::File | Present::Nothing => self.files.size(path).await,
+        }
+    }
+
+    /// Whether a duplicate shares blocks.
+    pub(super) async fn shares(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+    ) -> Result<bool, DiskError> {
+        match self.present(source).await? {
+            Present::Thin(_) => Ok(true),
+            Present::File | Present::Nothing => self.files.clones_at_once(source, path).await,
+        }
+    }
+
+    /// Puts a volume in the place of another one.
+    ///
+    /// ```text
+    ///  both named ─► the old one deleting: its name is free ─► the new one has it ─► the old one gone
+    /// ```
+    /// Each arrow is one entry of the ledger; begun again, it goes on from where it was. The new one
+    /// is off then: its name is that of its device, and it is switched on before the next start.
+    pub(super) async fn swap(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+        let name = volume_name(path);
+        let _lock = self.lock(&name).await;
+        let what = "put another volume in the place of";
+        match self.present(new).await? {
+            Present::Thin(device) => {
+                let old = self.thins.find(&name).await.map_err(failed(what, path))?;
+                let swapped = self.thins.take_over(&device, old, &name).await;
+                swapped.map_err(failed(what, path))?;
+                // Nodes, or the file that the old one was.
+                self.files.remove(path).await?;
+                self.files.remove(new).await
+            }
+            Present::File => {
+                self.files.replace(path, new).await?;
+                let removed = self.thins.remove(|device| device.name == name).await;
+                removed.map_err(failed(what, path))
+            }
+            // It was put there before.
+            Present::Nothing => match self.present(path).await? {
+                Present::Nothing => self.files.replace(path, new).await,
+                Present::Thin(_) | Present::File => Ok(()),
+            },
+        }
+    }
+}
