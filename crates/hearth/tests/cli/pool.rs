@@ -30,6 +30,52 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
             get(async || axum::Json(json!([backup()]))).post(async || axum::Json(backup())),
         )
         .route("/v1/pool/extend", post(async || axum::Json(low())))
+        .route("/v1/pool/volumes", get(async || axum::Json(volumes())))
+}
+
+fn volumes() -> Value {
+    let volume = |id: u32, name: &str, kind: &str, state: &str| {
+        json!({
+            "id": id, "name": name, "kind": kind, "state": state, "bytes": 536_870_912,
+            "created_at": "2026-01-01T00:00:00Z",
+        })
+    };
+    let with = |mut volume: Value, more: Value| {
+        for (key, value) in more.as_object().unwrap() {
+            volume[key] = value.clone();
+        }
+        volume
+    };
+    let image = volume(1, "sha256_9f0c-volume", "image", "ready");
+    let root = volume(2, "web-root", "vm-root", "ready");
+    let data = volume(3, "web-volume-data", "vm-data", "orphaned");
+    let cause = "failed to create filesystem: mke2fs is not installed";
+    json!({
+        "volumes": [
+            with(image, json!({"mapped": 39_845_888})),
+            with(root, json!({"mapped": 42_991_616, "origin": 1, "device": "/dev/dm-3"})),
+            with(data, json!({"mapped": 0, "cause": cause})),
+        ],
+        "differences": [{
+            "id": 2, "kind": "suspended", "repaired": true,
+            "what": "thin device 2 was suspended; its requests go on now",
+        }],
+        "unknown": "the thin devices in the pool's metadata cannot be listed",
+    })
+}
+
+#[test]
+fn what_is_in_it() {
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["pool", "volumes"],
+            &["pool", "volumes", "-o", "wide"],
+            &["pool", "volumes", "-q"],
+        ],
+    );
+    insta::assert_snapshot!("pool-volumes", text);
 }
 
 fn up() -> Value {
