@@ -18,6 +18,7 @@
 mod connection;
 mod endpoint;
 mod error;
+mod gc;
 mod images;
 mod lines;
 mod pool;

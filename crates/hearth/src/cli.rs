@@ -119,6 +119,7 @@ enum Command {
     Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
+    Gc(commands::gc::GcArgs),
     History(commands::history::HistoryArgs),
     Dump(commands::history::DumpArgs),
     /// Checks whether the host has what VMs need
@@ -220,6 +221,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::History(args) => commands::history::run(context, args).await,
         Command::Dump(args) => commands::history::dump(context, args).await,
         Command::Orphans(args) => commands::orphans::run(context, args).await,
+        Command::Gc(args) => commands::gc::run(context, args).await,
         Command::Mode(args) => commands::mode::run(context, args).await,
         Command::Doctor => commands::system::doctor(context).await,
         Command::Config(command) => commands::system::config(context, command).await,

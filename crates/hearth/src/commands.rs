@@ -6,6 +6,7 @@ pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod gc;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod image;

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod error;
 pub mod events;
 pub mod exec;
+pub mod gc;
 pub mod health;
 pub mod history;
 pub mod images;
@@ -144,6 +145,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(orphans::list))
         .routes(routes!(orphans::remove))
         .routes(routes!(orphans::adopt))
+        .routes(routes!(gc::find, gc::clean))
         .routes(routes!(pool::get, pool::set_up, pool::destroy))
         .routes(routes!(pool::check))
         .routes(routes!(pool::volumes))

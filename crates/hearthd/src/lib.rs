@@ -19,6 +19,7 @@ pub mod doctor;
 pub mod dumps;
 pub mod engine;
 pub mod failpoint;
+pub mod gc;
 pub mod health;
 pub mod history;
 pub mod host;

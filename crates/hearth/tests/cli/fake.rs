@@ -136,6 +136,10 @@ fn router(seen: Shared) -> Router {
         )
         .route("/v1/orphans", get(async || axum::Json(objects::orphans())))
         .route("/v1/orphans/remove", post(remove_orphans))
+        .route(
+            "/v1/gc",
+            get(async || axum::Json(objects::garbage(false))).post(clean_garbage),
+        )
         .route("/v1/orphans/{id}/adopt", post(adopt))
         .route("/v1/mode", get(mode).put(set_mode))
         .route(
@@ -469,6 +473,14 @@ async fn reset_host_breaker() -> Response {
         detail: "closed: it had opened for want of disk space".to_owned(),
     };
     axum::Json(json!(reset)).into_response()
+}
+
+async fn clean_garbage(body: axum::Json<Value>) -> Response {
+    if body["kinds"] == json!(["dump"]) {
+        let busy = Problem::new(Code::Conflict, "the host is not idle: VM web is starting");
+        return problem(busy.hint("wait until it has ended"));
+    }
+    axum::Json(objects::garbage(body["force"] == true)).into_response()
 }
 
 async fn remove_orphans(body: axum::Json<Value>) -> Response {

@@ -201,6 +201,23 @@ pub(crate) fn history() -> Value {
     ]})
 }
 
+/// As found, or as one clean-up left it.
+pub(crate) fn garbage(force: bool) -> Value {
+    let item = |id, kind, object, bytes: Option<u64>, done, why: Option<&str>| {
+        json!({"id": id, "kind": kind, "object": object, "reason": "mkfs timed out", "bytes": bytes,
+            "since": "2026-02-27T12:00:00Z", "outcome": if force { done } else { "found" }, "why": why})
+    };
+    json!({"dry_run": !force, "bytes": 240_123_904, "unknown": ["dumps of db: permission denied"],
+        "items": [
+            item("thin-7", "thin_device", "web-root", Some(240_123_904), "cleaned", None),
+            item("thin-9", "thin_device", "db-root", None, "failed", force.then_some("device busy")),
+            {"id": "sha256:77", "kind": "image", "object": "debian:12", "reason": "no VM uses it",
+                "bytes": 1024, "outcome": "skipped", "why": "images go only when they are asked for"},
+        ],
+        "summary": {"cleaned": usize::from(force), "failed": usize::from(force), "orphaned": 3,
+            "skipped": 1, "total_devices": 5}})
+}
+
 pub(crate) fn orphans() -> Value {
     let fate = |what, at: Option<&str>, why| json!({"what": what, "at": at, "why": why});
     let orphan = |id, kind, state, object, since: Option<&str>, fate: Value| {

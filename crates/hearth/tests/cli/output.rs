@@ -214,6 +214,26 @@ fn modes() {
 }
 
 #[test]
+fn garbage() {
+    formats("gc", &["gc"]);
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["gc", "--verbose"],
+            &["gc", "-q"],
+            &["gc", "--force"],
+            &["gc", "--force", "--kind", "dump"],
+            &["gc", "--kind", "image", "--kind", "leftover"],
+            &["gc", "--force", "--dry-run"],
+            &["gc", "--kind", "nothing"],
+        ],
+    );
+    insta::assert_snapshot!("gc-actions", text);
+    insta::assert_snapshot!("gc-requests", fake.changes().join("\n"));
+}
+
+#[test]
 fn orphans() {
     formats("orphans", &["orphans"]);
     let fake = Fake::start();

@@ -18,6 +18,7 @@ mod deploy;
 mod document;
 mod errors;
 mod events;
+mod gc;
 mod images;
 mod lifecycle;
 mod metrics;

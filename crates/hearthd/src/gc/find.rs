@@ -1,0 +1,361 @@
+//! Finding garbage. Nothing is changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use camino::Utf8Path;
+use hearth_plan::gc::Graph;
+use hearth_pool::{Thins, volume_name};
+use hearth_store::VmRow;
+use hearth_types::gc::{GcItem, GcKind, GcOutcome};
+use hearth_types::ids::{ImageId, SnapshotId, VmId};
+use hearth_types::image::ImageRecord;
+use hearth_types::orphan::{OrphanKind, OrphanState};
+use hearth_types::snapshot::Snapshot;
+use hearth_types::survey::chain;
+use hearth_types::thin::{PoolVolume, ThinKind, ThinState};
+
+use super::{is_meant, skip};
+use crate::engine::Engine;
+use crate::engine::paths::{Paths, ROOT_DISK};
+
+/// A dump that is younger may still be wanted.
+const OLD_DUMP: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// What there is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Node {
+    Vm(VmId),
+    Snapshot(SnapshotId),
+    Image(ImageId),
+    Device(u32),
+}
+
+/// How a piece is cleaned.
+#[derive(Debug)]
+pub(super) enum What {
+    /// A device of the pool; that of an image that nothing refers to, by its name.
+    Device { id: u32, image: Option<String> },
+    /// An image.
+    Image(ImageId),
+    /// A file.
+    Dump(String),
+    /// An orphan of the host.
+    Leftover,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) items: Vec<(GcItem, What)>,
+    pub(super) devices: usize,
+    pub(super) unknown: Vec<String>,
+}
+
+/// Finds all garbage of these kinds.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) async fn find(
+    engine: &Arc<Engine>,
+    thins: &Thins,
+    kinds: &[GcKind],
+) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    let rows = engine.parts.store.vms().await;
+    tracing::info!("Step 1: Querying devicemapper for thin devices");
+    let volumes = match thins.volumes().await {
+        Ok(volumes) => {
+            found.unknown.extend(volumes.unknown);
+            volumes.volumes
+        }
+        Err(error) => {
+            found
+                .unknown
+                .push(format!("the pool's devices: {}", chain(&error)));
+            Vec::new()
+        }
+    };
+    found.devices = volumes.len();
+    tracing::info!(count = found.devices, "Found thin devices in devicemapper");
+    tracing::info!("Step 2: Querying database for device records");
+    let images = match engine.parts.images.list().await {
+        Ok(images) => Ok(images),
+        Err(error) => Err(format!("images: {}", chain(&error))),
+    };
+    tracing::info!("Step 3: Identifying orphaned devices");
+    let folder = |image: &ImageId| engine.parts.images.volume_path(image).into_string();
+    let mut graph = graph(&engine.paths, &rows, images.as_deref(), &volumes, folder);
+    match engine.parts.store.snapshots().await {
+        Ok(snapshots) => refer_snapshots(&mut graph, &snapshots, &volumes),
+        Err(error) => graph.cannot_tell(format!("snapshots: {}", chain(&error))),
+    }
+    found.unknown.extend(graph.unknown().iter().cloned());
+    let garbage = graph.garbage();
+    found.devices(&volumes, &garbage);
+    found.images(images.as_deref().unwrap_or_default(), &garbage, kinds);
+    found.leftovers(engine).await?;
+    found.dumps(engine, &rows).await;
+    found.items.retain(|(item, _)| {
+        // Images are shown to those who ask for nothing in particular, and left alone.
+        is_meant(item.kind, kinds) || (kinds.is_empty() && item.kind == GcKind::Image)
+    });
+    for (item, _) in &found.items {
+        tracing::warn!(device_id = item.id, device_name = item.object, kind = %item.kind, mounted = false, "Found orphaned device");
+    }
+    Ok(found)
+}
+
+/// Who refers to what, by the records of those who made it.
+fn graph(
+    paths: &Paths,
+    rows: &[VmRow],
+    images: Result<&[ImageRecord], &String>,
+    volumes: &[PoolVolume],
+    image_volume: impl Fn(&ImageId) -> String,
+) -> Graph<Node> {
+    let mut graph = Graph::default();
+    let named: BTreeMap<&str, u32> = volumes
+        .iter()
+        .filter(|volume| volume.state.is_named())
+        .map(|volume| (volume.name.as_str(), volume.id))
+        .collect();
+    for row in rows {
+        let vm = Node::Vm(row.id);
+        graph.root(vm.clone());
+        graph.refer(vm.clone(), Node::Image(row.image.clone()));
+        let data = row.spec.volumes.iter();
+        let files = data.map(|volume| Paths::volume_file(volume.name.as_str()));
+        for file in files.chain([ROOT_DISK.to_owned()]) {
+            if let Some(id) = named.get(volume_name(&paths.vm(row.id).join(file)).as_str()) {
+                graph.refer(vm.clone(), Node::Device(*id));
+            }
+        }
+    }
+    match images {
+        Ok(images) => {
+            for image in images {
+                let node = Node::Image(image.id.clone());
+                graph.add(node.clone());
+                let path = image_volume(&image.id);
+                if let Some(id) = named.get(volume_name(Utf8Path::new(&path)).as_str()) {
+                    graph.refer(node, Node::Device(*id));
+                }
+            }
+        }
+        Err(why) => graph.cannot_tell(why),
+    }
+    for volume in volumes {
+        let node = Node::Device(volume.id);
+        graph.add(node.clone());
+        // Somebody asked for these, and who does not use one today may tomorrow; and what is being
+        // made has its user already.
+        let wanted = matches!(volume.kind, ThinKind::Snapshot | ThinKind::Data);
+        if wanted || !matches!(volume.state, ThinState::Ready | ThinState::Orphaned) {
+            graph.root(node.clone());
+        }
+        if let Some(origin) = volume.origin {
+            graph.refer(node, Node::Device(origin));
+        }
+    }
+    graph
+}
+
+/// A snapshot needs its VM's image, and the devices of its own folder.
+fn refer_snapshots(graph: &mut Graph<Node>, snapshots: &[Snapshot], volumes: &[PoolVolume]) {
+    for snapshot in snapshots {
+        let node = Node::Snapshot(snapshot.id);
+        graph.root(node.clone());
+        graph.refer(node.clone(), Node::Image(snapshot.image.clone()));
+        let prefix = format!("{}-", snapshot.id);
+        for volume in volumes {
+            if volume.state.is_named() && volume.name.starts_with(&prefix) {
+                graph.refer(node.clone(), Node::Device(volume.id));
+            }
+        }
+    }
+}
+
+fn item(kind: GcKind, id: String, object: String, reason: String) -> GcItem {
+    GcItem {
+        id,
+        kind,
+        object,
+        reason,
+        bytes: None,
+        since: None,
+        outcome: GcOutcome::Found,
+        why: None,
+    }
+}
+
+impl Found {
+    fn devices(&mut self, volumes: &[PoolVolume], garbage: &BTreeSet<Node>) {
+        for volume in volumes {
+            let image = match (volume.state, volume.kind) {
+                (ThinState::Orphaned, _) => None,
+                (ThinState::Ready, _) if garbage.contains(&Node::Device(volume.id)) => {
+                    Some(volume.name.clone())
+                }
+                _ => continue,
+            };
+            let reason = match &image {
+                None => volume
+                    .cause
+                    .clone()
+                    .unwrap_or_else(|| "its making failed".to_owned()),
+                Some(_) => "nothing in the database refers to it".to_owned(),
+            };
+            let mut item = item(
+                GcKind::ThinDevice,
+                format!("thin-{}", volume.id),
+                volume.name.clone(),
+                reason,
+            );
+            item.bytes = volume.mapped;
+            item.since = Some(volume.created_at);
+            if image.is_some() && volume.kind != ThinKind::Image {
+                skip(
+                    &mut item,
+                    "it may be the disk of a VM whose record is lost: see hearth orphans",
+                );
+            }
+            let id = volume.id;
+            self.items.push((item, What::Device { id, image }));
+        }
+    }
+
+    fn images(&mut self, images: &[ImageRecord], garbage: &BTreeSet<Node>, kinds: &[GcKind]) {
+        for image in images {
+            if !garbage.contains(&Node::Image(image.id.clone())) {
+                continue;
+            }
+            let object = image.references.join(", ");
+            let reason = "no VM and no snapshot uses it".to_owned();
+            let mut item = item(GcKind::Image, image.id.to_string(), object, reason);
+            item.bytes = Some(image.disk_bytes);
+            item.since = Some(image.imported_at);
+            if !is_meant(GcKind::Image, kinds) {
+                skip(
+                    &mut item,
+                    "images go only when they are asked for: --kind image",
+                );
+            }
+            self.items.push((item, What::Image(image.id.clone())));
+        }
+    }
+
+    /// What is ours and of no VM, and may be removed by hand. A VMM that runs is no garbage.
+    async fn leftovers(&mut self, engine: &Engine) -> anyhow::Result<()> {
+        let list = engine.orphans().await?;
+        self.unknown.extend(list.unknown);
+        for orphan in list.items {
+            let is_garbage = orphan.removable
+                && orphan.state == OrphanState::Unwanted
+                && orphan.kind != OrphanKind::Vmm;
+            // A VM can be made of it again.
+            if !is_garbage {
+                continue;
+            }
+            let mut item = item(GcKind::Leftover, orphan.id, orphan.object, orphan.reason);
+            item.bytes = orphan.bytes;
+            item.since = orphan.since;
+            if orphan.adoptable {
+                skip(
+                    &mut item,
+                    "a VM can be made of it again: hearth orphans adopt, or remove",
+                );
+            }
+            self.items.push((item, What::Leftover));
+        }
+        Ok(())
+    }
+
+    async fn dumps(&mut self, engine: &Engine, rows: &[VmRow]) {
+        for row in rows {
+            let name = &row.spec.name;
+            let dumps = match engine.dumps(row.id).await {
+                Ok(dumps) => dumps,
+                Err(error) => {
+                    self.unknown.push(format!("dumps of {name}: {error:#}"));
+                    continue;
+                }
+            };
+            for dump in dumps {
+                let age = hearth_plan::transition::elapsed(dump.at, engine.now());
+                if age < OLD_DUMP {
+                    continue;
+                }
+                let days = age.as_secs() / (24 * 3600);
+                let reason = format!("a dump of {name}, {days} days old");
+                let id = format!("dump-{name}-{}", dump.at.as_second());
+                let mut item = item(GcKind::Dump, id, dump.file.clone(), reason);
+                item.bytes = Some(dump.size.0);
+                item.since = Some(dump.at);
+                self.items.push((item, What::Dump(dump.file)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hearth_types::InstallationId;
+
+    use super::*;
+
+    fn volume(id: u32, name: &str, kind: ThinKind, state: ThinState) -> PoolVolume {
+        PoolVolume {
+            id,
+            name: name.to_owned(),
+            kind,
+            state,
+            bytes: 1,
+            mapped: Some(7),
+            origin: None,
+            device: None,
+            cause: None,
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn what_a_vm_an_image_or_a_person_wants_is_no_garbage() {
+        let paths = Paths::new("/data".into());
+        let images = [];
+        let volumes = [
+            volume(1, "gone-volume", ThinKind::Image, ThinState::Ready),
+            volume(2, "snap", ThinKind::Snapshot, ThinState::Ready),
+            volume(3, "new-volume", ThinKind::Image, ThinState::Filling),
+            volume(4, "half", ThinKind::VmRoot, ThinState::Orphaned),
+            volume(5, "lost-root", ThinKind::VmRoot, ThinState::Ready),
+        ];
+        let path = |_: &ImageId| InstallationId::new().to_string();
+        let whole = graph(&paths, &[], Ok(&images), &volumes, path);
+        let devices = |ids: &[u32]| ids.iter().map(|id| Node::Device(*id)).collect();
+        let garbage = whole.garbage();
+        assert_eq!(garbage, devices(&[1, 4, 5]));
+        let mut found = Found::default();
+        found.devices(&volumes, &garbage);
+        let told: Vec<_> = found
+            .items
+            .iter()
+            .map(|(item, _)| (item.id.as_str(), item.outcome))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("thin-1", GcOutcome::Found),
+                ("thin-4", GcOutcome::Found),
+                ("thin-5", GcOutcome::Skipped),
+            ]
+        );
+        // Images that cannot be listed may refer to any of them; an orphan is one all the same.
+        let blind = graph(&paths, &[], Err(&"the disk".to_owned()), &volumes, path);
+        let mut found = Found::default();
+        found.devices(&volumes, &blind.garbage());
+        assert_eq!(found.items.len(), 1);
+        assert_eq!(found.items[0].0.id, "thin-4");
+    }
+}

@@ -1,0 +1,158 @@
+//! Garbage: found without a change, cleaned on order, refused on a host that is in no state for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_pool::thin::Wanted;
+use hearth_safeguards::fake::FakeSigns;
+use hearth_safeguards::{Health, OperationGuard, Settings, Thresholds, Whose};
+use hearth_types::gc::{GcKind, GcOutcome, GcReport};
+use hearth_types::thin::{ThinDevice, ThinKind};
+use hearth_types::units::MIB;
+use serde_json::{Value, json};
+
+use crate::rig::{Rig, raw_disk};
+
+async fn device(rig: &Rig, name: &str, kind: ThinKind) -> ThinDevice {
+    let wanted = Wanted {
+        name: name.to_owned(),
+        kind,
+        bytes: MIB,
+        origin: None,
+    };
+    rig.api.thins.make(&wanted).await.unwrap()
+}
+
+async fn garbage(rig: &Rig, asked: Value) -> GcReport {
+    let answer = rig.post("/v1/gc", asked).await;
+    assert!(answer.status.is_success(), "{answer:?}");
+    serde_json::from_value(answer.json()).unwrap()
+}
+
+fn told(report: &GcReport) -> Vec<(&str, GcOutcome)> {
+    let items = report.items.iter();
+    items
+        .map(|item| (item.object.as_str(), item.outcome))
+        .collect()
+}
+
+/// A pool with an orphan, the device of an image that is gone, one being made, a snapshot, and one that may be a lost VM's.
+async fn pool(rig: &Rig) {
+    assert!(rig.post("/v1/pool", json!(null)).await.status.is_success());
+    let thins = &rig.api.thins;
+    let half = device(rig, "half", ThinKind::VmRoot).await;
+    thins.orphan(half, "mkfs timed out").await.unwrap();
+    for (name, kind) in [
+        ("gone-volume", ThinKind::Image),
+        ("snap", ThinKind::Snapshot),
+        ("lost-root", ThinKind::VmRoot),
+    ] {
+        let made = device(rig, name, kind).await;
+        thins.filled(made).await.unwrap();
+    }
+    device(rig, "new-volume", ThinKind::Image).await;
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing_and_force_cleans_what_nobody_needs() {
+    let rig = Rig::new().await;
+    pool(&rig).await;
+    let before = rig.ground.thin_ids();
+    let dry: GcReport = serde_json::from_value(rig.get("/v1/gc").await.json()).unwrap();
+    assert!(dry.dry_run && dry.unknown.is_empty(), "{dry:?}");
+    let devices: Vec<_> = dry
+        .items
+        .iter()
+        .filter(|item| item.kind == GcKind::ThinDevice)
+        .collect();
+    let words: Vec<_> = devices
+        .iter()
+        .map(|item| (item.object.as_str(), item.outcome))
+        .collect();
+    assert_eq!(
+        words,
+        [
+            ("half", GcOutcome::Found),
+            ("gone-volume", GcOutcome::Found),
+            ("lost-root", GcOutcome::Skipped),
+        ]
+    );
+    assert_eq!(devices[0].reason, "mkfs timed out");
+    assert_eq!(dry.summary.total_devices, 5);
+    assert_eq!(rig.ground.thin_ids(), before);
+
+    let done = garbage(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
+    assert!(!done.dry_run);
+    assert_eq!(
+        done.summary.to_string(),
+        "cleaned=2 failed=0 orphaned=3 skipped=1 total_devices=5"
+    );
+    let left = rig.api.thins.devices().await.unwrap();
+    let left: Vec<_> = left.iter().map(|device| device.name.as_str()).collect();
+    assert_eq!(left, ["snap", "lost-root", "new-volume"]);
+    let again = garbage(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
+    assert_eq!(told(&again), [("lost-root", GcOutcome::Skipped)]);
+}
+
+#[tokio::test]
+async fn images_go_only_when_they_are_asked_for_and_nobody_uses_them() {
+    let rig = Rig::new().await;
+    let disk = rig.dir.join("other.img");
+    raw_disk(&disk);
+    let other = json!({ "path": disk, "reference": "other:1", "kind": "disk" });
+    let imported = rig.post("/v1/images/import", other).await;
+    assert!(imported.status.is_success());
+    rig.create("web").await;
+    let all = garbage(&rig, json!({ "force": true })).await;
+    let images: Vec<_> = all
+        .items
+        .iter()
+        .filter(|item| item.kind == GcKind::Image)
+        .collect();
+    assert_eq!(images.len(), 1, "the VM's image is none: {images:?}");
+    assert!(images[0].object.contains("other:1"));
+    assert_eq!(images[0].outcome, GcOutcome::Skipped);
+    assert!(rig.get("/v1/images/other:1").await.status.is_success());
+    let done = garbage(&rig, json!({ "force": true, "kinds": ["image"] })).await;
+    assert_eq!((done.summary.cleaned, done.items.len()), (1, 1));
+    rig.get("/v1/images/other:1")
+        .await
+        .problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_host_that_is_not_well_is_left_alone() {
+    let mut rig = Rig::new().await;
+    pool(&rig).await;
+    let signs = FakeSigns::default();
+    let limits = Thresholds {
+        held_for: Duration::from_millis(300),
+        budget: Duration::from_secs(60),
+        ..Thresholds::default()
+    };
+    let nobody = Arc::new(|_: &_| Whose::Unknown);
+    let health = Health::new(Arc::new(signs.clone()), limits, nobody);
+    let guard = OperationGuard::new(Settings::default(), Some(health));
+    let pool = rig.api.pool.clone().with_guard(guard);
+    rig.api.thins = hearth_pool::Thins::new(
+        pool,
+        Arc::new(rig.ground.clone()),
+        Arc::new(hearthd::volumes::StoreLedger::new(
+            rig.api.engine.parts.store.clone(),
+        )),
+    );
+    let before = rig.ground.thin_ids();
+    signs.hold("kworker/u8:1-dm-thin", "dm_pool_commit_metadata");
+    let refused = rig.post("/v1/gc", json!({ "force": true })).await;
+    let refused = refused.problem(503, "unavailable");
+    let said = refused["detail"].as_str().unwrap();
+    assert!(
+        said.contains("in no state for it") && said.contains("d_state"),
+        "{said}"
+    );
+    assert!(refused["hint"].as_str().unwrap().contains("reboot"));
+    assert_eq!(rig.ground.thin_ids(), before);
+    rig.post("/v1/gc", json!({ "kinds": ["everything"] }))
+        .await
+        .problem(400, "invalid");
+}
