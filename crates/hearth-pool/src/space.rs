@@ -2,7 +2,7 @@
 //! only; nothing here touches the host.
 //!
 //! ```text
-//!  data free      20 %          10 %, 10 GiB at most     5 %, 5 GiB at most        0
+//!  data free      20 %          10 %, 10 GiB at most     5 %, 2 GiB at most        0
 //!  ───────────────┼─────────────────┼────────────────────────┼──────────────────────┤
 //!   plenty        │ target of a     │ low water: the kernel  │ reserve: it cannot   │ writes wait 60 s,
 //!                 │ growth          │ says so, it grows      │ grow: VMs pause      │ then fail
@@ -36,7 +36,7 @@ const METADATA_DANGER: u64 = 95;
 /// VMs pause when less than this part of the data is free …
 const RESERVE_PART: u64 = 20;
 /// … or less than this.
-const RESERVE_MOST: u64 = 5 * GIB;
+const RESERVE_MOST: u64 = 2 * GIB;
 /// They go on when so many times the reserve are free.
 const RELIEF: u64 = 2;
 /// The least that metadata grows by.
@@ -290,10 +290,10 @@ impl Readings {
         }
     }
 
-    /// The kernel's low water is reached.
+    /// Low water is reached: the kernel's, or no more than that can be had of the host's file system.
     #[must_use]
     pub fn data_is_low(&self) -> bool {
-        self.data.free() < Layout::low_water_of(self.data.size)
+        self.writable() < Layout::low_water_of(self.data.size)
     }
 
     /// The metadata is low.

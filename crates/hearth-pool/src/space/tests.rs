@@ -136,6 +136,7 @@ fn before_it_runs_out_vms_pause_and_go_on_with_more_room_than_they_stopped_at() 
         ..readings(GIB, 2 * GIB)
     };
     assert_eq!(host.writable(), 50 * MIB);
+    assert!(host.data_is_low(), "it is looked at more often");
     assert!(host.tight(&limits, false).is_some());
     // It can grow: nobody has to wait.
     let grows = readings(2 * GIB - MIB, 2 * GIB);

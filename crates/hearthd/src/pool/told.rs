@@ -103,15 +103,14 @@ fn needs_check() -> NewEvent {
 }
 
 fn low(view: &PoolView) -> NewEvent {
-    let (free, size) = view.data.map_or((0, 0), |data| {
-        (data.size.saturating_sub(data.used.unwrap_or(0)), data.size)
-    });
+    let size = view.data.map_or(0, |data| data.size);
+    let free = view.space.as_ref().map_or(0, |space| space.writable);
     let (most, bound) = view
         .space
         .as_ref()
         .map_or((size, ""), |space| (space.most, space.bound.as_str()));
     let message = format!(
-        "{} of the pool's {} are free; ",
+        "{} of the pool's {} can still be written; ",
         Bytes(free).human(),
         Bytes(size).human()
     );
