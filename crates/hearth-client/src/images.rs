@@ -9,6 +9,7 @@ use hearth_types::api::{
     ImageList, ImageView, ImportImage, ImportKernel, KernelList, Progress, PullImage,
 };
 use hearth_types::image::KernelRecord;
+use hearth_types::image_job::{ImageJob, ImageJobList, RetryJob};
 
 use crate::lines::ndjson;
 use crate::request::Call;
@@ -60,6 +61,44 @@ impl Client {
         body: &ImportImage,
     ) -> Result<impl Stream<Item = Result<Progress, ClientError>> + Send + use<>, ClientError> {
         self.progress(&["v1", "images", "import"], body).await
+    }
+
+    /// All pulls and imports, the newest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn image_jobs(&self) -> Result<ImageJobList, ClientError> {
+        self.fetch(Call::get(&["v1", "images", "jobs"])).await
+    }
+
+    /// One of them by id, the end of an id, or the image's name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn image_job(&self, job: &str) -> Result<ImageJob, ClientError> {
+        self.fetch(Call::get(&["v1", "images", "jobs", job])).await
+    }
+
+    /// Stops a pull or import.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn cancel_image_job(&self, job: &str) -> Result<ImageJob, ClientError> {
+        let call = Call::post(&["v1", "images", "jobs", job, "cancel"]);
+        self.fetch(call).await
+    }
+
+    /// Tries a pull or import again. Items as with [`Client::pull_image`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn retry_image_job(
+        &self,
+        job: &str,
+        body: &RetryJob,
+    ) -> Result<impl Stream<Item = Result<Progress, ClientError>> + Send + use<>, ClientError> {
+        self.progress(&["v1", "images", "jobs", job, "retry"], body)
+            .await
     }
 
     /// All kernels.

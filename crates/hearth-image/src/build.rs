@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use camino::Utf8PathBuf;
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
+use hearth_types::image_job::JobState;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::config::Details;
 use crate::progress::Reporter;
@@ -31,6 +32,9 @@ pub(crate) struct Ready {
     pub(crate) packed_digest: Option<String>,
     pub(crate) unpacked_digest: Option<String>,
 }
+
+/// A layer whose turn has come.
+type Admitted = (Ready, OwnedSemaphorePermit);
 
 /// What the image will be.
 pub(crate) struct Recipe {
@@ -67,18 +71,56 @@ pub(crate) async fn run(
     let path = Utf8PathBuf::try_from(folder.path().join(VOLUME))
         .map_err(|e| ImageError::Volume(Box::new(e)))?;
     let volume = Volume::create(path, recipe.expected, store.inner.limits.bytes).await?;
-    store
-        .blocking(move |inner| {
-            let _turns = turns;
-            let work = Work {
-                inner,
-                recipe,
-                cancelled: &cancelled,
-                reporter,
-            };
-            work.run(folder, volume, layers)
-        })
-        .await
+    let (sender, admitted) = mpsc::channel(1);
+    let told = reporter.clone();
+    let admit = admit(store, layers, sender, &told);
+    let work = store.blocking(move |inner| {
+        let _turns = turns;
+        let work = Work {
+            inner,
+            recipe,
+            cancelled: &cancelled,
+            reporter,
+        };
+        work.run(folder, volume, admitted)
+    });
+    let (built, ()) = tokio::join!(work, admit);
+    if let Err(error) = &built
+        && !matches!(error, ImageError::Cancelled)
+    {
+        told.failed_at(JobState::Unpack);
+    }
+    built
+}
+
+/// Hands on each layer when there is a place for it. Places are for layers that are here: what is
+/// slow to come keeps none.
+async fn admit(
+    store: &ImageStore,
+    mut layers: mpsc::Receiver<Ready>,
+    sender: mpsc::Sender<Admitted>,
+    reporter: &Reporter,
+) {
+    loop {
+        let ready = tokio::select! {
+            // The thread has ended: so do the downloads, when the receiver goes.
+            () = sender.closed() => return,
+            ready = layers.recv() => ready,
+        };
+        let Some(ready) = ready else {
+            return;
+        };
+        let place = tokio::select! {
+            () = sender.closed() => return,
+            place = reporter.queue(&store.inner.unpacks, "a place to unpack") => place,
+        };
+        let Ok(place) = place else {
+            return;
+        };
+        if sender.send((ready, place)).await.is_err() {
+            return;
+        }
+    }
 }
 
 struct Work<'a> {
@@ -93,7 +135,7 @@ impl Work<'_> {
         self,
         folder: tempfile::TempDir,
         mut volume: Volume,
-        layers: mpsc::Receiver<Ready>,
+        layers: mpsc::Receiver<Admitted>,
     ) -> Result<ImageRecord, ImageError> {
         let digest = self.unpack(&mut volume, layers)?;
         let id = match (self.recipe.id.clone(), digest) {
@@ -103,6 +145,7 @@ impl Work<'_> {
                 .map_err(|e| ImageError::Volume(Box::new(e)))?,
             (None, None) => return Err(ImageError::Cancelled),
         };
+        self.reporter.done(JobState::Unpack);
         self.reporter.stage("Writing the volume to disk");
         let volume_bytes = volume.finish()?;
         if self.cancelled.load(Ordering::Relaxed) {
@@ -133,7 +176,7 @@ impl Work<'_> {
     fn unpack(
         &self,
         volume: &mut Volume,
-        mut layers: mpsc::Receiver<Ready>,
+        mut layers: mpsc::Receiver<Admitted>,
     ) -> Result<Option<String>, ImageError> {
         let root = volume.root()?;
         let mut unpacker = Unpacker::new(root.as_fd(), &self.inner.limits, volume, self.cancelled)?
@@ -143,7 +186,7 @@ impl Work<'_> {
         let mut digest = None;
         for _ in 0..self.recipe.layers {
             // The sender is gone before all layers came: the asker has failed or left.
-            let ready = layers.blocking_recv().ok_or(ImageError::Cancelled)?;
+            let (ready, _place) = layers.blocking_recv().ok_or(ImageError::Cancelled)?;
             digest = unpacker.layer(Layer {
                 name: &ready.name,
                 source: ready.source,

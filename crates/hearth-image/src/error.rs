@@ -7,6 +7,9 @@ use hearth_host::loopdev::LoopError;
 use hearth_host::mount::MountError;
 use hearth_s3::S3Error;
 use hearth_types::problem::Code;
+use oci_client::errors::OciDistributionError;
+
+use crate::registry::transient;
 
 /// An image that could not be pulled, imported, found, changed or removed.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +27,9 @@ pub enum ImageError {
     /// No such image here.
     #[error("there is no image {0:?} here")]
     NotFound(String),
+    /// No such job.
+    #[error("there is no job {0:?}: no id, no beginning or end of one, and no image's name")]
+    NoJob(String),
     /// A prefix of an id fits several images.
     #[error("{prefix:?} fits {count} images; give more digits")]
     Ambiguous {
@@ -41,7 +47,7 @@ pub enum ImageError {
         what: String,
         /// Why.
         #[source]
-        source: Box<oci_client::errors::OciDistributionError>,
+        source: Box<OciDistributionError>,
     },
     /// The registry does not give the image to this asker.
     #[error("{registry} does not give {repository} to {asker}")]
@@ -54,7 +60,7 @@ pub enum ImageError {
         asker: String,
         /// What went wrong at the service that the registry sends logins to.
         #[source]
-        source: Option<Box<oci_client::errors::OciDistributionError>>,
+        source: Option<Box<OciDistributionError>>,
     },
     /// No secure connection to the registry.
     #[error("{registry} {why}")]
@@ -67,7 +73,7 @@ pub enum ImageError {
         hint: &'static str,
         /// How the handshake failed.
         #[source]
-        source: Box<oci_client::errors::OciDistributionError>,
+        source: Box<OciDistributionError>,
     },
     /// A download kept breaking off.
     #[error("download of {what} broke off {attempts} times without progress at byte {offset}")]
@@ -193,7 +199,7 @@ impl ImageError {
             | Self::Archive { .. }
             | Self::Limit { .. }
             | Self::Ambiguous { .. } => Code::Invalid,
-            Self::NotFound(_) => Code::NotFound,
+            Self::NotFound(_) | Self::NoJob(_) => Code::NotFound,
             Self::S3(error) => match **error {
                 S3Error::Location { .. }
                 | S3Error::Endpoint { .. }
@@ -210,6 +216,50 @@ impl ImageError {
             Self::Write { source, .. } | Self::File { source, .. } => io_code(source),
             Self::Damaged { .. } | Self::Volume(_) => Code::Internal,
             Self::Cancelled => Code::Unavailable,
+        }
+    }
+
+    /// Whether the same may go better a little later.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Registry { source, .. } => transient(source),
+            // The service that checks logins has failed, not the login.
+            Self::Login { source, .. } => source.is_some(),
+            Self::Download { .. } => true,
+            Self::S3(error) => error.is_temporary(),
+            _ => false,
+        }
+    }
+
+    /// A word for the kind of cause: few, so that they can be counted.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotFound(_) | Self::NoJob(_) => "not_found",
+            Self::Login { .. } => "login",
+            Self::Digest { .. } => "digest",
+            Self::Limit { .. } => "limit",
+            Self::Reference { .. }
+            | Self::Ambiguous { .. }
+            | Self::Unsupported { .. }
+            | Self::Platform { .. }
+            | Self::Entry { .. }
+            | Self::Archive { .. } => "refused",
+            Self::Registry { source, .. } if is_missing(source) => "not_found",
+            Self::Registry { .. } | Self::Tls { .. } | Self::Download { .. } => "network",
+            Self::S3(error) => match **error {
+                S3Error::NotFound { .. } => "not_found",
+                S3Error::Refused { .. } | S3Error::Credentials { .. } => "login",
+                S3Error::Location { .. } | S3Error::Endpoint { .. } => "refused",
+                _ => "network",
+            },
+            Self::Write { source, .. } | Self::File { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull => "disk_full",
+                io::ErrorKind::NotFound => "not_found",
+                _ => "internal",
+            },
+            Self::Damaged { .. } | Self::Volume(_) | Self::Cancelled => "internal",
         }
     }
 
@@ -249,6 +299,25 @@ impl ImageError {
             what: what.into(),
             why: why.into(),
         }
+    }
+}
+
+/// Whether a registry says that there is no such image.
+fn is_missing(error: &OciDistributionError) -> bool {
+    use oci_client::errors::OciErrorCode;
+    match error {
+        OciDistributionError::ImageManifestNotFoundError(_) => true,
+        OciDistributionError::ServerError { code, .. } => *code == 404,
+        OciDistributionError::RegistryError { envelope, .. } => envelope.errors.iter().any(|e| {
+            matches!(
+                e.code,
+                OciErrorCode::ManifestUnknown
+                    | OciErrorCode::NameUnknown
+                    | OciErrorCode::NotFound
+                    | OciErrorCode::BlobUnknown
+            )
+        }),
+        _ => false,
     }
 }
 

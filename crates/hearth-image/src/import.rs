@@ -10,6 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::api::ImportKind;
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
+use hearth_types::image_job::JobState;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
@@ -154,6 +155,7 @@ async fn build_plan(
             return Ok(record);
         }
     }
+    reporter.done(JobState::Verify);
     let (sender, layers) = mpsc::channel(plan.layers.len().max(1));
     for ready in plan.layers {
         // The channel has room for all of them.
@@ -257,8 +259,15 @@ async fn import_disk(
     let cancelled = Arc::new(AtomicBool::new(false));
     let _flag = Flag(Arc::clone(&cancelled));
     let path = path.to_owned();
+    reporter.done(JobState::Verify);
+    let place = reporter
+        .queue(&store.inner.unpacks, "a place to unpack")
+        .await?;
     store
-        .blocking(move |inner| copy_disk(inner, &path, &shown, &cancelled, &reporter))
+        .blocking(move |inner| {
+            let _place = place;
+            copy_disk(inner, &path, &shown, &cancelled, &reporter)
+        })
         .await
 }
 
@@ -277,6 +286,7 @@ fn copy_disk(
     let digest = disk::copy(&mut file, &volume, size, cancelled, |done| {
         reporter.item(shown, "unpack", done, Some(size));
     })?;
+    reporter.done(JobState::Unpack);
     let details = Details::unknown(Details::host_architecture());
     let id = digest
         .parse()

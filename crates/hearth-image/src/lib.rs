@@ -16,7 +16,10 @@ mod digest;
 mod disk;
 mod download;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod import;
+pub mod jobs;
 mod layout;
 mod limits;
 mod manifest;
@@ -36,6 +39,7 @@ mod volume;
 
 pub use error::ImageError;
 pub use hearth_s3::Settings as S3Settings;
+pub use jobs::ImageJobs;
 pub use limits::Limits;
 pub use name::Name;
 pub use progress::{NoProgress, ProgressSink};

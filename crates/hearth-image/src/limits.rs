@@ -20,6 +20,11 @@ pub struct Limits {
     pub document: u64,
     /// Bytes of all compressed layers of one image. Default 64 GiB.
     pub download: u64,
+    /// Images that are downloaded at the same time. Default 5.
+    pub downloads: usize,
+    /// Layers and disks that are unpacked at the same time, of all images. Default 1: unpacking
+    /// keeps a core and a disk busy by itself.
+    pub unpacks: usize,
 }
 
 impl Default for Limits {
@@ -33,6 +38,8 @@ impl Default for Limits {
             layers: 512,
             document: 4 << 20,
             download: 64 << 30,
+            downloads: 5,
+            unpacks: 1,
         }
     }
 }

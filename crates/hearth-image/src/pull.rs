@@ -6,6 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use hearth_types::api::{ImportKind, RegistryAuth};
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
+use hearth_types::image_job::JobState;
 use tokio::sync::mpsc;
 
 use crate::build::{self, Ready, Recipe};
@@ -13,7 +14,7 @@ use crate::config::Details;
 use crate::manifest::{Document, Manifest, Wanted};
 use crate::name::Name;
 use crate::origin::Origin;
-use crate::progress::Reporter;
+use crate::progress::{Reporter, Resolved};
 use crate::registry::Registry;
 use crate::{ImageError, ImageStore, Reference, blob, s3};
 
@@ -46,11 +47,14 @@ pub struct PullRequest {
 pub(crate) async fn run(
     store: &ImageStore,
     request: PullRequest,
+    resolved: Option<Resolved>,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
     match request.reference.parse()? {
-        Name::Reference(reference) => from_registry(store, request, reference, reporter).await,
-        Name::Object(location) => s3::run(store, request, location, reporter).await,
+        Name::Reference(reference) => {
+            from_registry(store, request, reference, resolved, reporter).await
+        }
+        Name::Object(location) => s3::run(store, request, location, resolved, reporter).await,
     }
 }
 
@@ -58,6 +62,7 @@ async fn from_registry(
     store: &ImageStore,
     request: PullRequest,
     reference: Reference,
+    resolved: Option<Resolved>,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
     if request.digest.is_some() || request.kind.is_some() {
@@ -70,7 +75,19 @@ async fn from_registry(
     reporter.stage(format!("Resolving {reference}"));
     let parallel = request.parallel.unwrap_or(PARALLEL).max(1);
     let mut registry = Registry::new(request, reference.clone())?;
-    let (id, manifest) = resolve(store, &mut registry, &reference, &wanted).await?;
+    let known = resolved.and_then(|resolved| known(store, &reference, resolved));
+    let (id, manifest) = match known {
+        Some((id, manifest)) => {
+            if !manifest.is_here(store) {
+                // The client finds out how the registry is spoken to, and by whom.
+                let limit = store.inner.limits.document;
+                registry.manifest(Some(id.as_str()), limit).await?;
+            }
+            (id, manifest)
+        }
+        None => resolve(store, &mut registry, &reference, &wanted, &reporter).await?,
+    };
+    reporter.done(JobState::Resolve);
     let puller = Puller {
         store,
         origin: &Origin::Registry(Box::new(registry)),
@@ -83,25 +100,42 @@ async fn from_registry(
     store.name(name, record.id).await
 }
 
+/// What an earlier daemon has found out.
+pub(crate) fn known(
+    store: &ImageStore,
+    what: &impl ToString,
+    resolved: Resolved,
+) -> Option<(ImageId, Manifest)> {
+    let Resolved::Manifest { digest, text } = resolved else {
+        return None;
+    };
+    let right = crate::digest::of(text.as_bytes()) == digest.as_str();
+    let parsed = Document::parse(&what.to_string(), text.as_bytes(), &store.inner.limits);
+    match parsed {
+        Ok(Document::Image(manifest)) if right => Some((digest, manifest)),
+        _ => None,
+    }
+}
+
 /// The manifest for the platform, and its digest, which is the image's id.
 async fn resolve(
     store: &ImageStore,
     registry: &mut Registry,
     reference: &Reference,
     wanted: &Wanted,
+    reporter: &Reporter,
 ) -> Result<(ImageId, Manifest), ImageError> {
     let limits = &store.inner.limits;
     let what = reference.to_string();
-    let (bytes, mut digest) = registry.manifest(None, limits.document).await?;
+    let (mut bytes, mut digest) = registry.manifest(None, limits.document).await?;
     let manifest = match Document::parse(&what, &bytes, limits)? {
         Document::Image(manifest) => manifest,
         Document::Index(manifests) => {
             let chosen = wanted.choose(&what, &manifests)?;
             crate::digest::hex(&chosen.digest)?;
-            let (bytes, chosen) = registry
+            (bytes, digest) = registry
                 .manifest(Some(&chosen.digest), limits.document)
                 .await?;
-            digest = chosen;
             match Document::parse(&what, &bytes, limits)? {
                 Document::Image(manifest) => manifest,
                 Document::Index(_) => {
@@ -110,10 +144,33 @@ async fn resolve(
             }
         }
     };
-    let id = digest
+    let id: ImageId = digest
         .parse()
         .map_err(|e| ImageError::Volume(Box::new(e)))?;
+    remember(reporter, &id, &bytes);
     Ok((id, manifest))
+}
+
+impl Manifest {
+    /// Whether nothing has to be downloaded for it.
+    fn is_here(&self, store: &ImageStore) -> bool {
+        std::iter::once(&self.config)
+            .chain(&self.layers)
+            .all(|blob| {
+                let path = store.inner.blob_path(&blob.digest);
+                path.is_ok_and(|path| path.metadata().is_ok_and(|meta| meta.len() == blob.size))
+            })
+    }
+}
+
+/// Says what a name led to.
+pub(crate) fn remember(reporter: &Reporter, id: &ImageId, manifest: &[u8]) {
+    if let Ok(text) = String::from_utf8(manifest.to_vec()) {
+        reporter.resolved(Resolved::Manifest {
+            digest: id.clone(),
+            text,
+        });
+    }
 }
 
 /// Gets the blobs of a manifest and builds its image.
@@ -149,11 +206,15 @@ impl Puller<'_> {
         id: &ImageId,
         manifest: &Manifest,
     ) -> Result<ImageRecord, ImageError> {
-        let turn = self.store.turn(id.as_str()).await;
+        let turn = self.store.turn_after(id.as_str(), self.reporter).await;
         if let Some(record) = self.store.inner.find(id)? {
             return Ok(record);
         }
         let what = name.to_string();
+        let place = self
+            .reporter
+            .queue(&self.store.inner.downloads, "a place among the downloads")
+            .await?;
         let config = blob::document(self.store, self.origin, &manifest.config).await?;
         let details = Details::parse(&what, &config, manifest.layers.len())?;
         self.reporter.stage(format!(
@@ -181,7 +242,17 @@ impl Puller<'_> {
         );
         // When one of them fails, the other's failure is only a consequence. A build that
         // fails hangs up, which ends the downloads; downloads that fail drop the sender.
-        let (downloaded, built) = tokio::join!(self.download(manifest, sender), build);
+        let download = async {
+            let _place = place;
+            let downloaded = self.download(manifest, sender).await;
+            if downloaded.is_ok() {
+                self.reporter.done(JobState::Download);
+                // Each was compared with its digest as it came; kept ones are as they are unpacked.
+                self.reporter.done(JobState::Verify);
+            }
+            downloaded
+        };
+        let (downloaded, built) = tokio::join!(download, build);
         match (downloaded, built) {
             (Err(error), Err(ImageError::Cancelled)) => Err(error),
             (_, built) => built,

@@ -63,7 +63,7 @@ impl Inner {
     }
 
     /// The digests that images name; a failure if one of them cannot be read.
-    fn used_blobs(&self) -> Result<HashSet<String>, ImageError> {
+    pub(crate) fn used_blobs(&self) -> Result<HashSet<String>, ImageError> {
         let sealed = self.all()?.into_iter();
         Ok(sealed.flat_map(|sealed| sealed.blobs).collect())
     }

@@ -13,18 +13,19 @@
 use std::fs::{self, File};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_s3::{Bucket, Host, Location, Object, S3Error, Settings};
+use hearth_s3::{Bucket, Checksums, Host, Location, Object, S3Error, Settings};
 use hearth_types::api::ImportKind;
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
+use hearth_types::image_job::JobState;
 use serde::{Deserialize, Serialize};
 
 use crate::download::{Download, Downloaded};
 use crate::manifest::{Descriptor, Document, Manifest, Wanted};
 use crate::name::Name;
 use crate::origin::{Fetch, Origin};
-use crate::progress::Reporter;
-use crate::pull::{PARALLEL, Puller};
+use crate::progress::{Reporter, Resolved};
+use crate::pull::{PARALLEL, Puller, known, remember};
 use crate::registry::{ATTEMPTS, pause};
 use crate::store::{Inner, replace_durably};
 use crate::{ImageError, ImageStore, PullRequest, blob, digest, import, layout};
@@ -36,6 +37,7 @@ pub(crate) async fn run(
     store: &ImageStore,
     request: PullRequest,
     location: Location,
+    resolved: Option<Resolved>,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
     if let Some(expected) = &request.digest {
@@ -49,8 +51,13 @@ pub(crate) async fn run(
     reporter.stage(format!("Resolving {location}"));
     let name = Name::Object(location.clone());
     let mut changes = 0;
+    let mut known = resolved.and_then(|resolved| here(store, &location, resolved));
     let record = loop {
-        let pulled = match find(&bucket, &location).await? {
+        let found = match known.take() {
+            Some(known) => known,
+            None => find(&bucket, &location).await?,
+        };
+        let pulled = match found {
             Found::Object(object) => {
                 let source = Source {
                     store,
@@ -62,10 +69,11 @@ pub(crate) async fn run(
                 };
                 source.pull(&name).await
             }
-            Found::Layout => {
+            Found::Layout(manifest) => {
                 let bucket = Bucket::of(&location, &settings, &Host)?;
                 let origin = Origin::Layout(bucket, location.clone());
-                pull_layout(store, &request, &name, &origin, &reporter).await
+                let known = manifest.map(|manifest| *manifest);
+                pull_layout(store, &request, &name, &origin, known, &reporter).await
             }
         };
         match pulled {
@@ -84,19 +92,39 @@ pub(crate) async fn run(
 
 enum Found {
     Object(Object),
-    Layout,
+    /// With its manifest, if an earlier daemon has found that out.
+    Layout(Option<Box<(ImageId, Manifest)>>),
+}
+
+/// What an earlier daemon has found out, if what it needs is here.
+fn here(store: &ImageStore, location: &Location, resolved: Resolved) -> Option<Found> {
+    match resolved {
+        Resolved::Object { id, etag, size } => {
+            let outcome = store.inner.outcome(&id).ok()??;
+            let blob = store.inner.blob_path(&outcome.digest).ok()?;
+            // Without the file it has to be asked for again: its checksums are the server's to say.
+            blob.is_file().then_some(Found::Object(Object {
+                size,
+                etag,
+                checksums: Checksums::default(),
+            }))
+        }
+        manifest => {
+            known(store, location, manifest).map(|known| Found::Layout(Some(Box::new(known))))
+        }
+    }
 }
 
 /// What is at a location. A layout has no object of its own name.
 async fn find(bucket: &Bucket, location: &Location) -> Result<Found, ImageError> {
     if location.is_folder() {
-        return Ok(Found::Layout);
+        return Ok(Found::Layout(None));
     }
     match head(bucket, location.key()).await {
         Ok(object) => Ok(Found::Object(object)),
         Err(missing @ S3Error::NotFound { .. }) => {
             match head(bucket, location.below("index.json").key()).await {
-                Ok(_) => Ok(Found::Layout),
+                Ok(_) => Ok(Found::Layout(None)),
                 Err(_) => Err(missing.into()),
             }
         }
@@ -130,10 +158,10 @@ struct Source<'a> {
 
 /// What came of an object: `objects/ID.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Outcome {
+pub(crate) struct Outcome {
     /// For people.
     location: String,
-    digest: String,
+    pub(crate) digest: String,
     image: Option<ImageId>,
 }
 
@@ -148,7 +176,13 @@ impl Source<'_> {
             });
         }
         let id = self.id();
-        let _turn = self.store.turn(&id).await;
+        self.reporter.resolved(Resolved::Object {
+            id: id.clone(),
+            etag: self.object.etag.clone(),
+            size: self.object.size,
+        });
+        self.reporter.done(JobState::Resolve);
+        let _turn = self.store.turn_after(&id, self.reporter).await;
         let known = self.store.inner.outcome(&id)?;
         if let Some(outcome) = &known {
             self.expect(&outcome.digest)?;
@@ -164,8 +198,14 @@ impl Source<'_> {
         };
         let digest = match kept {
             Some(digest) => digest,
-            None => self.download(&id).await?,
+            None => {
+                let places = &self.store.inner.downloads;
+                let queue = self.reporter.queue(places, "a place among the downloads");
+                let _place = queue.await?;
+                self.download(&id).await?
+            }
         };
+        self.reporter.done(JobState::Download);
         self.import(&id, digest, name).await
     }
 
@@ -299,7 +339,8 @@ impl Source<'_> {
 }
 
 impl Inner {
-    fn outcome(&self, id: &str) -> Result<Option<Outcome>, ImageError> {
+    /// What came of an object.
+    pub(crate) fn outcome(&self, id: &str) -> Result<Option<Outcome>, ImageError> {
         let path = self.objects_dir().join(format!("{id}.json"));
         match fs::read(&path) {
             // A damaged one is as none: it only saves work.
@@ -344,6 +385,7 @@ async fn pull_layout(
     request: &PullRequest,
     name: &Name,
     origin: &Origin,
+    known: Option<(ImageId, Manifest)>,
     reporter: &Reporter,
 ) -> Result<ImageRecord, ImageError> {
     let what = name.to_string();
@@ -353,7 +395,11 @@ async fn pull_layout(
     {
         return Err(ImageError::unsupported(what, "it is an OCI layout"));
     }
-    let (id, manifest) = resolve(store, request, name, origin).await?;
+    let (id, manifest) = match known {
+        Some(known) => known,
+        None => resolve(store, request, name, origin, reporter).await?,
+    };
+    reporter.done(JobState::Resolve);
     if let Some(expected) = &request.digest {
         digest::check(&format!("manifest of {what}"), expected, id.to_string())?;
     }
@@ -373,6 +419,7 @@ async fn resolve(
     request: &PullRequest,
     name: &Name,
     origin: &Origin,
+    reporter: &Reporter,
 ) -> Result<(ImageId, Manifest), ImageError> {
     let limits = &store.inner.limits;
     let what = name.to_string();
@@ -398,7 +445,8 @@ async fn resolve(
             Document::Index(inner) => manifests = inner,
             Document::Image(manifest) => {
                 let id = chosen.digest.parse();
-                let id = id.map_err(|e| ImageError::Volume(Box::new(e)))?;
+                let id: ImageId = id.map_err(|e| ImageError::Volume(Box::new(e)))?;
+                remember(reporter, &id, &bytes);
                 return Ok((id, manifest));
             }
         }

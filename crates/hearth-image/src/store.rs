@@ -6,6 +6,7 @@
 //! DIR/images/HEX/image.json      what is known of an image
 //! DIR/images/HEX/root.img        its volume
 //! DIR/images/.tmp-*              work in progress; removed when the store is opened
+//! DIR/jobs/ID.json               a pull or import, under way or ended
 //! DIR/objects/HEX.json           what came from an object of S3, by place and ETag
 //! DIR/refs.json                  name → image id
 //! ```
@@ -27,7 +28,7 @@ use hearth_types::api::ImportKind;
 use hearth_types::ids::ImageId;
 use hearth_types::image::ImageRecord;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use crate::name::Name;
 use crate::progress::{self, Reporter};
@@ -52,6 +53,10 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     refs: Mutex<BTreeMap<String, ImageId>>,
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Places for images that are downloaded.
+    pub(crate) downloads: Arc<Semaphore>,
+    /// Places for layers that are unpacked.
+    pub(crate) unpacks: Arc<Semaphore>,
 }
 
 /// `image.json`: the record (its references live in `refs.json`) and the blobs it came from.
@@ -72,7 +77,7 @@ impl ImageStore {
     /// # Errors
     /// When a folder cannot be made or read, or `refs.json` is damaged.
     pub fn open(dir: &Utf8Path, limits: Limits) -> Result<Self, ImageError> {
-        for folder in ["blobs/sha256", "images", "objects"] {
+        for folder in ["blobs/sha256", "images", "objects", "jobs"] {
             let path = dir.join(folder);
             fs::create_dir_all(&path).map_err(ImageError::file("create", &path))?;
         }
@@ -89,6 +94,8 @@ impl ImageStore {
         // A crash between the removal of an image and that of its names.
         refs.retain(|_, id| dir.join("images").join(id.hex()).join(RECORD).exists());
         let inner = Inner {
+            downloads: Arc::new(Semaphore::new(limits.downloads.max(1))),
+            unpacks: Arc::new(Semaphore::new(limits.unpacks.max(1))),
             dir: dir.to_owned(),
             limits,
             refs: Mutex::new(refs),
@@ -114,7 +121,7 @@ impl ImageStore {
         sink: &dyn ProgressSink,
     ) -> Result<ImageRecord, ImageError> {
         let (reporter, reports) = Reporter::channel();
-        progress::relay(pull::run(self, request, reporter), reports, sink).await
+        progress::relay(pull::run(self, request, None, reporter), reports, sink).await
     }
 
     /// Imports an image from a file or folder on this host and gives it a reference. The kind
@@ -204,19 +211,30 @@ impl ImageStore {
 
     /// Waits for the right to work on `key`.
     pub(crate) async fn turn(&self, key: &str) -> Turn {
-        let lock = {
-            let mut locks = lock(&self.inner.locks);
-            locks.retain(|_, lock| lock.strong_count() > 0);
-            match locks.get(key).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    locks.insert(key.to_owned(), Arc::downgrade(&lock));
-                    lock
-                }
-            }
-        };
-        lock.lock_owned().await
+        self.lock_of(key).lock_owned().await
+    }
+
+    /// The same, and says so when somebody else has it.
+    pub(crate) async fn turn_after(&self, key: &str, reporter: &Reporter) -> Turn {
+        let lock = self.lock_of(key);
+        if let Ok(turn) = Arc::clone(&lock).try_lock_owned() {
+            return turn;
+        }
+        reporter.waits(Some("another pull of the same"));
+        let turn = lock.lock_owned().await;
+        reporter.waits(None);
+        turn
+    }
+
+    fn lock_of(&self, key: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = lock(&self.inner.locks);
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = locks.get(key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(key.to_owned(), Arc::downgrade(&lock));
+        lock
     }
 }
 
@@ -227,6 +245,10 @@ impl Inner {
 
     pub(crate) fn blob_path(&self, digest: &str) -> Result<Utf8PathBuf, ImageError> {
         Ok(self.blobs_dir().join(digest::hex(digest)?))
+    }
+
+    pub(crate) fn jobs_dir(&self) -> Utf8PathBuf {
+        self.dir.join("jobs")
     }
 
     pub(crate) fn objects_dir(&self) -> Utf8PathBuf {

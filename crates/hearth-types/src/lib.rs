@@ -11,6 +11,7 @@ pub mod gc;
 pub mod history;
 pub mod ids;
 pub mod image;
+pub mod image_job;
 pub mod manifest;
 pub mod mark;
 pub mod mode;

@@ -10,6 +10,7 @@ pub(crate) mod gc;
 pub(crate) mod health;
 pub(crate) mod history;
 pub(crate) mod image;
+mod image_jobs;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod lifecycle;

@@ -10,6 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use hearth_client::ClientError;
 use hearth_types::api::Progress;
 use hearth_types::image::{ImageRecord, KernelRecord};
+use hearth_types::image_job::ImageJob;
 
 use crate::exit_codes;
 use crate::failure::Failure;
@@ -20,6 +21,8 @@ use crate::output::{self, Output};
 pub(crate) enum Product {
     Image(Box<ImageRecord>),
     Kernel(Box<KernelRecord>),
+    /// A job that goes on by itself.
+    Job(Box<ImageJob>),
 }
 
 /// Shows the progress until its end.
@@ -29,8 +32,11 @@ pub(crate) async fn follow(
 ) -> Result<Product, Failure> {
     let mut stream = pin!(stream);
     let mut view = View::new(out);
+    let mut last = None;
     while let Some(step) = stream.try_next().await? {
+        last = None;
         match step {
+            Progress::Job { job } => last = Some(job),
             Progress::Stage { message } => view.stage(&message),
             Progress::Item {
                 id,
@@ -42,6 +48,10 @@ pub(crate) async fn follow(
             Progress::Kernel { kernel } => return Ok(Product::Kernel(Box::new(kernel))),
             Progress::Failed { problem } => return Err(problem.into()),
         }
+    }
+    // The answer about a detached job is the job alone.
+    if let Some(job) = last.filter(|job| job.detached) {
+        return Ok(Product::Job(Box::new(job)));
     }
     Err(Failure::new(
         exit_codes::UNREACHABLE,

@@ -12,6 +12,7 @@ pub mod exec;
 pub mod gc;
 pub mod health;
 pub mod history;
+pub mod image_jobs;
 pub mod images;
 pub mod kernels;
 pub mod lifecycle;
@@ -58,21 +59,14 @@ pub struct Api {
     pub pool: hearth_pool::Pool,
     /// What is in it.
     pub thins: hearth_pool::Thins,
+    /// Pulls and imports.
+    pub jobs: hearth_image::ImageJobs,
     /// The configuration in force, as shown.
     pub config: Arc<hearth_types::api::ConfigView>,
     /// When the daemon started.
     pub started: Instant,
     /// Turns true when the daemon is about to end: open streams end, too.
     pub stopping: tokio::sync::watch::Receiver<bool>,
-}
-
-impl Api {
-    /// The value of a key of the configuration, unless it is unset. Not for secrets: what is
-    /// shown of them is not their value.
-    fn configured(&self, key: &str) -> Option<&str> {
-        let entry = self.config.entries.iter().find(|entry| entry.key == key)?;
-        (entry.value != "(unset)").then_some(entry.value.as_str())
-    }
 }
 
 #[derive(OpenApi)]
@@ -134,6 +128,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::pull))
         .routes(routes!(images::import))
+        .routes(routes!(image_jobs::list))
+        .routes(routes!(image_jobs::get))
+        .routes(routes!(image_jobs::cancel))
+        .routes(routes!(image_jobs::retry))
         .routes(routes!(kernels::list, kernels::import))
         .routes(routes!(kernels::set_default))
         .routes(routes!(kernels::delete))

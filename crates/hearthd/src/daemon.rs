@@ -132,13 +132,17 @@ pub async fn run(
         config.pool_backup_interval.as_duration(),
         stopping.clone(),
     )));
+    let shown = Arc::new(ConfigView {
+        entries: loaded.entries,
+    });
+    let jobs =
+        crate::image_jobs::open(&engine, &shown).context("the image folder cannot be used")?;
     let state = Api {
         engine,
         pool: thins.pool().clone(),
         thins,
-        config: Arc::new(ConfigView {
-            entries: loaded.entries,
-        }),
+        jobs: jobs.clone(),
+        config: shown,
         started,
         stopping: stopping.clone(),
     };
@@ -155,6 +159,8 @@ pub async fn run(
         ended = &mut engine_loop => fault = Some(loop_ended(ended)),
     }
     manager.stopping();
+    // Clients that lose their connection now have not left their pulls.
+    jobs.stopping();
     stop.send_replace(true);
     // A task that has ended cannot be awaited again.
     let engine_loop = fault.is_none().then_some(engine_loop);

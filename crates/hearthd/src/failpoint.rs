@@ -96,6 +96,15 @@ impl Failpoints {
     }
 }
 
+/// Told of each state of a pull that was written down: `HEARTH_FAILPOINT=image:unpack` ends the
+/// process there.
+pub(crate) fn image_states() -> Option<hearth_image::jobs::Watcher> {
+    #[cfg(feature = "failpoints")]
+    return Some(Arc::new(|job| kill_if_asked("image", job.state.as_str())));
+    #[cfg(not(feature = "failpoints"))]
+    None
+}
+
 /// Ends the process with SIGKILL if the environment asks for it.
 #[cfg(feature = "failpoints")]
 fn kill_if_asked(side: &str, step: &str) {

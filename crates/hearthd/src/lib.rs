@@ -23,6 +23,7 @@ pub mod gc;
 pub mod health;
 pub mod history;
 pub mod host;
+pub mod image_jobs;
 pub mod listen;
 pub mod logging;
 pub mod manager;

@@ -14,6 +14,7 @@
 //! Counting is an atomic addition behind a read lock that is never held over anything slow.
 
 mod breakers;
+mod images;
 mod orphans;
 mod pool;
 mod process;
@@ -126,6 +127,8 @@ pub struct Metrics {
     commit_latency: Histogram,
     pool: pool::PoolMetrics,
     snapshots: snapshots::Figures,
+    image_failures: Family<Labels, Counter>,
+    image_jobs: Family<Label, Gauge>,
     stories: Mutex<HashMap<VmId, Story>>,
 }
 
@@ -174,6 +177,8 @@ impl Default for Metrics {
             commit_latency: commit_seconds(),
             pool: pool::PoolMetrics::default(),
             snapshots: snapshots::Figures::default(),
+            image_failures: Family::default(),
+            image_jobs: Family::default(),
             stories: Mutex::default(),
         };
         metrics.begin_at_zero();
@@ -189,6 +194,7 @@ impl Default for Metrics {
 impl Metrics {
     /// A series that appears with its first event has no rate at that event.
     fn begin_at_zero(&self) {
+        self.begin_images();
         for pass in PASSES {
             drop(self.passes.get_or_create(&[("pass", pass)]));
             zero(&self.pass_failures, "pass", &[pass]);
@@ -234,6 +240,8 @@ impl Metrics {
         registry.register("orphans_removed", "Orphans removed, second VMMs of a VM included", self.orphans_removed.clone());
         registry.register("bridge_ports", "Ports of the bridge in use: TAPs of this installation, as last seen", self.bridge_ports.clone());
         registry.register("store_commits", "Transactions of the database", self.commits.clone());
+        registry.register("image_jobs", "Pulls and imports by state; ended ones as long as they are shown", self.image_jobs.clone());
+        registry.register("image_failures", "Pulls and imports that were aborted, by the state and the kind of cause", self.image_failures.clone());
         seconds(registry, "store_commit_duration", "How long a transaction of the database took, its fsync included", self.commit_latency.clone());
     }
 
@@ -361,6 +369,19 @@ const fn class_word(class: EndClass) -> &'static str {
 fn zero(family: &Family<Label, Counter>, label: &'static str, values: &[&'static str]) {
     for value in values {
         drop(family.get_or_create(&[(label, *value)]));
+    }
+}
+
+/// The same for two labels.
+fn zero_pairs(
+    family: &Family<Labels, Counter>,
+    first: (&'static str, &[&'static str]),
+    second: (&'static str, &[&'static str]),
+) {
+    for one in first.1 {
+        for other in second.1 {
+            drop(family.get_or_create(&[(first.0, *one), (second.0, *other)]));
+        }
     }
 }
 

@@ -8,6 +8,8 @@ mod crash;
 #[cfg(test)]
 mod import;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod login;
 #[cfg(test)]
 mod registry;

@@ -7,7 +7,8 @@ use hearth_types::api::{ImageView, ImportImage, ImportKind, PullImage, S3Access}
 use hearth_types::units::Bytes;
 
 use super::create::pull_image;
-use super::each;
+use super::image_jobs::{CancelArgs, RetryArgs, StatusArgs};
+use super::{each, image_jobs};
 use crate::ages::ago;
 use crate::cli::Context;
 use crate::exit_codes;
@@ -28,9 +29,15 @@ pub(crate) enum ImageCommand {
     Ls,
     Inspect(InspectArgs),
     Rm(RmArgs),
+    Status(StatusArgs),
+    Cancel(CancelArgs),
+    Retry(RetryArgs),
 }
 
 /// Pulls an image from a registry or from S3
+///
+/// The daemon goes on by itself after a crash. Ctrl-C ends the pull, unless somebody else waits
+/// for it; what was downloaded is kept for a day.
 ///
 /// Credentials for registries come from the Docker config file ($DOCKER_CONFIG/config.json or
 /// ~/.docker/config.json), or from the credential helper that it names. S3 is asked with the
@@ -44,6 +51,10 @@ pub(crate) struct PullArgs {
     /// OS/ARCH; the host's when absent
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
+
+    /// Leave it to the daemon, and print the job's id
+    #[arg(short, long)]
+    detach: bool,
 
     /// S3: kind of file; guessed from its content when absent
     #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(KINDS))]
@@ -75,6 +86,10 @@ pub(crate) struct ImportArgs {
     /// Kind of file; guessed from its content when absent
     #[arg(long, value_name = "KIND", value_parser = values::word::<ImportKind>(KINDS))]
     kind: Option<ImportKind>,
+
+    /// Leave it to the daemon, and print the job's id
+    #[arg(short, long)]
+    detach: bool,
 
     /// OCI layout, output of `docker save`, root filesystem tar or raw disk image
     file: Utf8PathBuf,
@@ -114,6 +129,9 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Outcome {
                 |image: String| async move { Ok(context.client.delete_image(&image).await?) };
             each(&args.images, remove, |image, ()| context.out.line(image)).await
         }
+        ImageCommand::Status(args) => image_jobs::status(context, args).await,
+        ImageCommand::Cancel(args) => image_jobs::cancel(context, args).await,
+        ImageCommand::Retry(args) => image_jobs::retry(context, args).await,
     }
 }
 
@@ -131,16 +149,19 @@ impl PullArgs {
                 profile: self.profile,
                 path_style: None,
             },
+            detach: self.detach,
             ..PullImage::default()
         }
     }
 }
 
 /// The reference that can be used from now on, as docker prints it.
-fn print(context: &Context, reference: &str, product: &Product) -> Outcome {
+pub(super) fn print(context: &Context, reference: &str, product: &Product) -> Outcome {
     match product {
         Product::Image(image) if context.out.is_json() => context.out.json(image)?,
         Product::Image(image) if context.out.quiet => context.out.line(&image.id)?,
+        Product::Job(job) if context.out.is_json() => context.out.json(job)?,
+        Product::Job(job) => context.out.line(&job.id)?,
         _ => context.out.line(reference)?,
     }
     Ok(exit_codes::OK)
@@ -151,6 +172,7 @@ async fn import(context: &Context, args: ImportArgs) -> Outcome {
         path: absolute(&args.file)?,
         reference: args.reference.clone(),
         kind: args.kind,
+        detach: args.detach,
     };
     let stream = context.client.import_image(&body).await?;
     let product = progress::follow(&context.out, stream).await?;

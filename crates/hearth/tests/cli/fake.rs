@@ -115,6 +115,16 @@ fn router(seen: Shared) -> Router {
             get(async || axum::Json(json!({"items": [objects::image_view()]}))),
         )
         .route("/v1/images/{image}", get(image).delete(remove_image))
+        .route(
+            "/v1/images/jobs",
+            get(async || axum::Json(json!({"items": objects::image_jobs()}))),
+        )
+        .route("/v1/images/jobs/{job}", get(image_job))
+        .route("/v1/images/jobs/{job}/cancel", post(image_job))
+        .route(
+            "/v1/images/jobs/{job}/retry",
+            post(async || pulled("demo:1")),
+        )
         .route("/v1/images/pull", post(pull))
         .route("/v1/images/import", post(async || pulled("demo:1")))
         .route("/v1/kernels", get(kernels).post(import_kernel))
@@ -410,6 +420,20 @@ async fn image(Path(reference): Path<String>) -> Response {
     axum::Json(objects::image_view()).into_response()
 }
 
+async fn image_job(Path(job): Path<String>) -> Response {
+    let jobs = objects::image_jobs();
+    let found = jobs
+        .iter()
+        .find(|one| one["id"].as_str().unwrap().ends_with(&job));
+    match found {
+        Some(job) => axum::Json(job).into_response(),
+        None => problem(Problem::new(
+            Code::NotFound,
+            format!("there is no job {job:?}"),
+        )),
+    }
+}
+
 async fn remove_image(Path(reference): Path<String>) -> Response {
     if reference == "localhost:5000/demo:1" {
         return problem(Problem::new(
@@ -439,6 +463,7 @@ async fn pull(body: axum::Json<Value>) -> Response {
     match body["reference"].as_str().unwrap() {
         "refused:1" => ndjson(&[json!({"type": "failed", "problem":
             Problem::new(Code::Upstream, "The registry refused refused:1").hint("docker login")})]),
+        "left:1" => ndjson(&[json!({"type": "job", "job": objects::image_jobs()[1]})]),
         "cut:1" => ndjson(&[json!({"type": "stage", "message": "Resolving cut:1"})]),
         reference => pulled(reference),
     }

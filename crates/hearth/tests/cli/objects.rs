@@ -85,6 +85,32 @@ pub(crate) fn image() -> Value {
     })
 }
 
+/// Pulls and imports: one that waits, one that is done, one that was aborted.
+pub(crate) fn image_jobs() -> Vec<Value> {
+    let job = |end: &str, name: &str, state: &str| {
+        json!({
+            "id": format!("01950000-0000-7000-8000-0000000000{end}"), "kind": "pull", "name": name,
+            "state": state, "attempts": {"resolve": 1, "download": 2}, "restarts": 0,
+            "done": 1_048_576, "total": 4_194_304, "detached": true,
+            "created_at": "2026-02-28T12:00:00Z", "state_since": "2026-02-28T12:00:02Z"
+        })
+    };
+    let mut waits = job("01", "docker.io/library/debian:12", "download");
+    waits["waits_for"] = json!("a place among the downloads");
+    let mut done = job("02", "localhost:5000/demo:1", "ready");
+    done["ended_at"] = json!("2026-02-28T12:01:00Z");
+    let mut aborted = job("03", "s3://images/node/5.tar", "aborted");
+    aborted["ended_at"] = json!("2026-02-28T12:01:00Z");
+    aborted["left"] = json!({"blobs": 1, "bytes": 1_048_576, "partial_bytes": 524_288});
+    aborted["failure"] = json!({
+        "state": "download", "reason": "digest", "at": "2026-02-28T12:01:00Z",
+        "problem": {"type": "urn:hearth:problem:upstream", "title": "Another server failed",
+            "status": 502, "code": "upstream",
+            "detail": "s3://images/node/5.tar (CRC-32) has digest 00, expected 01"}
+    });
+    vec![waits, done, aborted]
+}
+
 pub(crate) fn image_view() -> Value {
     json!({"image": image(), "used_by": ["db", "web-1"]})
 }

@@ -46,6 +46,24 @@ fn inspect() {
 }
 
 #[test]
+fn image_jobs() {
+    formats("image-status", &["image", "status"]);
+    let fake = Fake::start();
+    let text = session(
+        &fake,
+        &[
+            &["image", "status", "000003"],
+            &["image", "status", "-q"],
+            &["image", "status", "nosuch"],
+            &["image", "cancel", "000002"],
+            &["image", "retry", "000003"],
+            &["image", "pull", "--detach", "left:1"],
+        ],
+    );
+    insta::assert_snapshot!("image-jobs", text);
+}
+
+#[test]
 fn images() {
     formats("image-ls", &["image", "ls"]);
     let fake = Fake::start();

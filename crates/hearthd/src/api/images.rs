@@ -8,10 +8,12 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use hearth_image::{ImageError, ProgressSink, PullRequest, S3Settings};
+use hearth_image::jobs::{Follower, News};
+use hearth_image::{ImageError, ProgressSink};
 use hearth_types::api::{ImageList, ImageView, ImportImage, Progress, PullImage};
 use hearth_types::event::NewEvent;
 use hearth_types::image::ImageRecord;
+use hearth_types::image_job::JobState;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
 use tokio::sync::mpsc;
@@ -99,55 +101,15 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Pulls an image; the answer is a stream of progress, one JSON object per line.
+/// Pulls an image; the answer is a stream of progress, one JSON object per line, the job first.
+/// When the last client that waits for it goes away, the pull ends, unless it is detached.
 #[utoipa::path(post, path = "/v1/images/pull", operation_id = "pull_image", tag = "images", request_body = PullImage,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn pull(State(api): State<Api>, Body(request): Body<PullImage>) -> ApiResult<Response> {
-    let images = api.engine.parts.images.clone();
-    let reference = request.reference.clone();
-    let request = pull_request(&api, request);
-    Ok(progress(move |sink: Lines| async move {
-        let image = images
-            .pull(request, &sink)
-            .await
-            .map_err(|error| problem(&error).into_problem())?;
-        api.engine
-            .tell(NewEvent::info(
-                "image.pulled",
-                format!("image {reference} pulled"),
-            ))
-            .await;
-        Ok(Progress::Image { image })
-    }))
-}
-
-/// What is asked, with what the configuration says.
-fn pull_request(api: &Api, request: PullImage) -> PullRequest {
-    let configured = |key: &str| api.configured(key).map(str::to_owned);
-    let is_on = |key: &str| api.configured(key) == Some("on");
-    let parallel = configured("PULL_CONCURRENCY").and_then(|layers| layers.parse().ok());
-    PullRequest {
-        reference: request.reference,
-        platform: request.platform,
-        plain_http: request.plain_http,
-        auth: request.auth,
-        ca: configured("REGISTRY_CA").map(Into::into),
-        parallel,
-        kind: request.kind,
-        digest: request.digest,
-        s3: S3Settings {
-            endpoint: request.s3.endpoint.or_else(|| configured("S3_ENDPOINT")),
-            region: request.s3.region.or_else(|| configured("S3_REGION")),
-            profile: request.s3.profile.or_else(|| configured("S3_PROFILE")),
-            path_style: request
-                .s3
-                .path_style
-                .unwrap_or_else(|| is_on("S3_PATH_STYLE")),
-            credentials_file: configured("S3_CREDENTIALS_FILE"),
-            instance: is_on("S3_INSTANCE_CREDENTIALS"),
-            ca: None,
-        },
-    }
+    let detach = request.detach;
+    let follower = api.jobs.pull(request, detach).await;
+    let follower = follower.map_err(|error| problem(&error))?;
+    Ok(follow(&api, follower, detach))
 }
 
 /// Imports an image from a file on the daemon's host; answers like pull.
@@ -163,25 +125,40 @@ pub async fn import(
             format!("path: is {:?}, must be an absolute path", request.path),
         ));
     }
+    let detach = request.detach;
+    let follower = api.jobs.import(request, detach).await;
+    let follower = follower.map_err(|error| problem(&error))?;
+    Ok(follow(&api, follower, detach))
+}
+
+/// Answers with a job's progress up to its end, or with the job alone.
+pub(super) fn follow(api: &Api, mut follower: Follower, detach: bool) -> Response {
     let images = api.engine.parts.images.clone();
-    Ok(progress(move |sink: Lines| async move {
-        let image = images
-            .import(
-                request.path.as_str().into(),
-                &request.reference,
-                request.kind,
-                &sink,
-            )
-            .await
-            .map_err(|error| problem(&error).into_problem())?;
-        api.engine
-            .tell(NewEvent::info(
-                "image.imported",
-                format!("image {} imported", request.reference),
-            ))
-            .await;
-        Ok(Progress::Image { image })
-    }))
+    progress(move |sink: Lines| async move {
+        let job = follower.job();
+        if detach {
+            return Ok(Progress::Job { job });
+        }
+        sink.report(Progress::Job { job });
+        let job = loop {
+            match follower.next().await {
+                News::Progress(progress) => sink.report(progress),
+                News::End(job) => break job,
+            }
+        };
+        match (job.state, job.image, job.failure) {
+            (JobState::Ready, Some(image), _) => {
+                let image = images.get(image.as_str()).await;
+                let image = image.map_err(|error| problem(&error).into_problem())?;
+                Ok(Progress::Image { image })
+            }
+            (JobState::Aborted, _, Some(failure)) => Err(failure.problem),
+            _ => Err(
+                Problem::new(Code::Unavailable, format!("job {} was cancelled", job.id))
+                    .hint(format!("hearth image retry {} goes on with it", job.id)),
+            ),
+        }
+    })
 }
 
 async fn view(api: &Api, image: ImageRecord) -> ApiResult<ImageView> {
@@ -223,8 +200,7 @@ fn line(progress: &Progress) -> Bytes {
     text.into()
 }
 
-/// Answers with the progress of a piece of work. The work ends when the client goes away:
-/// a pull that nobody waits for can be resumed, but should not go on unseen.
+/// Answers with the progress of a piece of work. The work ends when the client goes away.
 pub(super) fn progress<F, Work>(work: F) -> Response
 where
     F: FnOnce(Lines) -> Work + Send + 'static,

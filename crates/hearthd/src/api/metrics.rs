@@ -13,6 +13,7 @@ use crate::metrics::CONTENT_TYPE;
 #[utoipa::path(get, path = "/metrics", tag = "daemon",
     responses((status = 200, body = String, content_type = "application/openmetrics-text"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn metrics(State(api): State<Api>) -> ApiResult<Response> {
+    api.engine.metrics.image_jobs(&api.jobs.list());
     let guard = api.pool.guard();
     let text = api.engine.scrape_with(|registry| guard.register(registry));
     let text = text.await.map_err(anyhow::Error::from)?;

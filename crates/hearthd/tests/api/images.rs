@@ -142,3 +142,76 @@ async fn kernels_are_imported_chosen_and_removed() {
     }
     assert!(rig.dir.join("images").is_dir());
 }
+
+#[tokio::test]
+async fn imports_are_jobs_that_can_be_looked_at_cancelled_and_tried_again() {
+    let rig = Rig::new().await;
+    let disk = rig.dir.join("late.img");
+    let import = json!({ "path": disk, "reference": "late:1", "kind": "disk" });
+    let failed = last_line(&rig.post("/v1/images/import", import).await);
+    assert_eq!(failed["type"], "failed", "{failed}");
+    let jobs = rig.get("/v1/images/jobs").await.json();
+    let job = &jobs["items"][0];
+    assert_eq!(job["state"], "aborted", "{job}");
+    assert_eq!(job["name"], "docker.io/library/late:1");
+    assert_eq!(job["failure"]["reason"], "not_found", "{job}");
+    let id = job["id"].as_str().unwrap().to_owned();
+
+    // The file is there now: the same job goes on.
+    raw_disk(&disk);
+    let path = format!("/v1/images/jobs/{id}/retry");
+    let done = last_line(&rig.post(&path, json!({})).await);
+    assert_eq!(done["type"], "image", "{done}");
+    let job = rig.get("/v1/images/jobs/late:1").await.json();
+    assert_eq!((&job["state"], &job["id"]), (&json!("ready"), &json!(id)));
+    // What has ended stays as it is.
+    let path = format!("/v1/images/jobs/{id}/cancel");
+    assert_eq!(rig.post(&path, json!({})).await.json()["state"], "ready");
+    let path = format!("/v1/images/jobs/{id}/retry");
+    rig.post(&path, json!({})).await.problem(400, "invalid");
+    rig.get("/v1/images/jobs/nosuch")
+        .await
+        .problem(404, "not_found");
+
+    let events = || async { rig.get("/v1/events").await.json()["items"].clone() };
+    let mut codes = Vec::new();
+    for _ in 0..1000 {
+        let items = events().await;
+        codes = items.as_array().unwrap().clone();
+        if codes.iter().any(|event| event["code"] == "image.imported") {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let of = |code: &str| codes.iter().find(|event| event["code"] == code);
+    let failed = of("image.failed").unwrap();
+    assert_eq!(failed["severity"], "error");
+    assert_eq!(failed["details"]["state"], "resolve", "{failed}");
+    assert_eq!(failed["details"]["reason"], "not_found", "{failed}");
+    assert!(of("image.imported").is_some());
+    let text = rig.get("/metrics").await;
+    let text = std::str::from_utf8(&text.bytes).unwrap();
+    for line in [
+        r#"hearth_image_failures_total{state="resolve",reason="not_found"} 1"#,
+        r#"hearth_image_jobs{state="ready"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_detached_import_is_left_to_the_daemon() {
+    let rig = Rig::new().await;
+    let disk = rig.dir.join("other.img");
+    raw_disk(&disk);
+    let import = json!({ "path": disk, "reference": "other:1", "detach": true });
+    let line = last_line(&rig.post("/v1/images/import", import).await);
+    assert_eq!(line["type"], "job", "{line}");
+    assert_eq!(line["job"]["detached"], true);
+    let id = line["job"]["id"].as_str().unwrap();
+    let path = format!("/v1/images/jobs/{id}");
+    while rig.get(&path).await.json()["state"] != "ready" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(rig.get("/v1/images/other:1").await.status, StatusCode::OK);
+}

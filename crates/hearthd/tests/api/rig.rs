@@ -142,13 +142,16 @@ impl Rig {
             Arc::new(ground.clone()),
         );
         let ledger = StoreLedger::new(engine.parts.store.clone());
+        let config = Arc::new(ConfigView {
+            entries: Vec::new(),
+        });
+        let jobs = hearthd::image_jobs::open(&engine, &config).unwrap();
         let api = Api {
             engine: Arc::clone(&engine),
             thins: Thins::new(pool.clone(), Arc::new(ground.clone()), Arc::new(ledger)),
             pool,
-            config: Arc::new(ConfigView {
-                entries: Vec::new(),
-            }),
+            jobs,
+            config,
             started: Instant::now(),
             stopping: stopping.clone(),
         };

@@ -99,6 +99,77 @@ async fn vm_of_a_pulled_image_runs_as_the_image_says() {
     host.clean().await;
 }
 
+/// The real daemon dies in a state of a pull that was left to it; the next one finishes it, with
+/// the login when that is needed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_outlives_the_daemon() {
+    if !cfg!(feature = "failpoints") {
+        println!("SKIP: built without the feature failpoints");
+        return;
+    }
+    let Some(mut host) = Host::new().await else {
+        return;
+    };
+    host.start_daemon().await;
+    let Some(registry) = Registry::start(&host).await else {
+        return;
+    };
+    let image = registry.push(&host, "story", &[("bin/story", STORY)], &SETTINGS);
+    let config = Registry::docker_config(&host, "right", Registry::PASSWORD);
+    for (state, needs_login) in [("download", true), ("unpack", false), ("seal", false)] {
+        host.terminate_daemon().await;
+        host.set("FAILPOINT", &format!("image:{state}"));
+        host.start_daemon().await;
+        let asked = hearth(&host, &config, &["image", "pull", "--detach", &image]);
+        println!("{state}: {asked:?}");
+        let status = host.daemon_ends().await;
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&status),
+            Some(9)
+        );
+        host.unset("FAILPOINT");
+        host.start_daemon().await;
+        let job = ended(&host, &config, &image).await;
+        assert_eq!(job["restarts"], 1, "{job}");
+        if needs_login {
+            assert_eq!(job["state"], "aborted", "{job}");
+            assert_eq!(job["failure"]["reason"], "login", "{job}");
+            let hint = job["failure"]["problem"]["hint"].as_str().unwrap();
+            assert!(hint.contains("hearth image retry"), "{hint}");
+            assert!(
+                host.log().contains("FSM aborted"),
+                "the log has no line of it"
+            );
+            let again = hearth(&host, &config, &["image", "retry", &image]);
+            assert!(again.status.success(), "{again:?}");
+        } else {
+            assert_eq!(job["state"], "ready", "{job}");
+        }
+        let removed = hearth(&host, &config, &["image", "rm", &image]);
+        assert!(removed.status.success(), "{removed:?}");
+    }
+    host.clean().await;
+}
+
+fn hearth(host: &Host, config: &camino::Utf8Path, arguments: &[&str]) -> Output {
+    let mut command = host.netns.command(our_program("hearth", "hearth").as_str());
+    command
+        .env("HEARTH_HOST", format!("unix://{}", host.socket()))
+        .env("DOCKER_CONFIG", config)
+        .args(arguments);
+    command.output().unwrap()
+}
+
+/// The job of an image when it has ended.
+async fn ended(host: &Host, config: &camino::Utf8Path, image: &str) -> serde_json::Value {
+    eventually("the end of the pull", || async {
+        let shown = hearth(host, config, &["image", "status", image, "-o", "json"]);
+        let job: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        job.get("ended_at").is_some().then_some(job)
+    })
+    .await
+}
+
 /// Without a login, with a wrong one, with the right one; the daemon's log knows none of them.
 fn logins(host: &Host, reference: &str) {
     const WRONG: &str = "battery staple 77d0";

@@ -194,13 +194,15 @@ fn api(life: &Life) -> Api {
     let place = hearth_pool::Place::new(&life.engine.paths.pool(), store.installation());
     let pool = hearth_pool::Pool::new(place, Arc::clone(&ground) as _);
     let ledger = Arc::new(hearthd::volumes::StoreLedger::new(store.clone()));
+    let config = Arc::new(hearth_types::api::ConfigView {
+        entries: Vec::new(),
+    });
     Api {
+        jobs: hearthd::image_jobs::open(&life.engine, &config).unwrap(),
         engine: Arc::clone(&life.engine),
         thins: hearth_pool::Thins::new(pool.clone(), ground, ledger),
         pool,
-        config: Arc::new(hearth_types::api::ConfigView {
-            entries: Vec::new(),
-        }),
+        config,
         started: std::time::Instant::now(),
         stopping,
     }

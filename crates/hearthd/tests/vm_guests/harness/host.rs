@@ -219,6 +219,7 @@ impl Host {
 
     pub(crate) async fn import_image(&self, path: &Utf8Path, reference: &str) {
         let body = ImportImage {
+            detach: false,
             path: path.to_string(),
             reference: reference.to_owned(),
             kind: None,
