@@ -189,6 +189,13 @@ impl Engine {
         }
     }
 
+    /// Has the metrics know what there is.
+    async fn count_snapshots(&self) {
+        if let Ok(all) = self.parts.store.snapshots().await {
+            self.metrics.snapshots_are(&all);
+        }
+    }
+
     /// Removes what there is of a snapshot, and its record last.
     async fn clear_snapshot(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let folder = self.snapshot_folder(snapshot.id);
@@ -208,12 +215,14 @@ impl Engine {
         });
         removed.await??;
         self.parts.store.forget_snapshot(snapshot.id).await?;
+        self.count_snapshots().await;
         Ok(())
     }
 
     /// What the daemon before has left in the middle is removed, or brought to its end. Called
     /// before anything new can begin.
     pub(super) async fn settle_snapshots(self: &Arc<Self>) {
+        self.count_snapshots().await;
         if self.modes.mode() == Mode::Readonly {
             return;
         }

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Label, breakers, process, snapshots, whole};
+use super::{Label, breakers, process, whole};
 use crate::engine::Engine;
 
 /// What the text is (OpenMetrics 1.0, "Overall Structure").
@@ -71,10 +71,6 @@ impl Engine {
         self.register_bootstrap(&mut read);
         breakers::register(&mut read, &rows, self.host_breaker().as_ref());
         others(&mut read);
-        // A database that cannot be read has other series that say so.
-        if let Ok(all) = self.parts.store.snapshots().await {
-            snapshots::register(&mut read, &all);
-        }
         let mut own = Registry::default();
         process::register(&mut own);
         let mut text = String::with_capacity(32 << 10);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hearth_types::snapshot::{Snapshot, SnapshotState};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -24,17 +24,25 @@ pub(super) struct Figures {
     creation: Histogram,
     frozen: Histogram,
     restore: Histogram,
+    states: Family<Label, Gauge>,
+    size: Gauge,
 }
 
 impl Default for Figures {
     fn default() -> Self {
         let made = Family::default();
         zero(&made, "outcome", &["done", "failed"]);
+        let states: Family<Label, Gauge> = Family::default();
+        for state in SnapshotState::ALL {
+            states.get_or_create(&[("state", state.as_str())]).set(0);
+        }
         Self {
             made,
             creation: seconds(),
             frozen: seconds(),
             restore: seconds(),
+            states,
+            size: Gauge::default(),
         }
     }
 }
@@ -46,6 +54,8 @@ impl Figures {
         registry.register_with_unit("snapshot_creation_duration", "How long a snapshot took that was made", Unit::Seconds, self.creation.clone());
         registry.register_with_unit("snapshot_frozen", "For how long a guest that ran could not write", Unit::Seconds, self.frozen.clone());
         registry.register_with_unit("snapshot_restore_duration", "How long a restore took", Unit::Seconds, self.restore.clone());
+        registry.register("snapshots", "Snapshots of VMs' disks", self.states.clone());
+        registry.register_with_unit("snapshot_size", "Size of all disks of snapshots, as guests see them", Unit::Bytes, self.size.clone());
     }
 }
 
@@ -65,23 +75,20 @@ impl Metrics {
         }
     }
 
+    /// What there is now. A scrape does not wait for the database.
+    pub(crate) fn snapshots_are(&self, snapshots: &[Snapshot]) {
+        let figures = &self.snapshots;
+        for state in SnapshotState::ALL {
+            let count = snapshots.iter().filter(|one| one.state == state).count();
+            let label = [("state", state.as_str())];
+            figures.states.get_or_create(&label).set(whole(count));
+        }
+        let bytes: u64 = snapshots.iter().map(|one| one.bytes().0).sum();
+        figures.size.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     /// A VM has got the disks of a snapshot.
     pub(crate) fn snapshot_restored(&self, took: Duration) {
         self.snapshots.restore.observe(took.as_secs_f64());
     }
-}
-
-/// What there is.
-pub(super) fn register(registry: &mut Registry, snapshots: &[Snapshot]) {
-    let states: Family<Label, Gauge> = Family::default();
-    for state in SnapshotState::ALL {
-        let count = snapshots.iter().filter(|one| one.state == state).count();
-        let label = [("state", state.as_str())];
-        states.get_or_create(&label).set(whole(count));
-    }
-    registry.register("snapshots", "Snapshots of VMs' disks", states);
-    let bytes: u64 = snapshots.iter().map(|one| one.bytes().0).sum();
-    let help = "Size of all disks of snapshots, as guests see them";
-    let size = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
-    registry.register_with_unit("snapshot_size", help, Unit::Bytes, size);
 }

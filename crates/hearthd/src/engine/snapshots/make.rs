@@ -153,6 +153,7 @@ impl Engine {
             ..snapshot.clone()
         };
         self.parts.store.put_snapshot(ready.clone()).await?;
+        self.count_snapshots().await;
         *snapshot = ready;
         Ok(())
     }
