@@ -15,6 +15,7 @@
 //! kept apart by constraints of the schema, not by this code alone.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod error;
 mod events;
 mod history;

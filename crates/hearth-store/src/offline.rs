@@ -127,7 +127,7 @@ fn absent(path: &Utf8Path) -> Result<()> {
     }
 }
 
-fn sync(path: &Utf8Path) -> Result<()> {
+pub(crate) fn sync(path: &Utf8Path) -> Result<()> {
     let file = std::fs::File::open(path).and_then(|file| file.sync_all());
     file.map_err(|error| StoreError::io("sync", path, error))
 }

@@ -17,13 +17,14 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::offline::Checked;
 use crate::open::{self, SCHEMA_VERSION};
 use crate::session::Session;
-use crate::writer::{self, Committed, Request};
+use crate::writer::{self, Committed, Job, Request};
 use crate::{
     Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Reserved, Result, StoreError, VmRow, events, history, journal, keys, leases, settings, thin,
-    vms,
+    Reserved, Result, StoreError, VmRow, backup, events, history, journal, keys, leases, settings,
+    thin, vms,
 };
 
 /// The database of one installation. Clones share it; the last one to go closes it.
@@ -43,7 +44,7 @@ struct Inner {
 #[derive(Debug)]
 enum Writer {
     Thread {
-        queue: Option<Sender<Request>>,
+        queue: Option<Sender<Job>>,
         thread: Mutex<Option<JoinHandle<()>>>,
     },
     /// Whoever asks.
@@ -168,7 +169,8 @@ impl Store {
         match &self.inner.writer {
             Writer::Thread { queue, .. } => {
                 let queue = queue.as_ref().ok_or(StoreError::Stopped)?;
-                queue.send(request).map_err(|_| StoreError::Stopped)?;
+                let job = Job::Request(request);
+                queue.send(job).map_err(|_| StoreError::Stopped)?;
             }
             #[cfg(feature = "in-place")]
             Writer::Asker(session) => {
@@ -180,6 +182,36 @@ impl Store {
             }
         }
         answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Writes a whole copy of the database to a file, while others go on, and looks through it.
+    /// A file that is there already is replaced when the copy is whole, and not before.
+    ///
+    /// # Errors
+    /// When the copy cannot be written, or is not whole, which means that the database is not.
+    pub async fn back_up(&self, to: &Utf8Path) -> Result<Checked> {
+        let to = to.to_owned();
+        match &self.inner.writer {
+            Writer::Thread { queue, .. } => {
+                let (reply, answer) = oneshot::channel();
+                let file = to.clone();
+                let work = Job::Between(Box::new(move |session: &Session| {
+                    let copied = backup::copy_pages(&session.conn, &session.path, &file);
+                    drop(reply.send(copied));
+                }));
+                let queue = queue.as_ref().ok_or(StoreError::Stopped)?;
+                queue.send(work).map_err(|_| StoreError::Stopped)?;
+                answer.await.map_err(|_| StoreError::Stopped)??;
+                let finished = tokio::task::spawn_blocking(move || backup::finish(&to));
+                finished.await.map_err(|_| StoreError::Stopped)?
+            }
+            #[cfg(feature = "in-place")]
+            Writer::Asker(session) => {
+                let session = session.lock().unwrap_or_else(PoisonError::into_inner);
+                backup::copy_pages(&session.conn, &session.path, &to)?;
+                backup::finish(&to)
+            }
+        }
     }
 
     /// Records a VM and leases what it needs, or does nothing.

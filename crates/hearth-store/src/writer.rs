@@ -19,6 +19,14 @@ pub(crate) type Answer = Box<dyn FnOnce(Result<()>) + Send>;
 /// A request: runs inside the transaction, in a savepoint of its own.
 pub(crate) type Request = Box<dyn FnOnce(&mut Session) -> Answer + Send>;
 
+/// What the writer is asked to do.
+pub(crate) enum Job {
+    /// A request: it shares a transaction with others.
+    Request(Request),
+    /// Something that no transaction may be open for.
+    Between(Box<dyn FnOnce(&Session) + Send>),
+}
+
 /// Who is told of each transaction: how long it took, and whether it was committed.
 pub(crate) type Told = Box<dyn Fn(Duration, bool) + Send + Sync>;
 
@@ -70,10 +78,24 @@ impl Committed {
 }
 
 /// Works until every handle is gone.
-pub(crate) fn run(mut session: Session, queue: &Receiver<Request>, committed: &Committed) {
-    while let Ok(first) = queue.recv() {
+pub(crate) fn run(mut session: Session, queue: &Receiver<Job>, committed: &Committed) {
+    let mut next = None;
+    while let Some(job) = next.take().or_else(|| queue.recv().ok()) {
+        let first = match job {
+            Job::Request(request) => request,
+            Job::Between(work) => {
+                work(&session);
+                continue;
+            }
+        };
         let mut group = vec![first];
-        group.extend(queue.try_iter().take(GROUP - 1));
+        while group.len() < GROUP && next.is_none() {
+            match queue.try_recv() {
+                Ok(Job::Request(request)) => group.push(request),
+                Ok(other) => next = Some(other),
+                Err(_) => break,
+            }
+        }
         commit_group(&mut session, group, committed);
     }
 }

@@ -1,6 +1,8 @@
 //! The store through its public face.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "store/backup.rs"]
+mod backup;
 #[path = "store/common.rs"]
 mod common;
 #[path = "store/crash.rs"]
