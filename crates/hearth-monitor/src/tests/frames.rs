@@ -206,6 +206,12 @@ fn wide_and_hostile_names() {
 fn pages() {
     let mut told = three();
     told.under_way = vec![work("ensure_disks", Some("new"), 700, true)];
+    let operation = serde_json::json!({
+        "operation": "suspend", "state": "stuck", "since": at(-90).to_string(),
+    });
+    let mut up = pool(PoolState::Up);
+    up.operations = vec![serde_json::from_value(operation).unwrap()];
+    told.pool = Some(up);
     let mut model = model(told, 80, 24);
     for seq in 1..40 {
         let text = "something happened, and this is a long sentence about it that goes over more than a line";

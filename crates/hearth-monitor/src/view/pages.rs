@@ -2,6 +2,7 @@
 
 use hearth_types::event::{Event, Severity};
 use hearth_types::orphan::Orphan;
+use hearth_types::pool::PoolOperationState;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
@@ -182,14 +183,30 @@ fn work(model: &Model, columns: usize) -> Vec<Line<'static>> {
     let now = model.daemon_now();
     let all = model.overview.as_ref().map_or(&[][..], |it| &it.under_way);
     let pool = model.overview.as_ref().and_then(|it| it.pool.as_ref());
-    let pool = pool.and_then(|pool| pool.work.as_ref());
     let line = |what: &str, object: &str, since| {
         format!(" {:>5} {} {object}", span(since, now), fit(what, 18))
     };
     let mut lines = Vec::new();
-    if let Some(work) = pool {
+    if let Some(work) = pool.and_then(|pool| pool.work.as_ref()) {
         let text = line(&work.what, "the thin pool", work.since);
         lines.push(Line::raw(cut(&text, columns)));
+    }
+    for operation in pool.iter().flat_map(|pool| &pool.operations) {
+        let stuck = operation.state == PoolOperationState::Stuck;
+        let style = if stuck {
+            model.theme.bad()
+        } else {
+            Style::new()
+        };
+        let state = operation.state.as_str();
+        let state = if stuck {
+            state.to_uppercase()
+        } else {
+            state.to_owned()
+        };
+        let object = format!("{}, {state}", operation.operation);
+        let text = line("device-mapper", &object, operation.since);
+        lines.push(Line::styled(cut(&text, columns), style));
     }
     for work in all {
         let of = work.vm.as_ref().map(|vm| format!(" of {vm}"));
