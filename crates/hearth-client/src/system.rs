@@ -4,7 +4,8 @@ use futures::Stream;
 use hyper::header::ACCEPT;
 
 use hearth_types::api::{
-    ConfigView, DoctorReport, EventList, HealthView, InfoView, Overview, PlanView, Version, Vm,
+    ConfigView, DatabaseBackup, DatabaseView, DoctorReport, EventList, HealthView, InfoView,
+    Overview, PlanView, Version, Vm,
 };
 use hearth_types::event::Event;
 use hearth_types::history::{Dump, History};
@@ -34,6 +35,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn overview(&self) -> Result<Overview, ClientError> {
         self.fetch(Call::get(&["v1", "overview"])).await
+    }
+
+    /// The database and its backups.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn database(&self) -> Result<DatabaseView, ClientError> {
+        self.fetch(Call::get(&["v1", "db"])).await
+    }
+
+    /// Makes a backup of the database.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn back_up_database(&self) -> Result<DatabaseBackup, ClientError> {
+        self.fetch(Call::post(&["v1", "db", "backup"])).await
     }
 
     /// Whether this host has what VMs need.

@@ -213,6 +213,10 @@ keys! {
     /// With less than this free in the file system of `DATA_DIR`, the daemon goes into mode
     /// `readonly` by itself, until half as much again is free. 0: never.
     DISK_RESERVE disk_reserve: DiskReserve = "64MiB", RESERVE;
+    /// The database is backed up this often, to `backups` in `DATA_DIR`, and each copy looked through. 0: not by itself.
+    DB_BACKUP_INTERVAL db_backup_interval: Span = "24h", DURATION;
+    /// So many backups of the database are kept, the newest.
+    DB_BACKUP_KEEP db_backup_keep: u32 = "7", POSITIVE_COUNT;
     /// So many device-mapper operations may be under way at once.
     GUARD_CONCURRENCY guard_concurrency: u32 = "1", CONCURRENCY;
     /// A thread that waits in the kernel on device-mapper (state D) and has not moved for so long

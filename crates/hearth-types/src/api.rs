@@ -1,5 +1,6 @@
 //! Bodies of the HTTP API: shared by the daemon and its clients.
 
+mod database;
 mod devices;
 pub mod health;
 mod images;
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use database::{DatabaseBackup, DatabaseBackupFailure, DatabaseView};
 pub use devices::DeviceStats;
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
 pub use images::{

@@ -116,6 +116,9 @@ enum Command {
     /// Makes, lists, removes, restores and clones snapshots of VMs' disks
     #[command(subcommand)]
     Snapshot(commands::snapshot::SnapshotCommand),
+    /// Backs up, checks, restores and rebuilds the database
+    #[command(subcommand)]
+    Db(commands::db::DbCommand),
     Plan(commands::recovery::PlanArgs),
     Mode(commands::mode::ModeArgs),
     Orphans(commands::orphans::OrphansArgs),
@@ -217,6 +220,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Pool(command) => commands::pool::run(context, command).await,
         Command::Snapshot(command) => commands::snapshot::run(context, command).await,
+        Command::Db(command) => commands::db::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,
         Command::Dump(args) => commands::history::dump(context, args).await,

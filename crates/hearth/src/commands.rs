@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod console;
 pub(crate) mod cp;
 pub(crate) mod create;
+pub(crate) mod db;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod gc;

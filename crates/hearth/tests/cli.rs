@@ -6,6 +6,8 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+#[path = "cli/db.rs"]
+mod db;
 #[path = "cli/fake.rs"]
 mod fake;
 #[path = "cli/monitor.rs"]

@@ -6,6 +6,7 @@
 mod ahead;
 pub mod archive;
 pub mod auth;
+pub mod database;
 pub mod error;
 pub mod events;
 pub mod exec;
@@ -157,6 +158,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(snapshots::restore))
         .routes(routes!(snapshots::clone_vm))
+        .routes(routes!(database::get))
+        .routes(routes!(database::back_up))
         .routes(routes!(meta::version))
         .routes(routes!(meta::health))
         .routes(routes!(meta::info))

@@ -137,6 +137,12 @@ pub async fn run(
     });
     let jobs =
         crate::image_jobs::open(&engine, &shown).context("the image folder cannot be used")?;
+    engine.backups.configure(
+        config.db_backup_interval.as_duration(),
+        config.db_backup_keep,
+    );
+    let backups = crate::backups::keep_up(Arc::downgrade(&engine), stopping.clone());
+    drop(tokio::spawn(backups));
     let state = Api {
         engine,
         pool: thins.pool().clone(),

@@ -33,8 +33,8 @@ pub enum DbCommand {
     },
     /// Put a copy in the database's place; what was there is kept beside it
     Restore {
-        /// The copy
-        file: Utf8PathBuf,
+        /// The copy; the newest whole one of the daemon's own backups when absent
+        file: Option<Utf8PathBuf>,
         /// Even if the database that is there is whole
         #[arg(long)]
         force: bool,
@@ -67,7 +67,10 @@ pub async fn run(config: &Config, command: DbCommand) -> anyhow::Result<String> 
             offline::copy(&place.database, &file)?;
             Ok(format!("{} was copied to {file}.\n", place.database))
         }
-        DbCommand::Restore { file, force } => place.restore(&file, force),
+        DbCommand::Restore { file, force } => {
+            let file = file.map_or_else(|| place.newest_backup(), Ok)?;
+            place.restore(&file, force)
+        }
         DbCommand::Rebuild {
             force,
             installation,
@@ -132,6 +135,22 @@ impl Place {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The newest of the daemon's own backups that is whole.
+    fn newest_backup(&self) -> anyhow::Result<Utf8PathBuf> {
+        let folder = self.data.join("backups");
+        for backup in crate::backups::list(&folder) {
+            let file = Utf8PathBuf::from(backup.file);
+            match offline::check(&file) {
+                Ok(Some(_)) => return Ok(file),
+                Ok(None) => tracing::warn!(%file, "this backup is empty"),
+                Err(error) => tracing::warn!(%file, %error, "this backup is not whole"),
+            }
+        }
+        anyhow::bail!(
+            "there is no whole backup in {folder}: name one, or make the database anew with hearthd db rebuild"
+        )
     }
 
     fn restore(&self, file: &Utf8Path, force: bool) -> anyhow::Result<String> {

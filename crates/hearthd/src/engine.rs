@@ -61,6 +61,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch as watch_channel};
 use tokio::time::Instant;
 
+use crate::backups::Backups;
 use crate::failpoint::Failpoints;
 use crate::health::Wards;
 use crate::host::{Clock, Processes};
@@ -135,6 +136,8 @@ pub struct Engine {
     pub under_way: UnderWay,
     /// How much room the thin pool has.
     pool_room: Mutex<hearth_plan::PoolRoom>,
+    /// Backups of the database.
+    pub backups: Backups,
     host_watch: Mutex<host_breaker::HostWatch>,
     /// VMs whose guests their VMMs keep when they panic.
     pub(crate) kept_guests: Mutex<Vec<VmId>>,
@@ -242,6 +245,7 @@ impl Engine {
             image_use: tokio::sync::RwLock::default(),
             under_way: UnderWay::default(),
             pool_room: Mutex::default(),
+            backups: Backups::new(paths.backups()),
             host_watch: Mutex::default(),
             kept_guests: Mutex::default(),
             dumping: Mutex::default(),

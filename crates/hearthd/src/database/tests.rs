@@ -272,7 +272,7 @@ async fn a_backup_takes_the_place_of_what_is_damaged() {
     ruin.create(&store, "later").await;
     drop(store);
     let restore = |force| DbCommand::Restore {
-        file: file.clone(),
+        file: Some(file.clone()),
         force,
     };
     run(&ruin.config, restore(false)).await.unwrap_err();
@@ -282,4 +282,45 @@ async fn a_backup_takes_the_place_of_what_is_damaged() {
     let (installation, rows) = ruin.recorded().await;
     assert_eq!((installation, rows.len()), (ruin.installation, 1));
     assert!(file.is_file(), "the backup is still one");
+}
+
+/// The whole way: a daemon's own backup, a disk that lies, the VMs back.
+#[tokio::test]
+async fn the_newest_whole_backup_brings_the_vms_back() {
+    let ruin = Ruin::new(&["web", "db"]).await;
+    let store = Store::open(ruin.path("hearth.db")).unwrap();
+    let backups = crate::backups::Backups::new(ruin.path("backups"));
+    let now = Timestamp::now();
+    let earlier = now - jiff::SignedDuration::from_secs(3600);
+    backups.take(&store, earlier).await.unwrap();
+    // The newest one was damaged where it lies.
+    let newest = backups.take(&store, now).await.unwrap();
+    std::fs::write(&newest.file, "not a database").unwrap();
+    drop(store);
+    ruin.damage();
+    let asked = |file| DbCommand::Restore { file, force: false };
+    let newest = Utf8PathBuf::from(newest.file);
+    run(&ruin.config, asked(Some(newest))).await.unwrap_err();
+    let said = run(&ruin.config, asked(None)).await.unwrap();
+    assert!(said.contains("2 VM(s)"), "{said}");
+    let (installation, rows) = ruin.recorded().await;
+    assert_eq!(installation, ruin.installation);
+    let mut names: Vec<String> = rows.iter().map(|row| row.spec.name.to_string()).collect();
+    names.sort();
+    assert_eq!(names, ["db", "web"]);
+    assert_eq!(rows[0].spec.env.len(), 1, "also what no folder keeps");
+    assert_eq!(ruin.old().len(), 1);
+}
+
+#[tokio::test]
+async fn without_a_whole_backup_nothing_is_replaced() {
+    let ruin = Ruin::new(&["web"]).await;
+    ruin.damage();
+    let command = DbCommand::Restore {
+        file: None,
+        force: false,
+    };
+    let error = run(&ruin.config, command).await.unwrap_err().to_string();
+    assert!(error.contains("rebuild"), "{error}");
+    assert!(ruin.old().is_empty());
 }

@@ -39,6 +39,12 @@ impl Paths {
         self.data.join("pool")
     }
 
+    /// The folder of the database's backups.
+    #[must_use]
+    pub fn backups(&self) -> Utf8PathBuf {
+        self.data.join("backups")
+    }
+
     /// The folder of all VMs.
     #[must_use]
     pub fn vms(&self) -> Utf8PathBuf {

@@ -68,6 +68,7 @@ impl Engine {
         self.register_vms(&mut read, &rows);
         self.register_leases(&mut read, &rows);
         self.register_under_way(&mut read);
+        self.backups.register(&mut read);
         self.register_bootstrap(&mut read);
         breakers::register(&mut read, &rows, self.host_breaker().as_ref());
         others(&mut read);

@@ -14,6 +14,7 @@ mod rig;
 
 mod auth;
 mod change;
+mod database;
 mod deploy;
 mod document;
 mod errors;
