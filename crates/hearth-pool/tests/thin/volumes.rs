@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::contract::{Ground, contract};
 use hearth_disk::{DiskError, Made, Volumes};
 use hearth_pool::Choice;
+use hearth_pool::space::Room;
 use hearth_types::pool::PoolState;
 use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::Bytes;
@@ -244,6 +245,12 @@ async fn an_image_without_room_is_refused_before_anything_is_written() {
     let world = World::up().await;
     let source = world.path("image");
     world.put(&source, Bytes::mib(512), 0, &vec![1; 200 << 20]);
+    // Nor may the pool grow by what would be missing.
+    world.ground.set_room(Room::Files {
+        free: 0,
+        total: 1 << 40,
+        allotted: 0,
+    });
     let made = world
         .volumes
         .clone_from(&source, &world.path("root.img"), Bytes::mib(512), owner())

@@ -39,10 +39,10 @@ async fn every_route_of_a_vm_says_when_there_is_none() {
             } else {
                 path
             };
-            let body = if path.ends_with("spec") {
-                spec("nosuch", json!({})).to_string()
-            } else {
-                String::new()
+            let body = match path.rsplit('/').next() {
+                Some("spec") => spec("nosuch", json!({})).to_string(),
+                Some("restore") => json!({ "snapshot": "nosuch" }).to_string(),
+                _ => String::new(),
             };
             let method: Method = method.to_uppercase().parse().unwrap();
             let problem = rig

@@ -186,13 +186,14 @@ async fn imports_are_jobs_that_can_be_looked_at_cancelled_and_tried_again() {
     let of = |code: &str| codes.iter().find(|event| event["code"] == code);
     let failed = of("image.failed").unwrap();
     assert_eq!(failed["severity"], "error");
-    assert_eq!(failed["details"]["state"], "resolve", "{failed}");
+    // The kind was named, so nothing had to look at the file before.
+    assert_eq!(failed["details"]["state"], "unpack", "{failed}");
     assert_eq!(failed["details"]["reason"], "not_found", "{failed}");
     assert!(of("image.imported").is_some());
     let text = rig.get("/metrics").await;
     let text = std::str::from_utf8(&text.bytes).unwrap();
     for line in [
-        r#"hearth_image_failures_total{state="resolve",reason="not_found"} 1"#,
+        r#"hearth_image_failures_total{state="unpack",reason="not_found"} 1"#,
         r#"hearth_image_jobs{state="ready"} 1"#,
     ] {
         assert!(text.contains(line), "{line} in {text}");
