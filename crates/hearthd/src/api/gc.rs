@@ -19,7 +19,7 @@ pub async fn find(State(api): State<Api>) -> ApiResult<Json<GcReport>> {
 
 /// Looks for garbage of some kinds, and cleans it with `force`. Refused on a host that is not idle or
 /// in no state for it. What fails for one piece is told in its place.
-#[utoipa::path(post, path = "/v1/gc", operation_id = "clean_garbage", tag = "gc", request_body = RunGc,
+#[utoipa::path(post, path = "/v1/gc", operation_id = "clean_garbage", tag = "gc", request_body = Option<RunGc>,
     responses((status = 200, body = GcReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn clean(State(api): State<Api>, Body(asked): Body<RunGc>) -> ApiResult<Json<GcReport>> {
     run(&api, &asked).await

@@ -39,7 +39,7 @@ pub async fn cancel(
 }
 
 /// Tries a job again from the state in which it ended; answers like pull.
-#[utoipa::path(post, path = "/v1/images/jobs/{job}/retry", operation_id = "retry_image_job", tag = "images", params(("job" = String, Path)), request_body = RetryJob,
+#[utoipa::path(post, path = "/v1/images/jobs/{job}/retry", operation_id = "retry_image_job", tag = "images", params(("job" = String, Path)), request_body = Option<RetryJob>,
     responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn retry(
     State(api): State<Api>,
