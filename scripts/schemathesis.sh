@@ -50,13 +50,14 @@ end() {
     curl -fsS -X DELETE -H "Authorization: Bearer $token" -o /dev/null \
       "http://127.0.0.1:$port/v1/vms/$vm?force=true&wait=true&timeout=30" || status=1
   done
-  for _ in $(seq 50); do [ -n "$(leftovers)" ] || break; sleep 0.2; done
+  for _ in $(seq 300); do [ -n "$(leftovers)" ] || break; sleep 0.2; done
   [ -z "$daemon" ] || kill "$daemon" 2>/dev/null || true
   [ -z "$daemon" ] || wait "$daemon" 2>/dev/null || true
   local left
   left=$(leftovers)
   if [ -n "$left" ]; then
-    echo "error: processes were left behind: $left" >&2
+    echo "error: processes were left behind:" >&2
+    for file in $left; do tr '\0' ' ' <"${file%environ}cmdline" >&2 || true; echo >&2; done
     for file in $left; do kill -9 "$(cut -d/ -f3 <<<"$file")" 2>/dev/null || true; done
     status=1
   fi

@@ -173,9 +173,10 @@ where
                 };
                 ApiError::new(code, rejection.body_text())
             })?;
-        // No body and `null` say the same: nothing but the defaults.
+        // No body and `null` say the same: nothing but the defaults. Blanks alone are no JSON.
         let text: &[u8] = match bytes.trim_ascii() {
-            b"" | b"null" => b"{}",
+            b"" if bytes.is_empty() => b"{}",
+            b"null" => b"{}",
             text => text,
         };
         // Serde would take a list of the fields' values, too.

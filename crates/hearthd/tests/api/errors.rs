@@ -66,6 +66,8 @@ async fn json_that_cannot_be_read_is_said_with_its_place() {
         problem["detail"].as_str().unwrap().contains("EOF"),
         "{problem}"
     );
+    // A body may be left out here, but blanks are no body that was left out.
+    post(&rig, "/v1/gc", "\r").await.problem(400, "invalid");
     for (body, place) in [
         (
             json!({ "spec": spec("web", json!({ "memory": true })) }),
