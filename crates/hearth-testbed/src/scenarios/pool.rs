@@ -1,6 +1,8 @@
 //! A thin pool on real device-mapper: set up, written to, and there again with its data after
 //! whatever ends the daemon or the host. Pools and thin devices of others are not touched.
 
+mod guests;
+
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
@@ -106,6 +108,7 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     host.promise("what was synced into the pool is there after a reboot, a panic and a power cut");
     deactivate(host)?;
     destroyed(host)?;
+    guests::tell(host)?;
     // What all VMs share was there at the beginning, and comes with the first after a boot.
     host.start_vm("last", &[], "exec sleep 1000000")?
         .wait_running(VM_UP)
