@@ -202,7 +202,6 @@ fn in_firecracker(host: &Host) -> anyhow::Result<()> {
         .wait_running(VM_UP)?;
     let vm = up(host, "fire")?;
     vm.exec("head -c 1048576 /dev/urandom > /file && sync && sha256sum /file")?;
-    host.check("rm -f /var/lib/hearth/firecracker-probe.json")?;
     host.promise("a Firecracker VM runs on a disk of the pool, in its cage");
     Ok(())
 }
@@ -226,5 +225,7 @@ fn removed(host: &Host) -> anyhow::Result<()> {
         "the ledger has what is gone: {all}"
     );
     host.promise("volumes go with their VMs, and their blocks are free");
+    // What was found out about KVM is kept.
+    host.check("rm -f /var/lib/hearth/vmm-probe.json /var/lib/hearth/firecracker-probe.json")?;
     host.configure(&["STORAGE=files"])
 }
