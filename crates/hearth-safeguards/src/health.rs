@@ -78,8 +78,18 @@ impl Health {
 
     /// Looks, within the budget. What could not be read until then is unknown.
     pub async fn look(&self, purpose: Purpose, pool: Option<&PoolSign>) -> Report {
+        self.look_within(self.limits.budget, purpose, pool).await
+    }
+
+    /// Looks, and takes so long at most: for one who would rather wait than not be told.
+    pub async fn look_within(
+        &self,
+        budget: Duration,
+        purpose: Purpose,
+        pool: Option<&PoolSign>,
+    ) -> Report {
         let begun = Instant::now();
-        let seen = self.see(begun).await;
+        let seen = self.see(begun, budget).await;
         let mut report = judge(&seen, &self.limits, purpose, pool);
         report.took = begun.elapsed();
         if matches!(seen.held, Some(Survey::Known(_))) {
@@ -97,8 +107,7 @@ impl Health {
         self.hangs.load(Ordering::Relaxed)
     }
 
-    async fn see(&self, begun: Instant) -> Seen {
-        let budget = self.limits.budget;
+    async fn see(&self, begun: Instant, budget: Duration) -> Seen {
         let Ok(mut kept) = timeout(budget, Arc::clone(&self.kept).lock_owned()).await else {
             // Another look is in the kernel and has not come back.
             return Seen::default();
@@ -113,7 +122,11 @@ impl Health {
         let made = std::thread::Builder::new()
             .name("health".to_owned())
             .spawn(move || {
-                gather(&*signs, &mut kept, &resolver, begun + budget, &place);
+                let times = Times {
+                    log: begun + budget / 2,
+                    all: begun + budget,
+                };
+                gather(&*signs, &mut kept, &resolver, &times, &place);
                 drop(kept);
                 // Nobody may be waiting any more.
                 tell.send(()).ok();
@@ -129,22 +142,30 @@ impl Health {
     }
 }
 
+/// How long may be read. The log goes on at the next look where it was left, the threads do not: so the log
+/// leaves them half of the time at least.
+struct Times {
+    log: Instant,
+    all: Instant,
+}
+
+/// What is read at once comes first: a host with very many threads is still told of its memory.
 fn gather(
     signs: &dyn Signs,
     kept: &mut Kept,
     resolver: &Resolver,
-    until: Instant,
+    times: &Times,
     place: &Mutex<Seen>,
 ) {
     let now = signs.uptime();
-    let held = held(signs, &mut kept.held, now, until);
-    place.lock().held = Some(held);
     let memory = signs.memory().map_err(|error| error.to_string());
     place.lock().memory = Some(memory.map_or_else(Survey::Unknown, Survey::Known));
     let io = io(signs, kept, now);
     place.lock().io = Some(io);
-    let log = log(signs, &mut kept.log, now, resolver, until);
+    let log = log(signs, &mut kept.log, now, resolver, times.log);
     place.lock().log = Some(log);
+    let held = held(signs, &mut kept.held, now, times.all);
+    place.lock().held = Some(held);
 }
 
 fn held(

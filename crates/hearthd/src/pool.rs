@@ -113,8 +113,7 @@ pub(crate) fn failed(what: &str, error: &PoolError) -> NewEvent {
 }
 
 /// What `hearth doctor` says of it. Nobody needs one.
-pub(crate) async fn doctor(pool: &Pool) -> DoctorCheck {
-    let view = pool.view().await;
+pub(crate) fn doctor(view: PoolView) -> DoctorCheck {
     let none = view.made_at.is_none();
     let (status, detail) = match view.state {
         PoolState::Absent => (DoctorStatus::Ok, "none; volumes are files".to_owned()),

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use hearth_config::Config;
 use hearth_safeguards::{
-    Check, Health, HostSigns, OperationGuard, Purpose, Report, Settings, Thresholds, Weight,
+    Check, Finding, Health, HostSigns, OperationGuard, Purpose, Report, Settings, Thresholds,
+    Weight,
 };
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
@@ -24,6 +25,8 @@ use whose::Owners;
 
 /// How often is looked when nothing is to be done.
 const LOOK: Duration = Duration::from_secs(10);
+/// How long somebody who asks `hearth doctor` waits for the look at the host, rather than read that it is unknown.
+const DOCTOR: Duration = Duration::from_secs(5);
 /// So many processes of VMs are remembered: a line in the kernel's log may be about one that is gone.
 const PROCESSES_MAX: usize = 8192;
 
@@ -134,27 +137,50 @@ async fn remember(engine: &Engine, processes: &Processes) {
     }
 }
 
-/// What `hearth doctor` says of it.
-pub(crate) async fn doctor(guard: &OperationGuard) -> Option<DoctorCheck> {
-    let report = guard.health()?.look(Purpose::Change, None).await;
-    Some(line(&report))
+/// What `hearth doctor` says of it. `pool`: there is a pool whose operations wait for such looks.
+pub(crate) async fn doctor(guard: &OperationGuard, pool: bool) -> Option<DoctorCheck> {
+    let health = guard.health()?;
+    let budget = health.thresholds().budget;
+    let report = health
+        .look_within(DOCTOR.max(budget), Purpose::Change, None)
+        .await;
+    Some(line(&report, pool.then_some(budget)))
 }
 
-fn line(report: &Report) -> DoctorCheck {
+/// `budget`: how long a look before an operation may take, where that matters.
+fn line(report: &Report, budget: Option<Duration>) -> DoctorCheck {
     let name = "device-mapper operations".to_owned();
-    let Some(first) = report.findings.first() else {
-        let readings = report.readings.iter().map(|reading| {
-            let said = reading.said.known().map_or("unknown", String::as_str);
-            format!("{}: {said}", reading.check)
-        });
-        let readings: Vec<_> = readings.collect();
+    let took = report.took.as_millis();
+    if let Some(first) = report.findings.first() {
+        return told(name, report, first);
+    }
+    if let Some(budget) = budget.filter(|budget| report.took > *budget) {
+        let budget = budget.as_millis();
         return DoctorCheck {
             name,
-            status: DoctorStatus::Ok,
-            detail: format!("nothing speaks against them ({})", readings.join("; ")),
-            hint: None,
+            status: DoctorStatus::Warning,
+            detail: format!(
+                "the look at the host took {took} ms, and before an operation it may take {budget} ms: \
+                 operations wait"
+            ),
+            hint: Some("raise GUARD_BUDGET, or look what keeps the CPUs busy".to_owned()),
         };
-    };
+    }
+    let readings = report.readings.iter().map(|reading| {
+        let said = reading.said.known().map_or("unknown", String::as_str);
+        format!("{}: {said}", reading.check)
+    });
+    let readings: Vec<_> = readings.collect();
+    let readings = readings.join("; ");
+    DoctorCheck {
+        name,
+        status: DoctorStatus::Ok,
+        detail: format!("nothing speaks against them ({readings}; read in {took} ms)"),
+        hint: None,
+    }
+}
+
+fn told(name: String, report: &Report, first: &Finding) -> DoctorCheck {
     let (status, begins) = match first.weight {
         Weight::Refuses => (DoctorStatus::Failed, "they are refused: "),
         Weight::Settles => (DoctorStatus::Warning, "they wait: "),
@@ -190,20 +216,34 @@ mod tests {
     async fn doctor_says_what_is_read_and_what_refuses() {
         let signs = FakeSigns::default();
         let health = health(&signs);
-        let well = line(&health.look(Purpose::Change, None).await);
+        let well = line(&health.look(Purpose::Change, None).await, None);
         assert_eq!(well.status, DoctorStatus::Ok);
         assert!(well.detail.contains("memory: 50.0 % available"), "{well:?}");
         signs.hide_log();
-        let hidden = line(&health.look(Purpose::Change, None).await);
+        let hidden = line(&health.look(Purpose::Change, None).await, None);
         assert_eq!(hidden.status, DoctorStatus::Warning);
         signs.set_memory(1);
         let low = health.look(Purpose::Change, Some(&PoolSign::Good)).await;
-        let low = line(&low);
+        let low = line(&low, None);
         assert_eq!(low.status, DoctorStatus::Failed);
         assert!(
             low.detail.starts_with("they are refused: memory"),
             "{low:?}"
         );
         assert!(low.hint.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_look_that_is_too_slow_for_operations_is_told_where_there_is_a_pool() {
+        let mut report = health(&FakeSigns::default())
+            .look(Purpose::Change, None)
+            .await;
+        report.took = Duration::from_millis(230);
+        let slow = line(&report, Some(Duration::from_millis(100)));
+        assert_eq!(slow.status, DoctorStatus::Warning);
+        assert!(slow.detail.contains("took 230 ms"), "{slow:?}");
+        for fine in [None, Some(Duration::from_millis(230))] {
+            assert_eq!(line(&report, fine).status, DoctorStatus::Ok);
+        }
     }
 }

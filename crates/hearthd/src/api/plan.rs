@@ -20,8 +20,9 @@ pub async fn plan(State(api): State<Api>) -> ApiResult<Json<PlanView>> {
     responses((status = 200, body = DoctorReport), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn doctor(State(api): State<Api>) -> Json<DoctorReport> {
     let mut report = crate::doctor::examine(&api.engine, &api.config).await;
-    report.checks.push(crate::pool::doctor(&api.pool).await);
-    let safeguards = crate::safeguards::doctor(api.pool.guard());
+    let view = api.pool.view().await;
+    let safeguards = crate::safeguards::doctor(api.pool.guard(), view.made_at.is_some());
+    report.checks.push(crate::pool::doctor(view));
     report.checks.extend(safeguards.await);
     Json(report)
 }
