@@ -2,6 +2,7 @@
 //! record, reboots, and neighbours whose objects look like ours.
 
 mod effects;
+mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -14,13 +15,9 @@ use hearth_plan::transition::later;
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::net::RuleSet;
-use hearth_types::observe::{
-    ChangedLimit, Observed, ObservedBridge, ObservedDir, ObservedNames, ObservedProcess,
-    ObservedTap, ObservedUnit, ProcessRole, RunState, UnitState,
-};
+use hearth_types::observe::{ChangedLimit, ObservedNames, ProcessRole, UnitState};
 use hearth_types::process::{ExitRecord, GuestReport, ProcessExit, ProcessIdentity};
 use hearth_types::status::StopRung;
-use hearth_types::survey::Survey;
 
 pub use effects::HostError;
 
@@ -402,63 +399,6 @@ impl SimHost {
         self.now = later(self.now, Duration::from_secs(30));
     }
 
-    /// Looks at everything that carries our mark.
-    #[must_use]
-    pub fn survey(&self) -> Observed {
-        Observed {
-            processes: self.look(Kind::Processes, self.seen_processes()),
-            run_states: self.run_states(),
-            units: self.look(Kind::Units, self.seen_units()),
-            taps: self.look(Kind::Taps, self.seen_taps()),
-            dirs: self.look(Kind::Dirs, self.seen_dirs()),
-            bridge: self.look(
-                Kind::Bridge,
-                self.bridge.map(|ready| ObservedBridge { ready }),
-            ),
-            rules: self.look(Kind::Rules, self.rules.clone()),
-            names: self.look(Kind::Names, self.names.clone()),
-        }
-    }
-
-    fn look<T>(&self, kind: Kind, answer: T) -> Survey<T> {
-        if self.unknown.contains(&kind) {
-            Survey::Unknown(format!("simulated failure of the survey of {kind:?}"))
-        } else {
-            Survey::Known(answer)
-        }
-    }
-
-    fn listed(&self, mark: OwnerMark) -> bool {
-        self.leaky_survey || mark.installation == self.installation
-    }
-
-    fn seen_processes(&self) -> Vec<ObservedProcess> {
-        let ours = self.processes.values();
-        ours.filter(|p| self.listed(p.identity.mark))
-            .map(|p| ObservedProcess {
-                identity: p.identity.clone(),
-                role: p.role,
-                started_at: p.started_at,
-                suspended: false,
-            })
-            .collect()
-    }
-
-    /// As systemd and the marks tell it. How long a state lasts is asked for all here.
-    fn seen_units(&self) -> Vec<ObservedUnit> {
-        let all = self.units.values();
-        all.filter_map(|unit| {
-            let mark = unit.mark.filter(|mark| self.listed(*mark))?;
-            Some(ObservedUnit {
-                mark,
-                state: unit.state,
-                since: Some(unit.since),
-                limits: self.look(Kind::Limits, unit.changed.clone()),
-            })
-        })
-        .collect()
-    }
-
     /// systemd forgets the unit of a VM whose last process has gone, unless it has failed.
     fn collect_unit(&mut self, mark: OwnerMark) {
         let lives = self.processes.values().any(|p| p.identity.mark == mark);
@@ -472,47 +412,6 @@ impl SimHost {
         if ended {
             self.units.remove(&vm);
         }
-    }
-
-    fn run_states(&self) -> BTreeMap<VmId, Survey<RunState>> {
-        let vmms = self.processes.values().filter(|p| {
-            p.role == ProcessRole::Vmm && p.identity.mark.installation == self.installation
-        });
-        vmms.filter_map(|p| {
-            let state = if p.paused {
-                RunState::Paused
-            } else {
-                RunState::Running
-            };
-            Some((p.identity.mark.vm()?, self.look(Kind::RunStates, state)))
-        })
-        .collect()
-    }
-
-    fn seen_taps(&self) -> Vec<ObservedTap> {
-        let all = self.taps.iter();
-        all.filter_map(|(name, tap)| {
-            let mark = tap.mark.filter(|mark| self.listed(*mark))?;
-            Some(ObservedTap {
-                name: name.clone(),
-                index: tap.index,
-                mark,
-                attached: tap.attached,
-            })
-        })
-        .collect()
-    }
-
-    fn seen_dirs(&self) -> Vec<ObservedDir> {
-        let all = self.dirs.iter();
-        all.map(|(vm, dir)| ObservedDir {
-            vm: *vm,
-            has_disk: dir.has_disk,
-            behind: false,
-            exit: dir.exit.clone(),
-            changed_at: dir.changed_at,
-        })
-        .collect()
     }
 
     /// What was stuck in the kernel goes on, and what was killed meanwhile dies.

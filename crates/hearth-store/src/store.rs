@@ -1,18 +1,16 @@
 //! The handle that the rest of the daemon holds.
 
+mod records;
 mod snapshots;
+mod thin;
+mod vms;
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use camino::Utf8Path;
-use hearth_types::event::{Event, NewEvent};
-use hearth_types::history::HistoryEntry;
-use hearth_types::ids::{EventSeq, InstallationId, IntentId, VmId};
-use hearth_types::status::{Goal, VmStatus};
-use hearth_types::thin::{NewThin, ThinDevice};
-use hearth_types::units::Span;
+use hearth_types::ids::InstallationId;
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -21,11 +19,7 @@ use crate::offline::Checked;
 use crate::open::{self, SCHEMA_VERSION};
 use crate::session::Session;
 use crate::writer::{self, Committed, Job, Request};
-use crate::{
-    Created, FindResult, IdempotencyKey, IdempotentHit, LeaseRanges, NewSpec, NewVm, OpenIntentRow,
-    Reserved, Result, StoreError, VmRow, backup, events, history, journal, keys, leases, settings,
-    thin, vms,
-};
+use crate::{IdempotencyKey, IdempotentHit, Result, StoreError, backup, keys, settings};
 
 /// The database of one installation. Clones share it; the last one to go closes it.
 #[derive(Debug, Clone)]
@@ -124,11 +118,11 @@ impl Store {
         let conn = open::open(path)?;
         let installation = open::installation(path, &conn)?;
         let fail = |error| StoreError::sqlite(path, "read the database", error);
-        let rows = vms::load(&conn)
+        let rows = crate::vms::load(&conn)
             .map_err(fail)?
             .map_err(|detail| open::corrupt(path, detail))?;
-        let cursors = vms::load_cursors(&conn).map_err(fail)?;
-        let last_event = events::load_last(&conn).map_err(fail)?;
+        let cursors = crate::vms::load_cursors(&conn).map_err(fail)?;
+        let last_event = crate::events::load_last(&conn).map_err(fail)?;
         let session = Session::new(path.to_owned(), conn, rows, cursors, last_event);
         Ok((session, installation))
     }
@@ -214,305 +208,6 @@ impl Store {
         }
     }
 
-    /// Records a VM and leases what it needs, or does nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::NameTaken`], [`StoreError::PortTaken`], [`StoreError::AddressTaken`],
-    /// [`StoreError::AddressOutside`], [`StoreError::Exhausted`], [`StoreError::Circle`].
-    pub async fn create_vm(
-        &self,
-        new: NewVm,
-        ranges: LeaseRanges,
-        now: Timestamp,
-    ) -> Result<VmRow> {
-        self.request(move |session| vms::create(session, new, ranges, now))
-            .await
-    }
-
-    /// The same, once per key: the VM and its key are recorded in one transaction, and the
-    /// same request within a day yields the same VM.
-    ///
-    /// # Errors
-    /// As [`Store::create_vm`], and [`StoreError::KeyReused`].
-    pub async fn create_vm_once(
-        &self,
-        new: NewVm,
-        ranges: LeaseRanges,
-        key: IdempotencyKey,
-        now: Timestamp,
-    ) -> Result<Created> {
-        self.request(move |session| keys::create(session, new, ranges, &key, now))
-            .await
-    }
-
-    /// Records a VM as it was recorded once, with the id and the leases that it has, or does
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Recorded`], [`StoreError::NameTaken`], [`StoreError::PortTaken`],
-    /// [`StoreError::AddressTaken`], [`StoreError::LeaseTaken`], [`StoreError::Circle`].
-    pub async fn restore_vm(&self, row: VmRow) -> Result<VmRow> {
-        self.request(move |session| vms::restore(session, row))
-            .await
-    }
-
-    /// Those of these VMs that the journal names, in an open entry or a finished one: this
-    /// database has known them. The removal of an orphan says nothing of the kind.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn journaled(&self, vms: Vec<VmId>) -> Result<Vec<VmId>> {
-        self.request(move |session| journal::names(session, vms))
-            .await
-    }
-
-    /// Every VM as of the last commit, by id, oldest first.
-    pub async fn vms(&self) -> Vec<VmRow> {
-        self.inner
-            .committed
-            .read(|rows| rows.values().map(|row| VmRow::clone(row)).collect())
-    }
-
-    /// One VM as of the last commit.
-    pub async fn vm(&self, id: VmId) -> Option<VmRow> {
-        self.inner
-            .committed
-            .read(|rows| rows.get(&id).map(|row| VmRow::clone(row)))
-    }
-
-    /// Looks for a VM by what a person typed: its name, its id, or the beginning of its id
-    /// or short id.
-    pub async fn find(&self, text: &str) -> FindResult {
-        self.inner.committed.read(|rows| find(rows, text))
-    }
-
-    /// Records what the user wants now: always a new generation, even if it is the same goal.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`]; [`StoreError::Stale`] if `expected_generation` is not the VM's;
-    /// [`StoreError::Leaving`] for any other goal of a VM that is being removed.
-    pub async fn set_goal(
-        &self,
-        id: VmId,
-        goal: Goal,
-        force: bool,
-        stop_timeout: Option<Span>,
-        expected_generation: Option<u64>,
-    ) -> Result<VmRow> {
-        self.request(move |session| {
-            vms::set_goal(session, id, goal, force, stop_timeout, expected_generation)
-        })
-        .await
-    }
-
-    /// Replaces a VM's specification and adjusts its leases, or does nothing. A VM keeps its
-    /// address unless the new specification names another or wants no network.
-    ///
-    /// # Errors
-    /// As [`Store::create_vm`], [`StoreError::NotFound`], [`StoreError::Stale`],
-    /// [`StoreError::Leaving`], [`StoreError::Connected`] for another address of a VM that runs.
-    pub async fn replace_spec(
-        &self,
-        id: VmId,
-        new: NewSpec,
-        ranges: LeaseRanges,
-        expected_generation: Option<u64>,
-    ) -> Result<VmRow> {
-        self.request(move |session| {
-            vms::replace_spec(session, id, new, ranges, expected_generation)
-        })
-        .await
-    }
-
-    /// Hands nothing out that these VMs have, which are not recorded here, until it is told of
-    /// others. The one of them that is recorded after all gets what it had.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn reserve(&self, reserved: Vec<Reserved>) -> Result<()> {
-        self.request(move |session| {
-            session.reserved = reserved;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Leases a uid to a VM that has none of its own, because none were leased when it was
-    /// made. One that has a uid keeps it.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], [`StoreError::Exhausted`].
-    pub async fn lease_uid(&self, id: VmId, ranges: LeaseRanges) -> Result<VmRow> {
-        self.request(move |session| leases::lease_uid(session, id, ranges))
-            .await
-    }
-
-    /// Records a VM's status. Writes nothing if it is the same.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn set_status(&self, id: VmId, status: VmStatus) -> Result<()> {
-        self.request(move |session| vms::set_status(session, id, status))
-            .await
-    }
-
-    /// Changes a VM's status from what it is at that moment, in one transaction: no other
-    /// change comes in between.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn change_status(
-        &self,
-        id: VmId,
-        change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
-    ) -> Result<VmRow> {
-        self.request(move |session| {
-            let status = change(session.row(id)?);
-            vms::set_status(session, id, status)?;
-            Ok(VmRow::clone(session.row(id)?))
-        })
-        .await
-    }
-
-    /// Records a goal and, in the same transaction, the status that `change` makes of the VM
-    /// as it is then.
-    ///
-    /// # Errors
-    /// As [`Store::set_goal`].
-    pub async fn set_goal_and_status(
-        &self,
-        id: VmId,
-        goal: Goal,
-        force: bool,
-        stop_timeout: Option<Span>,
-        expected_generation: Option<u64>,
-        change: impl FnOnce(&VmRow) -> VmStatus + Send + 'static,
-    ) -> Result<VmRow> {
-        self.request(move |session| {
-            vms::set_goal(session, id, goal, force, stop_timeout, expected_generation)?;
-            let status = change(session.row(id)?);
-            vms::set_status(session, id, status)?;
-            Ok(VmRow::clone(session.row(id)?))
-        })
-        .await
-    }
-
-    /// Records several VMs' statuses in one transaction, all or none.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn set_statuses(&self, statuses: Vec<(VmId, VmStatus)>) -> Result<()> {
-        self.request(move |session| {
-            statuses
-                .into_iter()
-                .try_for_each(|(id, status)| vms::set_status(session, id, status))
-        })
-        .await
-    }
-
-    /// Deletes a VM's record and gives its leases back.
-    ///
-    /// # Errors
-    /// [`StoreError::StillWanted`] unless its goal is `absent`; [`StoreError::NotFound`].
-    pub async fn forget(&self, id: VmId) -> Result<()> {
-        self.request(move |session| vms::forget(session, id)).await
-    }
-
-    /// Writes down what is about to be done to the host.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn begin(&self, vm: Option<VmId>, step: Value, now: Timestamp) -> Result<IntentId> {
-        self.request(move |session| journal::begin(session, vm, &step, now))
-            .await
-    }
-
-    /// Writes down how it went. Finishing twice keeps the first outcome.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn finish(&self, id: IntentId, outcome: &str, now: Timestamp) -> Result<()> {
-        self.close_intents(vec![id], outcome, now).await
-    }
-
-    /// Journal entries that were begun and not finished, oldest first.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn open_intents(&self) -> Result<Vec<OpenIntentRow>> {
-        self.request(|session| journal::open_entries(session)).await
-    }
-
-    /// Closes several entries with the same outcome.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn close_intents(
-        &self,
-        ids: Vec<IntentId>,
-        outcome: &str,
-        now: Timestamp,
-    ) -> Result<()> {
-        let outcome = outcome.to_owned();
-        self.request(move |session| journal::finish(session, &ids, &outcome, now))
-            .await
-    }
-
-    /// Appends to the event log.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn event(&self, event: NewEvent, now: Timestamp) -> Result<Event> {
-        self.request(move |session| events::append(session, event, now))
-            .await
-    }
-
-    /// Up to `limit` events after the given one, oldest first. The log is bounded: the first
-    /// one may be later than `after` + 1.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn events(&self, after: EventSeq, limit: usize) -> Result<Vec<Event>> {
-        self.request(move |session| events::read(session, after, limit))
-            .await
-    }
-
-    /// The newest event's position as of the last commit; 0 if there is none.
-    pub async fn last_event(&self) -> EventSeq {
-        EventSeq(self.inner.committed.last_event())
-    }
-
-    /// Adds how a run of a VM ended; the oldest ones go.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`].
-    pub async fn add_history(&self, vm: VmId, entry: HistoryEntry) -> Result<()> {
-        self.request(move |session| history::add(session, vm, &entry))
-            .await
-    }
-
-    /// Changes the newest end of a VM's runs, if one is kept.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn amend_history(
-        &self,
-        vm: VmId,
-        change: impl FnOnce(&mut HistoryEntry) + Send + 'static,
-    ) -> Result<()> {
-        self.request(move |session| history::amend(session, vm, change))
-            .await
-    }
-
-    /// How a VM's runs ended, the newest first.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn history(&self, vm: VmId) -> Result<Vec<HistoryEntry>> {
-        self.request(move |session| history::read(session, vm))
-            .await
-    }
-
     /// A setting of the installation.
     ///
     /// # Errors
@@ -529,39 +224,6 @@ impl Store {
     pub async fn set_setting(&self, key: &'static str, value: Option<Value>) -> Result<()> {
         self.request(move |session| settings::write(session, key, value.as_ref()))
             .await
-    }
-
-    /// The ledger of thin devices, by their ids.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn thin_devices(&self) -> Result<Vec<ThinDevice>> {
-        self.request(|session| thin::read(session)).await
-    }
-
-    /// Writes a thin device down that is to be made, under the next free id.
-    ///
-    /// # Errors
-    /// [`StoreError::Exhausted`], or the database's own: one for a name that is taken.
-    pub async fn begin_thin(&self, new: NewThin) -> Result<ThinDevice> {
-        self.request(move |session| thin::begin(session, new)).await
-    }
-
-    /// Writes an entry of the ledger, a new one or over the one of its id.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn put_thin(&self, device: ThinDevice) -> Result<()> {
-        self.request(move |session| thin::put(session, &device))
-            .await
-    }
-
-    /// Drops an entry of the ledger; one that is gone is a success.
-    ///
-    /// # Errors
-    /// Only the database's own.
-    pub async fn forget_thin(&self, id: u32) -> Result<()> {
-        self.request(move |session| thin::forget(session, id)).await
     }
 
     /// Writes something that means nothing, to find out whether the database can be written.
@@ -599,31 +261,5 @@ impl Store {
         };
         self.request(move |session| keys::remember(session, &key, None, &response, now))
             .await
-    }
-}
-
-fn find(rows: &crate::session::Rows, text: &str) -> FindResult {
-    let found = |row: &Arc<VmRow>| FindResult::Found(Box::new(VmRow::clone(row)));
-    if let Some(row) = rows.values().find(|row| row.spec.name.as_str() == text) {
-        return found(row);
-    }
-    if let Some(row) = text.parse::<VmId>().ok().and_then(|id| rows.get(&id)) {
-        return found(row);
-    }
-    let text = text.to_ascii_lowercase();
-    let begins = |row: &&Arc<VmRow>| {
-        !text.is_empty()
-            && (row.id.to_string().starts_with(&text) || row.id.short().starts_with(&text))
-    };
-    let matches: Vec<_> = rows.values().filter(begins).collect();
-    match matches.as_slice() {
-        [] => FindResult::NotFound,
-        [row] => found(row),
-        several => FindResult::Ambiguous {
-            matches: several
-                .iter()
-                .map(|row| (row.id, row.spec.name.clone()))
-                .collect(),
-        },
     }
 }
