@@ -10,6 +10,8 @@
 mod db;
 #[path = "cli/fake.rs"]
 mod fake;
+#[path = "cli/fake_images.rs"]
+mod fake_images;
 #[path = "cli/monitor.rs"]
 mod monitor;
 #[path = "cli/objects.rs"]

@@ -9,12 +9,13 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, delete, get, post, put};
+use axum::routing::{any, get, post, put};
 use serde_json::{Value, json};
 
 use hearth_types::api::{HostReset, Vm};
 use hearth_types::problem::{Code, Problem};
 
+use crate::fake_images;
 use crate::objects;
 use crate::sockets::{console, exec};
 
@@ -110,32 +111,7 @@ fn router(seen: Shared) -> Router {
         .route("/v1/vms/{vm}/archive", get(download).put(upload))
         .route("/v1/vms/{vm}/stats", get(stats))
         .route("/v1/vms/{vm}/health", get(health))
-        .route(
-            "/v1/images",
-            get(async || axum::Json(json!({"items": [objects::image_view()]}))),
-        )
-        .route("/v1/images/{image}", get(image).delete(remove_image))
-        .route(
-            "/v1/images/jobs",
-            get(async || axum::Json(json!({"items": objects::image_jobs()}))),
-        )
-        .route("/v1/images/jobs/{job}", get(image_job))
-        .route("/v1/images/jobs/{job}/cancel", post(image_job))
-        .route(
-            "/v1/images/jobs/{job}/retry",
-            post(async || pulled("demo:1")),
-        )
-        .route("/v1/images/pull", post(pull))
-        .route("/v1/images/import", post(async || pulled("demo:1")))
-        .route("/v1/kernels", get(kernels).post(import_kernel))
-        .route(
-            "/v1/kernels/{name}/default",
-            post(async || axum::Json(objects::kernel(true))),
-        )
-        .route(
-            "/v1/kernels/{name}",
-            delete(async || StatusCode::NO_CONTENT),
-        )
+        .merge(fake_images::routes())
         .route("/v1/plan", get(async || axum::Json(objects::plan())))
         .route("/v1/doctor", get(async || axum::Json(objects::doctor())))
         .route("/v1/config", get(async || axum::Json(objects::config())))
@@ -188,7 +164,7 @@ async fn record(State(seen): State<Shared>, request: Request, next: Next) -> Res
     next.run(request).await
 }
 
-fn problem(problem: Problem) -> Response {
+pub(crate) fn problem(problem: Problem) -> Response {
     let status = StatusCode::from_u16(problem.status).unwrap();
     let kind = [(header::CONTENT_TYPE, "application/problem+json")];
     (status, kind, serde_json::to_string(&problem).unwrap()).into_response()
@@ -409,76 +385,6 @@ async fn upload(State(seen): State<Shared>, body: Body) -> Response {
         }
         Err(_) => problem(Problem::new(Code::Invalid, "The archive is not whole")),
     }
-}
-
-async fn image(Path(reference): Path<String>) -> Response {
-    if reference.contains("missing") {
-        return problem(Problem::new(
-            Code::NotFound,
-            format!("There is no image {reference:?}"),
-        ));
-    }
-    axum::Json(objects::image_view()).into_response()
-}
-
-async fn image_job(Path(job): Path<String>) -> Response {
-    let jobs = objects::image_jobs();
-    let found = jobs
-        .iter()
-        .find(|one| one["id"].as_str().unwrap().ends_with(&job));
-    match found {
-        Some(job) => axum::Json(job).into_response(),
-        None => problem(Problem::new(
-            Code::NotFound,
-            format!("there is no job {job:?}"),
-        )),
-    }
-}
-
-async fn remove_image(Path(reference): Path<String>) -> Response {
-    if reference == "localhost:5000/demo:1" {
-        return problem(Problem::new(
-            Code::InUse,
-            "localhost:5000/demo:1 is used by db, web-1",
-        ));
-    }
-    StatusCode::NO_CONTENT.into_response()
-}
-
-fn ndjson(lines: &[Value]) -> Response {
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], text).into_response()
-}
-
-fn pulled(reference: &str) -> Response {
-    ndjson(&[
-        json!({"type": "stage", "message": format!("Resolving {reference}")}),
-        json!({"type": "item", "id": "ab12ab12ab12", "state": "download", "done": 0, "total": 100}),
-        json!({"type": "item", "id": "ab12ab12ab12", "state": "download", "done": 50, "total": 100}),
-        json!({"type": "item", "id": "ab12ab12ab12", "state": "done", "done": 100, "total": 100}),
-        json!({"type": "image", "image": objects::image()}),
-    ])
-}
-
-async fn pull(body: axum::Json<Value>) -> Response {
-    match body["reference"].as_str().unwrap() {
-        "refused:1" => ndjson(&[json!({"type": "failed", "problem":
-            Problem::new(Code::Upstream, "The registry refused refused:1").hint("docker login")})]),
-        "left:1" => ndjson(&[json!({"type": "job", "job": objects::image_jobs()[1]})]),
-        "cut:1" => ndjson(&[json!({"type": "stage", "message": "Resolving cut:1"})]),
-        reference => pulled(reference),
-    }
-}
-
-async fn kernels() -> Response {
-    axum::Json(json!({"items": [objects::kernel(true)]})).into_response()
-}
-
-async fn import_kernel() -> Response {
-    ndjson(&[
-        json!({"type": "stage", "message": "Building the initramfs"}),
-        json!({"type": "kernel", "kernel": objects::kernel(true)}),
-    ])
 }
 
 async fn recover(Path(reference): Path<String>) -> Response {
