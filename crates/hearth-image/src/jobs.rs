@@ -15,6 +15,7 @@ mod book;
 mod drive;
 mod follow;
 pub mod machine;
+mod spare;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,6 +28,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 pub use follow::{Follower, News};
 pub use machine::Patience;
+pub use spare::SpareBlob;
 
 use crate::name::Name;
 use crate::{ImageError, ImageStore, PullRequest};

@@ -214,6 +214,11 @@ impl ImageStore {
         self.lock_of(key).lock_owned().await
     }
 
+    /// The same, if nobody else has it at this moment.
+    pub(crate) fn turn_now(&self, key: &str) -> Option<Turn> {
+        self.lock_of(key).try_lock_owned().ok()
+    }
+
     /// The same, and says so when somebody else has it.
     pub(crate) async fn turn_after(&self, key: &str, reporter: &Reporter) -> Turn {
         let lock = self.lock_of(key);

@@ -1,6 +1,7 @@
 //! Garbage collection: what is there and nobody needs.
 
 use std::fmt;
+use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,15 +17,39 @@ pub enum GcKind {
     ThinDevice,
     /// What is left of a VM: a TAP, a shim, a folder, tracked connections.
     Leftover,
-    /// A dump of a guest's memory, 30 days old or older.
+    /// A download, whole or partial, that no image needs, a day old or older.
+    Download,
+    /// An old console or VMM log of a VM, beyond those that are kept.
+    Log,
+    /// A dump of a guest's memory, 30 days old or older, or one that was cut off.
     Dump,
+    /// A file that was being written when its writer died, a day ago or longer.
+    Draft,
+    /// A backup of the database or of the pool's metadata, beyond those that are kept.
+    Backup,
+    /// The record of a pull or import that ended 30 days ago or earlier.
+    Job,
+    /// What a repair has put aside 30 days ago or earlier. Only when it is asked for by its kind: it may be
+    /// all that is left of something.
+    Aside,
     /// An image that no VM uses. Only when it is asked for by its kind: it may be wanted again.
     Image,
 }
 
 impl GcKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::ThinDevice, Self::Leftover, Self::Dump, Self::Image];
+    pub const ALL: [Self; 10] = [
+        Self::ThinDevice,
+        Self::Leftover,
+        Self::Download,
+        Self::Log,
+        Self::Dump,
+        Self::Draft,
+        Self::Backup,
+        Self::Job,
+        Self::Aside,
+        Self::Image,
+    ];
 
     /// The word that tables and JSON have for it.
     #[must_use]
@@ -32,11 +57,48 @@ impl GcKind {
         match self {
             Self::ThinDevice => "thin_device",
             Self::Leftover => "leftover",
+            Self::Download => "download",
+            Self::Log => "log",
             Self::Dump => "dump",
+            Self::Draft => "draft",
+            Self::Backup => "backup",
+            Self::Job => "job",
+            Self::Aside => "aside",
             Self::Image => "image",
         }
     }
+
+    /// Whether it goes only when it is asked for by its kind.
+    #[must_use]
+    pub const fn only_by_name(self) -> bool {
+        matches!(self, Self::Aside | Self::Image)
+    }
+
+    /// Whether it is cleaned where these kinds are asked for; with none of them, all that need not be
+    /// asked for by name.
+    #[must_use]
+    pub fn is_meant(self, kinds: &[Self]) -> bool {
+        if kinds.is_empty() {
+            return !self.only_by_name();
+        }
+        kinds.contains(&self)
+    }
 }
+
+impl FromStr for GcKind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        let mut all = Self::ALL.into_iter();
+        let found = all.find(|kind| kind.as_str() == text);
+        found.ok_or_else(|| UnknownKind(text.to_owned()))
+    }
+}
+
+/// A word that is no kind of garbage.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no kind of garbage")]
+pub struct UnknownKind(String);
 
 impl fmt::Display for GcKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,7 +209,7 @@ pub struct RunGc {
     /// Clean it. Otherwise nothing is changed.
     #[serde(default)]
     pub force: bool,
-    /// Only these kinds; all but images when empty.
+    /// Only these kinds; when empty all that need not be asked for by name.
     #[serde(default)]
     pub kinds: Vec<GcKind>,
 }

@@ -113,6 +113,11 @@ impl Backups {
         (state.interval, state.keep) = (interval, keep.max(1));
     }
 
+    /// How many are kept.
+    pub(crate) fn kept(&self) -> usize {
+        usize::try_from(self.state.lock().keep).unwrap_or(usize::MAX)
+    }
+
     /// Makes one, and removes those that are too many.
     ///
     /// # Errors
@@ -153,7 +158,7 @@ impl Backups {
 
     /// Removes the oldest ones beyond those to keep, and what a daemon that died has left.
     fn prune(&self) {
-        let keep = usize::try_from(self.state.lock().keep).unwrap_or(usize::MAX);
+        let keep = self.kept();
         let old = list(&self.folder).into_iter().skip(keep);
         let old = old.map(|backup| Utf8PathBuf::from(backup.file));
         for file in old.chain(unfinished(&self.folder)) {

@@ -29,7 +29,7 @@ use crate::engine::Engine;
 /// The folder of a VM's dumps, in the VM's own.
 const FOLDER: &str = "dumps";
 /// What the VMM writes into, in the VM's folder.
-const UNFINISHED: &str = "guest.dump";
+pub(crate) const UNFINISHED: &str = "guest.dump";
 /// How a finished dump's name begins and ends: what `crash` and `makedumpfile` read.
 const NAME: (&str, &str) = ("guest-", ".kdump");
 /// How long a dump may take at most; a slow disk writes 4 GiB in less.

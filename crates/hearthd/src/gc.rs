@@ -10,14 +10,18 @@
 //! Devices of the pool whose making failed stay until somebody says this: taking one down may hang a kernel that is in
 //! trouble, and leaking is the safer failure.
 
+mod downloads;
+mod files;
 mod find;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use camino::Utf8PathBuf;
+use hearth_image::ImageJobs;
 use hearth_pool::{ThinError, Thins};
 use hearth_safeguards::{GuardError, Purpose, Weight};
-use hearth_types::gc::{GcItem, GcKind, GcOutcome, GcReport, GcSummary, RunGc};
+use hearth_types::gc::{GcItem, GcOutcome, GcReport, GcSummary, RunGc};
 use hearth_types::orphan::RemoveOrphans;
 use hearth_types::status::Phase;
 use tokio::time::timeout;
@@ -28,6 +32,17 @@ use find::{Found, What};
 /// How long the cleaning of one piece may take: its steps have deadlines of their own, and this is
 /// longer than all of them.
 const DEADLINE: Duration = Duration::from_secs(300);
+
+/// Where garbage is looked for.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// VMs, images, folders.
+    pub engine: Arc<Engine>,
+    /// The pool.
+    pub thins: Thins,
+    /// Pulls and imports.
+    pub jobs: ImageJobs,
+}
 
 /// Why nothing was begun.
 #[derive(Debug, thiserror::Error)]
@@ -66,28 +81,29 @@ impl Refused {
 ///
 /// # Errors
 /// [`Refused`]: nothing was begun. What fails for one piece is told in its place.
-pub async fn run(engine: &Arc<Engine>, thins: &Thins, asked: &RunGc) -> Result<GcReport, Refused> {
+pub async fn run(ground: &Ground, asked: &RunGc) -> Result<GcReport, Refused> {
+    let engine = &ground.engine;
     if !asked.force {
         tracing::info!("Running in DRY RUN mode - no changes will be made");
-        let found = find::find(engine, thins, &asked.kinds).await;
+        let found = find::find(ground, &asked.kinds).await;
         return Ok(report(true, found.map_err(Refused::Failed)?));
     }
     tracing::warn!("Running in FORCE mode - orphaned devices will be deleted");
-    idle(engine, thins).await?;
+    idle(ground).await?;
     // Nobody begins to use an image, or the device that it is in, between the look and the act.
     let no_user_comes = engine.image_use.write().await;
-    let mut found = find::find(engine, thins, &asked.kinds)
+    let mut found = find::find(ground, &asked.kinds)
         .await
         .map_err(Refused::Failed)?;
-    clean(engine, thins, &mut found).await;
+    clean(ground, &mut found).await;
     drop(no_user_comes);
     engine.look_at_everything();
     Ok(report(false, found))
 }
 
 /// An idle host, in good health.
-async fn idle(engine: &Engine, thins: &Thins) -> Result<(), Refused> {
-    let guard = thins.pool().guard();
+async fn idle(ground: &Ground) -> Result<(), Refused> {
+    let guard = ground.thins.pool().guard();
     let report = guard.examine(Purpose::Change, None).await;
     let mut against = report.at_least(Weight::Refuses);
     if let Some(first) = against.next() {
@@ -100,7 +116,7 @@ async fn idle(engine: &Engine, thins: &Thins) -> Result<(), Refused> {
         let (what, state) = (&operation.operation, operation.state);
         return Err(Refused::Busy(format!("{what} is {state}")));
     }
-    let rows = engine.parts.store.vms().await;
+    let rows = ground.engine.parts.store.vms().await;
     let busy = rows.iter().find(|row| {
         matches!(
             row.status.phase,
@@ -117,7 +133,7 @@ async fn idle(engine: &Engine, thins: &Thins) -> Result<(), Refused> {
     }
 }
 
-async fn clean(engine: &Arc<Engine>, thins: &Thins, found: &mut Found) {
+async fn clean(ground: &Ground, found: &mut Found) {
     let mut stuck = false;
     for (item, what) in &mut found.items {
         if item.outcome != GcOutcome::Found {
@@ -128,7 +144,7 @@ async fn clean(engine: &Arc<Engine>, thins: &Thins, found: &mut Found) {
             continue;
         }
         tracing::info!(device_id = item.id, device_name = item.object, kind = %item.kind, "Attempting to clean up orphaned device");
-        let cleaned = timeout(DEADLINE, clean_one(engine, thins, item, what)).await;
+        let cleaned = timeout(DEADLINE, clean_one(ground, item, what)).await;
         let cleaned = cleaned.unwrap_or_else(|_| {
             stuck = true;
             Err(anyhow::anyhow!(
@@ -161,15 +177,13 @@ fn is_stuck(error: &anyhow::Error) -> bool {
     )
 }
 
-async fn clean_one(
-    engine: &Arc<Engine>,
-    thins: &Thins,
-    item: &GcItem,
-    what: &What,
-) -> anyhow::Result<()> {
+async fn clean_one(ground: &Ground, item: &GcItem, what: &What) -> anyhow::Result<()> {
+    let engine = &ground.engine;
     match what {
         What::Device { id, image } => {
-            let cleared = thins.clear(*id, |device| Some(&device.name) == image.as_ref());
+            let cleared = ground
+                .thins
+                .clear(*id, |device| Some(&device.name) == image.as_ref());
             cleared.await.map_err(plain)
         }
         What::Image(id) => {
@@ -180,7 +194,20 @@ async fn clean_one(
             }
             Ok(())
         }
-        What::Dump(file) => Ok(tokio::fs::remove_file(file).await?),
+        What::File { path, changed } => {
+            let (path, changed) = (path.clone(), *changed);
+            tokio::task::spawn_blocking(move || remove_file(&path, changed)).await?
+        }
+        What::Download(name) => {
+            let gone = ground.jobs.remove_spare(name).await?;
+            anyhow::ensure!(gone, "somebody needs it by now, or it is gone");
+            Ok(())
+        }
+        What::Job(id) => {
+            let gone = ground.jobs.forget(id).await?;
+            anyhow::ensure!(gone, "it is under way again, or gone");
+            Ok(())
+        }
         What::Leftover => {
             let asked = RemoveOrphans {
                 ids: vec![item.id.clone()],
@@ -191,6 +218,14 @@ async fn clean_one(
             problem.map_or(Ok(()), |problem| Err(anyhow::anyhow!(problem)))
         }
     }
+}
+
+/// A file that nobody has written to since it was found.
+fn remove_file(path: &Utf8PathBuf, changed: SystemTime) -> anyhow::Result<()> {
+    let meta = path.symlink_metadata()?;
+    let same = meta.is_file() && meta.modified()? == changed;
+    anyhow::ensure!(same, "it was written to since it was found");
+    Ok(std::fs::remove_file(path)?)
 }
 
 /// With its advice.
@@ -245,10 +280,22 @@ fn report(dry_run: bool, found: Found) -> GcReport {
     }
 }
 
-/// Whether a kind is cleaned: images only when they are asked for.
-fn is_meant(kind: GcKind, kinds: &[GcKind]) -> bool {
-    if kinds.is_empty() {
-        return kind != GcKind::Image;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_written_to_since_it_was_found_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(dir.path().join("console.log.9")).unwrap();
+        std::fs::write(&path, "old").unwrap();
+        let seen = path.metadata().unwrap().modified().unwrap();
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(seen + Duration::from_secs(1)).unwrap();
+        let error = remove_file(&path, seen).unwrap_err();
+        assert!(error.to_string().contains("written to"), "{error}");
+        assert!(path.exists());
+        remove_file(&path, seen + Duration::from_secs(1)).unwrap();
+        assert!(!path.exists());
     }
-    kinds.contains(&kind)
 }

@@ -155,7 +155,7 @@ impl Inner {
         Ok(left)
     }
 
-    fn digests_of(&self, record: &Record) -> Result<Vec<String>, ImageError> {
+    pub(super) fn digests_of(&self, record: &Record) -> Result<Vec<String>, ImageError> {
         match &record.resolved {
             None => Ok(Vec::new()),
             Some(Resolved::Manifest { text, .. }) => {

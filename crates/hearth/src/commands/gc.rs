@@ -15,10 +15,10 @@ use crate::table::{Cell, Table};
 
 /// Finds what is there and nobody needs, and cleans it with --force
 ///
-/// Devices of the pool whose making failed, images' devices that nothing refers to, leftovers of VMs, dumps that are 30 days old;
-/// images that no VM uses only with --kind image. Without --force nothing is changed. It is refused on a host that
-/// is not idle or in no state for it. The exit code is 0 when all was cleaned, 1 when some of it failed,
-/// 4 when some was left alone or it was refused.
+/// Devices of the pool whose making failed, or of images that are gone; leftovers of VMs; downloads that no image needs;
+/// old logs, dumps and backups; files whose writer died. Images that no VM uses, and what a repair has put aside, only
+/// with --kind. Without --force nothing is changed. It is refused on a host that is not idle or in no state for it.
+/// The exit code is 0 when all was cleaned, 1 when some of it failed, 4 when some was left alone or it was refused.
 #[derive(Debug, Args)]
 pub(crate) struct GcArgs {
     /// Clean it; what is gone cannot be had back
@@ -39,11 +39,8 @@ pub(crate) struct GcArgs {
 }
 
 fn kinds() -> impl TypedValueParser<Value = GcKind> {
-    PossibleValuesParser::new(GcKind::ALL.map(GcKind::as_str)).try_map(|word| {
-        let mut all = GcKind::ALL.into_iter();
-        all.find(|kind| kind.as_str() == word)
-            .ok_or("not a kind of garbage")
-    })
+    PossibleValuesParser::new(GcKind::ALL.map(GcKind::as_str))
+        .try_map(|word| word.parse::<GcKind>())
 }
 
 pub(crate) async fn run(context: &Context, args: GcArgs) -> Outcome {

@@ -26,7 +26,12 @@ pub async fn clean(State(api): State<Api>, Body(asked): Body<RunGc>) -> ApiResul
 }
 
 async fn run(api: &Api, asked: &RunGc) -> ApiResult<Json<GcReport>> {
-    let done = gc::run(&api.engine, &api.thins, asked).await;
+    let ground = gc::Ground {
+        engine: api.engine.clone(),
+        thins: api.thins.clone(),
+        jobs: api.jobs.clone(),
+    };
+    let done = gc::run(&ground, asked).await;
     done.map(Json).map_err(|refused| {
         let code = match refused {
             Refused::Unwell { .. } => Code::Unavailable,

@@ -1,27 +1,24 @@
 //! Finding garbage. Nothing is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_plan::gc::Graph;
-use hearth_pool::{Thins, volume_name};
+use hearth_pool::volume_name;
 use hearth_store::VmRow;
 use hearth_types::gc::{GcItem, GcKind, GcOutcome};
 use hearth_types::ids::{ImageId, SnapshotId, VmId};
 use hearth_types::image::ImageRecord;
-use hearth_types::orphan::{OrphanKind, OrphanState};
+use hearth_types::orphan::{Orphan, OrphanKind, OrphanState};
+use hearth_types::pool::PoolState;
 use hearth_types::snapshot::Snapshot;
 use hearth_types::survey::chain;
 use hearth_types::thin::{PoolVolume, ThinKind, ThinState};
 
-use super::{is_meant, skip};
+use super::{Ground, skip};
 use crate::engine::Engine;
 use crate::engine::paths::{Paths, ROOT_DISK};
-
-/// A dump that is younger may still be wanted.
-const OLD_DUMP: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +36,15 @@ pub(super) enum What {
     Device { id: u32, image: Option<String> },
     /// An image.
     Image(ImageId),
-    /// A file.
-    Dump(String),
+    /// A download, by its file's name.
+    Download(String),
+    /// The record of a pull or import.
+    Job(String),
+    /// A file, as long as nobody has written to it since.
+    File {
+        path: Utf8PathBuf,
+        changed: SystemTime,
+    },
     /// An orphan of the host.
     Leftover,
 }
@@ -57,27 +61,12 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub(super) async fn find(
-    engine: &Arc<Engine>,
-    thins: &Thins,
-    kinds: &[GcKind],
-) -> anyhow::Result<Found> {
+pub(super) async fn find(ground: &Ground, kinds: &[GcKind]) -> anyhow::Result<Found> {
+    let engine = &ground.engine;
     let mut found = Found::default();
     let rows = engine.parts.store.vms().await;
     tracing::info!("Step 1: Querying devicemapper for thin devices");
-    let volumes = match thins.volumes().await {
-        Ok(volumes) => {
-            found.unknown.extend(volumes.unknown);
-            volumes.volumes
-        }
-        Err(error) => {
-            found
-                .unknown
-                .push(format!("the pool's devices: {}", chain(&error)));
-            Vec::new()
-        }
-    };
-    found.devices = volumes.len();
+    let volumes = found.volumes(ground).await;
     tracing::info!(count = found.devices, "Found thin devices in devicemapper");
     tracing::info!("Step 2: Querying database for device records");
     let images = match engine.parts.images.list().await {
@@ -93,14 +82,22 @@ pub(super) async fn find(
     }
     found.unknown.extend(graph.unknown().iter().cloned());
     let garbage = graph.garbage();
-    found.devices(&volumes, &garbage);
     found.images(images.as_deref().unwrap_or_default(), &garbage, kinds);
-    found.leftovers(engine).await?;
+    // What an image has goes with it, and stays with it.
+    for image in images.iter().flatten() {
+        graph.root(Node::Image(image.id.clone()));
+    }
+    found.thin_devices(&volumes, &graph.garbage());
+    found.orphans(engine).await?;
+    found.downloads(ground, kinds).await;
     found.dumps(engine, &rows).await;
+    found.backups(ground).await;
+    found.aside(ground, kinds).await;
     found.items.retain(|(item, _)| {
-        // Images are shown to those who ask for nothing in particular, and left alone.
-        is_meant(item.kind, kinds) || (kinds.is_empty() && item.kind == GcKind::Image)
+        // What goes only by name is shown to those who ask for nothing in particular, and left alone.
+        item.kind.is_meant(kinds) || kinds.is_empty()
     });
+    found.items.sort_by_key(|(item, _)| item.kind);
     for (item, _) in &found.items {
         tracing::warn!(device_id = item.id, device_name = item.object, kind = %item.kind, mounted = false, "Found orphaned device");
     }
@@ -177,7 +174,7 @@ fn refer_snapshots(graph: &mut Graph<Node>, snapshots: &[Snapshot], volumes: &[P
     }
 }
 
-fn item(kind: GcKind, id: String, object: String, reason: String) -> GcItem {
+pub(super) fn item(kind: GcKind, id: String, object: String, reason: String) -> GcItem {
     GcItem {
         id,
         kind,
@@ -191,7 +188,28 @@ fn item(kind: GcKind, id: String, object: String, reason: String) -> GcItem {
 }
 
 impl Found {
-    fn devices(&mut self, volumes: &[PoolVolume], garbage: &BTreeSet<Node>) {
+    async fn volumes(&mut self, ground: &Ground) -> Vec<PoolVolume> {
+        let volumes = match ground.thins.volumes().await {
+            Ok(volumes) => {
+                // Where there is no pool, and never was anything in one, nothing is missed.
+                let state = ground.thins.pool().view().await.state;
+                let none = matches!(state, PoolState::Absent | PoolState::Unavailable);
+                if !(none && volumes.volumes.is_empty()) {
+                    self.unknown.extend(volumes.unknown);
+                }
+                volumes.volumes
+            }
+            Err(error) => {
+                let why = format!("the pool's devices: {}", chain(&error));
+                self.unknown.push(why);
+                Vec::new()
+            }
+        };
+        self.devices = volumes.len();
+        volumes
+    }
+
+    fn thin_devices(&mut self, volumes: &[PoolVolume], garbage: &BTreeSet<Node>) {
         for volume in volumes {
             let image = match (volume.state, volume.kind) {
                 (ThinState::Orphaned, _) => None,
@@ -236,7 +254,7 @@ impl Found {
             let mut item = item(GcKind::Image, image.id.to_string(), object, reason);
             item.bytes = Some(image.disk_bytes);
             item.since = Some(image.imported_at);
-            if !is_meant(GcKind::Image, kinds) {
+            if !GcKind::Image.is_meant(kinds) {
                 skip(
                     &mut item,
                     "images go only when they are asked for: --kind image",
@@ -247,55 +265,32 @@ impl Found {
     }
 
     /// What is ours and of no VM, and may be removed by hand. A VMM that runs is no garbage.
-    async fn leftovers(&mut self, engine: &Engine) -> anyhow::Result<()> {
+    async fn orphans(&mut self, engine: &Engine) -> anyhow::Result<()> {
         let list = engine.orphans().await?;
         self.unknown.extend(list.unknown);
         for orphan in list.items {
-            let is_garbage = orphan.removable
-                && orphan.state == OrphanState::Unwanted
-                && orphan.kind != OrphanKind::Vmm;
-            // A VM can be made of it again.
-            if !is_garbage {
+            if orphan.state != OrphanState::Unwanted {
                 continue;
             }
-            let mut item = item(GcKind::Leftover, orphan.id, orphan.object, orphan.reason);
-            item.bytes = orphan.bytes;
-            item.since = orphan.since;
-            if orphan.adoptable {
-                skip(
-                    &mut item,
-                    "a VM can be made of it again: hearth orphans adopt, or remove",
-                );
+            match orphan.kind {
+                OrphanKind::Log | OrphanKind::File => self.file_of_vm(orphan, engine.now()),
+                OrphanKind::Vmm => {}
+                _ if orphan.removable => self.leftover(orphan),
+                _ => {}
             }
-            self.items.push((item, What::Leftover));
         }
         Ok(())
     }
 
-    async fn dumps(&mut self, engine: &Engine, rows: &[VmRow]) {
-        for row in rows {
-            let name = &row.spec.name;
-            let dumps = match engine.dumps(row.id).await {
-                Ok(dumps) => dumps,
-                Err(error) => {
-                    self.unknown.push(format!("dumps of {name}: {error:#}"));
-                    continue;
-                }
-            };
-            for dump in dumps {
-                let age = hearth_plan::transition::elapsed(dump.at, engine.now());
-                if age < OLD_DUMP {
-                    continue;
-                }
-                let days = age.as_secs() / (24 * 3600);
-                let reason = format!("a dump of {name}, {days} days old");
-                let id = format!("dump-{name}-{}", dump.at.as_second());
-                let mut item = item(GcKind::Dump, id, dump.file.clone(), reason);
-                item.bytes = Some(dump.size.0);
-                item.since = Some(dump.at);
-                self.items.push((item, What::Dump(dump.file)));
-            }
+    fn leftover(&mut self, orphan: Orphan) {
+        let mut item = item(GcKind::Leftover, orphan.id, orphan.object, orphan.reason);
+        item.bytes = orphan.bytes;
+        item.since = orphan.since;
+        if orphan.adoptable {
+            let why = "a VM can be made of it again: hearth orphans adopt, or remove";
+            skip(&mut item, why);
         }
+        self.items.push((item, What::Leftover));
     }
 }
 
@@ -337,7 +332,7 @@ mod tests {
         let garbage = whole.garbage();
         assert_eq!(garbage, devices(&[1, 4, 5]));
         let mut found = Found::default();
-        found.devices(&volumes, &garbage);
+        found.thin_devices(&volumes, &garbage);
         let told: Vec<_> = found
             .items
             .iter()
@@ -354,7 +349,7 @@ mod tests {
         // Images that cannot be listed may refer to any of them; an orphan is one all the same.
         let blind = graph(&paths, &[], Err(&"the disk".to_owned()), &volumes, path);
         let mut found = Found::default();
-        found.devices(&volumes, &blind.garbage());
+        found.thin_devices(&volumes, &blind.garbage());
         assert_eq!(found.items.len(), 1);
         assert_eq!(found.items[0].0.id, "thin-4");
     }

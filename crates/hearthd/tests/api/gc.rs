@@ -1,17 +1,20 @@
 //! Garbage: found without a change, cleaned on order, refused on a host that is in no state for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_pool::thin::Wanted;
+use hearth_pool::volume_name;
 use hearth_safeguards::fake::FakeSigns;
 use hearth_safeguards::{Health, OperationGuard, Settings, Thresholds, Whose};
+use hearth_types::VmId;
 use hearth_types::gc::{GcKind, GcOutcome, GcReport};
 use hearth_types::thin::{ThinDevice, ThinKind};
 use hearth_types::units::MIB;
 use serde_json::{Value, json};
 
-use crate::rig::{Rig, raw_disk};
+use crate::rig::{IMAGE, Rig, raw_disk};
 
 async fn device(rig: &Rig, name: &str, kind: ThinKind) -> ThinDevice {
     let wanted = Wanted {
@@ -23,7 +26,7 @@ async fn device(rig: &Rig, name: &str, kind: ThinKind) -> ThinDevice {
     rig.api.thins.make(&wanted).await.unwrap()
 }
 
-async fn garbage(rig: &Rig, asked: Value) -> GcReport {
+async fn garbage_of(rig: &Rig, asked: Value) -> GcReport {
     let answer = rig.post("/v1/gc", asked).await;
     assert!(answer.status.is_success(), "{answer:?}");
     serde_json::from_value(answer.json()).unwrap()
@@ -81,7 +84,7 @@ async fn a_dry_run_changes_nothing_and_force_cleans_what_nobody_needs() {
     assert_eq!(dry.summary.total_devices, 5);
     assert_eq!(rig.ground.thin_ids(), before);
 
-    let done = garbage(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
+    let done = garbage_of(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
     assert!(!done.dry_run);
     assert_eq!(
         done.summary.to_string(),
@@ -90,7 +93,7 @@ async fn a_dry_run_changes_nothing_and_force_cleans_what_nobody_needs() {
     let left = rig.api.thins.devices().await.unwrap();
     let left: Vec<_> = left.iter().map(|device| device.name.as_str()).collect();
     assert_eq!(left, ["snap", "lost-root", "new-volume"]);
-    let again = garbage(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
+    let again = garbage_of(&rig, json!({ "force": true, "kinds": ["thin_device"] })).await;
     assert_eq!(told(&again), [("lost-root", GcOutcome::Skipped)]);
 }
 
@@ -103,7 +106,7 @@ async fn images_go_only_when_they_are_asked_for_and_nobody_uses_them() {
     let imported = rig.post("/v1/images/import", other).await;
     assert!(imported.status.is_success());
     rig.create("web").await;
-    let all = garbage(&rig, json!({ "force": true })).await;
+    let all = garbage_of(&rig, json!({ "force": true })).await;
     let images: Vec<_> = all
         .items
         .iter()
@@ -113,7 +116,7 @@ async fn images_go_only_when_they_are_asked_for_and_nobody_uses_them() {
     assert!(images[0].object.contains("other:1"));
     assert_eq!(images[0].outcome, GcOutcome::Skipped);
     assert!(rig.get("/v1/images/other:1").await.status.is_success());
-    let done = garbage(&rig, json!({ "force": true, "kinds": ["image"] })).await;
+    let done = garbage_of(&rig, json!({ "force": true, "kinds": ["image"] })).await;
     assert_eq!((done.summary.cleaned, done.items.len()), (1, 1));
     rig.get("/v1/images/other:1")
         .await
@@ -155,4 +158,103 @@ async fn a_host_that_is_not_well_is_left_alone() {
     rig.post("/v1/gc", json!({ "kinds": ["everything"] }))
         .await
         .problem(400, "invalid");
+}
+
+/// A file of so many days ago.
+fn old_file(path: &Utf8Path, days: u64) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = std::fs::File::create(path).unwrap();
+    let age = Duration::from_secs(days * 24 * 3600 + 60);
+    file.set_modified(SystemTime::now() - age).unwrap();
+}
+
+/// Each kind of file that is garbage, and beside it what is none. What is garbage comes first.
+fn files(rig: &Rig, web: VmId) -> [Vec<Utf8PathBuf>; 2] {
+    let [stale, fresh] = ["a".repeat(64), "b".repeat(64)];
+    let blobs = rig.dir.join("images/blobs/sha256");
+    let vm = rig.vm_dir(web);
+    let backups = rig.dir.join("backups");
+    rig.api.engine.backups.configure(Duration::ZERO, 1);
+    let garbage = [
+        blobs.join(&stale),
+        blobs.join(format!("{stale}.partial")),
+        vm.join("console.log.7"),
+        vm.join("guest.dump"),
+        vm.join("dumps/guest-20200101T120000Z.kdump"),
+        vm.join("disks.json.new"),
+        backups.join("hearth-20200101T120000Z.db"),
+    ];
+    let others = [
+        (blobs.join(&fresh), 0),
+        (blobs.join("somebody's notes"), 1000),
+        (vm.join("console.log.1"), 1000),
+        (vm.join("notes"), 1000),
+        (backups.join("hearth-20200102T120000Z.db"), 1000),
+        (backups.join("hearth-mine.db"), 1000),
+        (rig.dir.join("hearth.db.old-mine"), 1000),
+        (rig.dir.join("hearth.db.old-20200101T120000Z"), 0),
+    ];
+    garbage.iter().for_each(|path| old_file(path, 40));
+    others.iter().for_each(|(path, days)| old_file(path, *days));
+    [garbage.to_vec(), others.map(|(path, _)| path).to_vec()]
+}
+
+#[tokio::test]
+async fn of_files_those_go_that_have_outlived_their_use() {
+    let rig = Rig::new().await;
+    let web = rig.create("web").await.id;
+    let [garbage, others] = files(&rig, web);
+    let dry: GcReport = serde_json::from_value(rig.get("/v1/gc").await.json()).unwrap();
+    assert!(dry.unknown.is_empty(), "{dry:?}");
+    assert!(garbage.iter().chain(&others).all(|path| path.exists()));
+    let done = garbage_of(&rig, json!({ "force": true })).await;
+    let left: Vec<_> = garbage.iter().filter(|path| path.exists()).collect();
+    assert!(left.is_empty(), "{left:?} of {done:?}");
+    let gone: Vec<_> = others.iter().filter(|path| !path.exists()).collect();
+    assert!(gone.is_empty(), "{gone:?} of {done:?}");
+    assert_eq!(
+        (done.summary.cleaned, done.summary.failed),
+        (7, 0),
+        "{done:?}"
+    );
+    let skipped: Vec<_> = done
+        .items
+        .iter()
+        .filter(|item| item.outcome == GcOutcome::Skipped && item.kind != GcKind::Image)
+        .map(|item| item.kind)
+        .collect();
+    assert_eq!(skipped, [GcKind::Download, GcKind::Aside]);
+    let asked = json!({ "force": true, "kinds": ["download", "aside"] });
+    let done = garbage_of(&rig, asked).await;
+    assert_eq!(done.summary.cleaned, 2, "{done:?}");
+    assert!(!others[0].exists() && !others[7].exists());
+}
+
+#[tokio::test]
+async fn what_an_image_has_in_the_pool_stays_with_it() {
+    let rig = Rig::new().await;
+    assert!(rig.post("/v1/pool", json!(null)).await.status.is_success());
+    let images = &rig.api.engine.parts.images;
+    let image = images.get(IMAGE).await.unwrap().id;
+    let volume = images.volume_path(&image);
+    let made = device(&rig, &volume_name(&volume), ThinKind::Image).await;
+    rig.api.thins.filled(made).await.unwrap();
+    let done = garbage_of(&rig, json!({ "force": true })).await;
+    assert_eq!(told(&done).len(), 1, "{done:?}");
+    assert_eq!(done.items[0].kind, GcKind::Image, "{done:?}");
+    assert_eq!(rig.ground.thin_ids().len(), 1);
+}
+
+#[tokio::test]
+async fn only_files_are_removed_and_nothing_is_followed() {
+    let rig = Rig::new().await;
+    let web = rig.create("web").await.id;
+    let log = rig.vm_dir(web).join("console.log.9");
+    old_file(&log, 1);
+    let report = garbage_of(&rig, json!({ "kinds": ["log"] })).await;
+    assert_eq!(told(&report), [(log.as_str(), GcOutcome::Found)]);
+    std::os::unix::fs::symlink("/etc/hostname", rig.vm_dir(web).join("console.log.8")).unwrap();
+    let done = garbage_of(&rig, json!({ "force": true, "kinds": ["log"] })).await;
+    assert_eq!(told(&done), [(log.as_str(), GcOutcome::Cleaned)]);
+    assert!(rig.vm_dir(web).join("console.log.8").is_symlink());
 }
