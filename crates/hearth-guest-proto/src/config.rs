@@ -113,6 +113,10 @@ pub struct GuestConfig {
     /// The channels to the host go over vsock; over virtio-serial when absent.
     #[serde(default)]
     pub vsock: Option<VsockConfig>,
+    /// Names of virtio-serial ports that programs of the image look for below `/dev/virtio-ports`,
+    /// where udev would put them.
+    #[serde(default)]
+    pub ports: Vec<String>,
     /// The machine cannot be switched off: resetting it ends it.
     #[serde(default)]
     pub ends_by_reset: bool,

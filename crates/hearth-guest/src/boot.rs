@@ -17,6 +17,7 @@ mod root;
 
 use std::fs;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -26,10 +27,15 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec, clock_settime};
 
 use crate::error::{Context, Failure, say, tell};
-use crate::supervise;
+use crate::{supervise, uevent};
 
 /// Where the root disk is mounted before it becomes the root.
 pub(crate) const NEW_ROOT: &str = "/newroot";
+
+/// Where programs look for virtio-serial ports by their names (`60-persistent-virtio.rules`, udev).
+const PORTS: &str = "/dev/virtio-ports";
+/// How long a port may take to appear after its driver was loaded.
+const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Boots. Comes back only when there is nothing to go on with, and never to a living machine.
 pub(crate) fn run() -> Result<(), Failure> {
@@ -66,6 +72,7 @@ fn prepare() -> Result<GuestConfig, Failure> {
     }
     tell(network::set_up(config.network.as_ref()));
     root::switch()?;
+    name_ports(&config.ports);
     Ok(config)
 }
 
@@ -81,6 +88,26 @@ fn load_modules() {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => say(&format!("cannot load the module {path}: {error}")),
         }
+    }
+}
+
+/// Gives ports the names that udev would give them: programs look for them there, and an image
+/// may have no udev. One that does not come is told of: what needs it will say so as well.
+fn name_ports(names: &[String]) {
+    for name in names {
+        tell(name_port(name));
+    }
+}
+
+fn name_port(name: &str) -> Result<(), Failure> {
+    let node = uevent::wait_for(name, PORT_PATIENCE, || uevent::find_port(name))?;
+    fs::create_dir_all(PORTS).context("make", PORTS)?;
+    let link = Path::new(PORTS).join(name);
+    match std::os::unix::fs::symlink(&node, &link) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Failure::new("make", link.display(), error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -35,6 +35,7 @@ mod probe;
 mod qmp;
 mod stats;
 
+pub use args::QEMU_AGENT_PORT;
 pub(crate) use probe::empty_initramfs;
 
 use args::Accelerator;

@@ -19,7 +19,7 @@ pub(super) const AGENT_PORT: &str = "org.hearth.agent";
 /// The socket of the port of QEMU's guest agent within the VM's folder.
 pub(super) const QEMU_AGENT_SOCKET: &str = "qga.sock";
 /// The virtio-serial port that QEMU's guest agent listens on by default.
-pub(super) const QEMU_AGENT_PORT: &str = "org.qemu.guest_agent.0";
+pub const QEMU_AGENT_PORT: &str = "org.qemu.guest_agent.0";
 /// The virtio-serial port for the guest's exit report.
 pub(super) const REPORT_PORT: &str = "org.hearth.report";
 

@@ -66,6 +66,11 @@ pub(super) fn guest_config(
             agent_port: ports.agent,
             report_port: ports.report,
         }),
+        // Who has a vsock has no such port.
+        ports: (terms.vsock.is_none() && row.spec.health.asks_qemu_agent())
+            .then(|| hearth_vmm::qemu::QEMU_AGENT_PORT.to_owned())
+            .into_iter()
+            .collect(),
         ends_by_reset: terms.ends_by_reset,
     })
 }

@@ -105,12 +105,6 @@ async fn vm_that_hangs_is_started_again_where_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vm_is_asked_through_qemus_own_agent_where_that_is_asked_for() {
-    if std::env::var_os("HEARTH_TEST_QEMU_GA").is_none() {
-        println!(
-            "SKIP: a real qemu-ga has not been seen to answer here; HEARTH_TEST_QEMU_GA=1 asks one"
-        );
-        return;
-    }
     let Some(mut host) = Host::new().await else {
         return;
     };
@@ -118,19 +112,21 @@ async fn vm_is_asked_through_qemus_own_agent_where_that_is_asked_for() {
     let Some(image) = host.import_program("qemu-ga").await else {
         return;
     };
-    let port = "ls /sys/class/virtio-ports/vport0p3";
+    // How the kernel numbers a port depends on the machine: its name does not.
+    let port = "grep -x org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name";
     let without = host.run(watched("without")).await;
     assert!(without.sh(port).await.code != 0, "nobody asked for a port");
     without.remove().await;
 
     let mut web = watched("web");
     web.image = image;
-    // There is no udev in this image that would give the port its name.
-    let agent = "while :; do qemu-ga -m virtio-serial -p /dev/vport0p3 -t /tmp; sleep 0.2; done";
+    // As a unit of Debian's starts it: it looks for its port by the name that udev would give it.
+    let agent = "while :; do qemu-ga -t /tmp; sleep 0.2; done";
     web.command = Some(words(&["sh", "-c", agent]));
     web.health.checks = vec![CheckSpec::new(CheckKind::QemuAgent)];
     let vm = host.run(web).await;
     vm.healthy().await;
+    vm.must(port).await;
     let health = vm.health().await;
     assert_eq!(state(&health, "qemu-agent"), Some(Health::Healthy));
     // It stops answering, and the VM's own agent says nothing of it.
