@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | `machine` | what results add up to |
 //! | `book` | what is known of one VM |
+//! | `slots` | how many are asked at once, and who waits for the silent |
 //! | `probe` | making a check once; a module for each kind that needs one |
 
 mod book;
@@ -27,6 +28,7 @@ mod net;
 mod probe;
 mod process;
 mod qemu_agent;
+mod slots;
 mod unit;
 
 use std::collections::BTreeMap;
@@ -43,7 +45,7 @@ use hearth_types::process::ProcessIdentity;
 use hearth_types::spec::health::{Check, CheckKind, Probe};
 use hearth_types::status::{Goal, Phase};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -54,24 +56,12 @@ use book::{Book, Change};
 pub use console::Mark as ConsoleMark;
 pub(crate) use console::mark as console_mark;
 
-/// Checks that are made at once.
-const AT_ONCE: usize = 64;
-
 /// All VMs that are watched over.
+#[derive(Default)]
 pub struct Wards {
     wards: Mutex<BTreeMap<Run, Arc<Ward>>>,
-    slots: Semaphore,
+    slots: slots::Slots,
     units: unit::Units,
-}
-
-impl Default for Wards {
-    fn default() -> Self {
-        Self {
-            wards: Mutex::default(),
-            slots: Semaphore::new(AT_ONCE),
-            units: unit::Units::default(),
-        }
-    }
 }
 
 impl std::fmt::Debug for Wards {
@@ -251,6 +241,7 @@ impl Engine {
     async fn rounds(&self, ward: &Ward, index: usize, check: &Check) {
         let mut dice = Dice::new(ward, index);
         let mut memory = probe::Memory::default();
+        let mut silence = slots::Silence::default();
         // Many VMs may have been found at once; from now on each has times of its own.
         let mut first = true;
         loop {
@@ -263,16 +254,19 @@ impl Engine {
             };
             let booting = ward.book.lock().booting(index, self.age(&run));
             // A guest that boots is waited for, which takes no work; nobody has to wait behind it.
-            let patient = booting && matches!(check.probe.kind(), CheckKind::Agent);
-            let slot = if patient {
-                None
-            } else {
-                self.health.slots.acquire().await.ok()
+            let kind = check.probe.kind();
+            let patient = booting && matches!(kind, CheckKind::Agent);
+            let make = async {
+                let (begun, age) = (Instant::now(), self.age(&run));
+                let waiting = (booting, patient);
+                let outcome = probe::make(self, ward, &run, check, waiting, &mut memory).await;
+                (begun, age, outcome)
             };
-            let (begun, age) = (Instant::now(), self.age(&run));
-            let outcome =
-                probe::make(self, ward, &run, check, (booting, patient), &mut memory).await;
-            drop(slot);
+            let (begun, age, outcome) = if patient {
+                make.await
+            } else {
+                self.health.slots.take(kind, &mut silence, make).await
+            };
             // What was asked of a VM that was paused meanwhile says nothing.
             if self.may_ask(ward).await.is_some() {
                 self.result(ward, index, check, outcome, begun.elapsed(), age)
