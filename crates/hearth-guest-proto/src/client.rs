@@ -7,10 +7,12 @@
 //! Readers may be as slow as they like: each stream has its own credit, so a reader that
 //! stops stalls its own program alone, and at most [`crate::mux::WINDOW`] bytes per channel wait here.
 
+mod budget;
 mod copy;
 mod driver;
 mod error;
 mod exec;
+mod reader;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,8 @@ pub use self::copy::{CopyIn, CopyOut};
 use self::driver::{Command, Driver, StreamHandles};
 pub use self::error::ClientError;
 pub use self::exec::{ExecControl, ExecSession};
-pub use self::stream::{StreamReader, StreamWriter};
+pub use self::reader::StreamReader;
+pub use self::stream::StreamWriter;
 use crate::message::{
     ExecRequest, GuestInfo, GuestMetrics, GuestReport, GuestStat, HelloAck, Pong, Request,
     Response, ShutdownKind, StreamReply,
@@ -112,10 +115,11 @@ impl AgentClient {
         self.closed.borrow().is_none()
     }
 
-    /// The connection was ended because the guest sent garbage: another one is worth no haste.
+    /// What the guest did, if the connection was ended because of it: it sent garbage, or flooded the channel.
+    /// Another connection is worth no haste.
     #[must_use]
-    pub fn sent_garbage(&self) -> bool {
-        self.closed.borrow().as_deref() == Some(driver::GARBAGE)
+    pub fn misbehaved(&self) -> Option<&'static str> {
+        driver::misbehaviour(self.closed.borrow().as_deref()?)
     }
 
     /// Waits until the connection is over, and says why.

@@ -35,7 +35,7 @@ pub const MAX_STREAMS: usize = 256;
 pub const OUTPUT_HIGH_WATER: usize = 256 * 1024;
 
 /// Credit is granted in steps of this size, not for each read.
-const GRANT_STEP: usize = WINDOW / 4;
+pub const GRANT_STEP: usize = WINDOW / 4;
 
 /// Which side of the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,7 @@ pub struct Mux {
     streams: BTreeMap<u32, [Channel; CHANNELS]>,
     next_stream: u32,
     events: VecDeque<MuxEvent>,
+    unasked: Vec<usize>,
 }
 
 impl Mux {
@@ -99,12 +100,19 @@ impl Mux {
             streams: BTreeMap::new(),
             next_stream: 1,
             events: VecDeque::new(),
+            unasked: Vec::new(),
         }
     }
 
     /// Takes bytes from the wire in; then call [`Mux::next_event`] until it says `None`.
     pub fn receive(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
+    }
+
+    /// The lengths of the payloads of frames that came since this was last asked, and meant nothing.
+    #[must_use]
+    pub fn take_unasked(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.unasked)
     }
 
     /// Whether the peer sends so much garbage that nothing more of it should be read.

@@ -100,6 +100,8 @@ pub struct SimProcess {
     pub hangs: bool,
     /// A VMM's: its guest answers every word with garbage without end.
     pub babbles: bool,
+    /// The guest's agent answers nothing and sends frames that nobody has asked for, as fast as it can.
+    pub floods: bool,
     /// It waits in the kernel: nothing ends it, and it answers nobody.
     pub stuck: bool,
     /// It was killed while it was stuck.
@@ -275,6 +277,7 @@ impl SimHost {
             paused: false,
             hangs: false,
             babbles: false,
+            floods: false,
             stuck: false,
             doomed: false,
             ends: None,

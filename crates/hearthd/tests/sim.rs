@@ -17,6 +17,7 @@ mod sim {
     mod hold;
     mod host_breaker;
     mod metrics;
+    mod misbehaved;
     mod mode;
     #[path = "../common/openmetrics.rs"]
     mod openmetrics;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-use super::stream::StreamReader;
+use super::reader::StreamReader;
 use super::{ClientError, ExecSession};
 use crate::message::ExitStatus;
 

@@ -12,16 +12,18 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::debug;
 
 use super::ClientError;
-use super::stream::{Incoming, SendCredit, StreamReader};
+use super::budget::Budget;
+use super::reader::{Feed, StreamReader};
+use super::stream::SendCredit;
 use crate::message::{
     CHANNEL_MAIN, CHANNEL_STDERR, ErrorCode, Event, GuestReport, Hello, HelloAck, PROTOCOL, Ping,
     Pong, StreamError, StreamReply,
 };
-use crate::mux::{CHANNELS, Mux, MuxEvent, OUTPUT_HIGH_WATER};
+use crate::mux::{CHANNELS, GRANT_STEP, Mux, MuxEvent, OUTPUT_HIGH_WATER, WINDOW};
 
 /// How often the hello is repeated while nobody answers.
 const HELLO_EVERY: Duration = Duration::from_millis(250);
@@ -32,6 +34,15 @@ const REPLIES: usize = 8;
 const READ_SIZE: usize = 16 * 1024;
 /// Why the connection to a guest is ended that sends no frames.
 pub(super) const GARBAGE: &str = "it sent garbage instead of frames";
+/// Why the connection to a guest is ended that sends more of them than anybody asked for.
+pub(super) const FLOOD: &str = "it flooded the channel with frames that nobody had asked for";
+/// What a guest may send because a stream was opened, in bytes: its messages and its end.
+const PER_STREAM: usize = 128 << 10;
+
+/// What the guest did, if that is why the connection was ended.
+pub(super) fn misbehaviour(reason: &str) -> Option<&'static str> {
+    [GARBAGE, FLOOD].into_iter().find(|known| *known == reason)
+}
 
 pub(super) type Opened = Result<StreamHandles, ClientError>;
 
@@ -103,7 +114,7 @@ impl Drop for StreamHandles {
 /// The driver's end of one stream.
 #[derive(Debug)]
 struct Stream {
-    channels: [Option<mpsc::UnboundedSender<Incoming>>; CHANNELS],
+    channels: [Option<Feed>; CHANNELS],
     credit: Arc<SendCredit>,
     replies: mpsc::Sender<Result<StreamReply, StreamError>>,
 }
@@ -133,6 +144,7 @@ struct Core {
     report: watch::Sender<Option<GuestReport>>,
     streams: HashMap<u32, Stream>,
     pings: HashMap<u64, oneshot::Sender<Pong>>,
+    budget: Budget,
 }
 
 impl<S: AsyncRead + AsyncWrite> Driver<S> {
@@ -154,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite> Driver<S> {
             report,
             streams: HashMap::new(),
             pings: HashMap::new(),
+            budget: Budget::new(Instant::now()),
         };
         Ok(Self {
             reader,
@@ -183,6 +196,9 @@ impl<S: AsyncRead + AsyncWrite> Driver<S> {
                         buffer.clear();
                         if self.core.mux.is_hopeless() {
                             return GARBAGE.to_owned();
+                        }
+                        if self.core.budget.is_spent() {
+                            return FLOOD.to_owned();
                         }
                     }
                     Err(error) => return format!("reading failed: {error}"),
@@ -221,9 +237,13 @@ impl Core {
     }
 
     fn receive(&mut self, bytes: &[u8]) {
+        self.budget.fill(Instant::now());
         self.mux.receive(bytes);
         while let Some(event) = self.mux.next_event() {
             self.handle(event);
+        }
+        for payload in self.mux.take_unasked() {
+            self.budget.spend(payload);
         }
     }
 
@@ -254,7 +274,10 @@ impl Core {
                 bytes,
             } => self.mux.grant(stream, channel, bytes),
             Command::Abandon { stream } => {
-                self.streams.remove(&stream);
+                if self.streams.remove(&stream).is_some() {
+                    // What the guest was allowed to send may be under way.
+                    self.budget.earn(CHANNELS * WINDOW);
+                }
                 self.mux.reset(
                     stream,
                     ErrorCode::Abandoned,
@@ -275,11 +298,13 @@ impl Core {
             .mux
             .open(payload)
             .map_err(|source| ClientError::Send { source })?;
-        let (stdout_tx, stdout) = mpsc::unbounded_channel();
-        let (stderr_tx, stderr) = mpsc::unbounded_channel();
+        self.budget.earn(PER_STREAM);
+        let reader = |channel| StreamReader::new(stream, channel, commands.clone());
+        let (stdout, stdout_feed) = reader(CHANNEL_MAIN);
+        let (stderr, stderr_feed) = reader(CHANNEL_STDERR);
         let (replies_tx, replies) = mpsc::channel(REPLIES);
         let credit = SendCredit::new();
-        let channels = [Some(stdout_tx), Some(stderr_tx)];
+        let channels = [Some(stdout_feed), Some(stderr_feed)];
         self.streams.insert(
             stream,
             Stream {
@@ -288,41 +313,45 @@ impl Core {
                 replies: replies_tx,
             },
         );
-        let reader =
-            |channel, incoming| StreamReader::new(stream, channel, incoming, commands.clone());
         Ok(StreamHandles {
             stream,
-            stdout: Some(reader(CHANNEL_MAIN, stdout)),
-            stderr: Some(reader(CHANNEL_STDERR, stderr)),
+            stdout: Some(stdout),
+            stderr: Some(stderr),
             credit,
-            commands: commands.clone(),
+            commands,
             replies,
         })
     }
 
     fn handle(&mut self, event: MuxEvent) {
         match event {
-            MuxEvent::Established(ack) if ack.nonce == self.hello.nonce => {
-                if let Some(waiting) = self.ack.take() {
-                    let _unwanted = waiting.send(ack);
-                }
-            }
+            MuxEvent::Established(ack) => self.established(ack),
             MuxEvent::Data {
                 stream,
                 channel,
                 data,
-            } => self.deliver(stream, channel, data),
-            MuxEvent::HalfClosed { stream, channel } => self.end_channel(stream, channel),
+            } => self.deliver(stream, channel, &data),
+            MuxEvent::HalfClosed { stream, channel } => {
+                self.budget.spend(0);
+                self.end_channel(stream, channel);
+            }
             MuxEvent::Credit {
                 stream,
                 channel: CHANNEL_MAIN,
                 bytes,
             } => {
+                // Who grants in steps has been sent as much before.
+                if bytes < GRANT_STEP {
+                    self.budget.spend(0);
+                }
                 if let Some(stream) = self.streams.get(&stream) {
                     stream.credit.add(bytes);
                 }
             }
-            MuxEvent::Control { stream, payload } => self.reply(stream, &payload),
+            MuxEvent::Control { stream, payload } => {
+                self.budget.spend(payload.len());
+                self.reply(stream, &payload);
+            }
             MuxEvent::Reset { stream, error } => {
                 if let Some(stream) = self.streams.remove(&stream) {
                     let _unwanted = stream.replies.try_send(Err(error));
@@ -335,31 +364,47 @@ impl Core {
                 self.streams.remove(&stream);
             }
             MuxEvent::Pong(payload) => self.pong(&payload),
-            MuxEvent::Event(payload) => self.event(&payload),
-            _ => {}
+            MuxEvent::Event(payload) => {
+                self.budget.spend(payload.len());
+                self.event(&payload);
+            }
+            // Nothing that a guest has to say to a host.
+            _ => self.budget.spend(0),
         }
     }
 
-    fn deliver(&mut self, stream: u32, channel: u8, data: Bytes) {
-        let bytes = data.len();
+    fn established(&mut self, ack: HelloAck) {
+        match self.ack.take() {
+            Some(waiting) if ack.nonce == self.hello.nonce => {
+                let _unwanted = waiting.send(ack);
+            }
+            waiting => {
+                self.ack = waiting;
+                self.budget.spend(0);
+            }
+        }
+    }
+
+    fn deliver(&mut self, stream: u32, channel: u8, data: &[u8]) {
         let taken = self
             .streams
             .get(&stream)
             .and_then(|state| state.channels.get(usize::from(channel))?.as_ref())
-            .is_some_and(|sender| sender.send(Incoming::Data(data)).is_ok());
+            .is_some_and(|feed| feed.data(data));
         if !taken {
+            self.budget.spend(data.len());
             // Nobody reads this channel any more: its data count as read, or the program stalls.
-            self.mux.grant(stream, channel, bytes);
+            self.mux.grant(stream, channel, data.len());
         }
     }
 
     fn end_channel(&mut self, stream: u32, channel: u8) {
         let state = self.streams.get_mut(&stream);
-        if let Some(sender) = state
+        if let Some(feed) = state
             .and_then(|state| state.channels.get_mut(usize::from(channel)))
             .and_then(Option::take)
         {
-            let _unwanted = sender.send(Incoming::End);
+            feed.end();
         }
     }
 
@@ -389,10 +434,11 @@ impl Core {
     }
 
     fn pong(&mut self, payload: &[u8]) {
-        if let Ok(pong) = serde_json::from_slice::<Pong>(payload)
-            && let Some(waiting) = self.pings.remove(&pong.nonce)
-        {
-            let _unwanted = waiting.send(pong);
+        let pong = serde_json::from_slice::<Pong>(payload).ok();
+        let asked = pong.and_then(|pong| Some((self.pings.remove(&pong.nonce)?, pong)));
+        match asked {
+            Some((waiting, pong)) => drop(waiting.send(pong)),
+            None => self.budget.spend(payload.len()),
         }
     }
 

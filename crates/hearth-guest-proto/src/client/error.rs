@@ -87,10 +87,13 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The guest was hung up on because it sent garbage.
+    /// What the guest did, if it was hung up on because of it: it sent garbage, or flooded the channel.
     #[must_use]
-    pub fn is_garbage(&self) -> bool {
-        matches!(self, Self::Closed { reason } if reason == super::driver::GARBAGE)
+    pub fn misbehaviour(&self) -> Option<&'static str> {
+        match self {
+            Self::Closed { reason } => super::driver::misbehaviour(reason),
+            _ => None,
+        }
     }
 }
 

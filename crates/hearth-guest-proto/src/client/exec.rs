@@ -3,7 +3,8 @@
 use tokio::sync::mpsc;
 
 use super::driver::{Command, StreamHandles};
-use super::stream::{StreamReader, StreamWriter};
+use super::reader::StreamReader;
+use super::stream::StreamWriter;
 use super::{AgentClient, ClientError};
 use crate::message::{ExitStatus, StreamControl, StreamReply, TtySize};
 

@@ -284,12 +284,89 @@ async fn who_floods_frames_with_bad_checksums_is_hung_up_on() {
         .unwrap();
     let reason = client.closed().await;
     assert!(reason.contains("garbage"), "{reason}");
-    assert!(client.sent_garbage());
+    assert!(client.misbehaved().is_some());
     let error = client.ping(1, PATIENCE).await.unwrap_err();
-    assert!(error.is_garbage(), "{error}");
+    assert!(error.misbehaviour().is_some(), "{error}");
     let said = guest.await.unwrap();
     // One payload's length before the first can be summed up, and as many headers as may be.
     assert!(said < 200_000, "{said} bytes were listened to");
+}
+
+/// What a guest says again and again, and how much of it is listened to.
+async fn flooded(words: fn(u64) -> Vec<u8>) -> usize {
+    let (ours, theirs) = duplex(4096);
+    let guest = tokio::spawn(babbler(theirs, true, words));
+    let client = AgentClient::connect(ours, expected(), PATIENCE)
+        .await
+        .unwrap();
+    let reason = client.closed().await;
+    assert!(reason.contains("flooded"), "{reason}");
+    assert_eq!(client.misbehaved(), Some(driver::FLOOD));
+    let error = client.ping(1, PATIENCE).await.unwrap_err();
+    assert_eq!(error.misbehaviour(), Some(driver::FLOOD), "{error}");
+    guest.await.unwrap()
+}
+
+fn frames(kind: crate::frame::FrameKind, session: u64, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut out = BytesMut::new();
+    assert!(crate::frame::encode(
+        &mut out,
+        kind,
+        (session, stream, 0),
+        payload
+    ));
+    out.repeat(64)
+}
+
+#[tokio::test]
+async fn who_floods_frames_that_nobody_asked_for_is_hung_up_on() {
+    use crate::frame::FrameKind;
+    // As many bytes as there may be, and what lies in the channel.
+    const MOST: usize = (4 << 20) + 100_000;
+    let pongs = |session| {
+        let pong = br#"{"nonce":7,"vm_id":"vm","boot_nonce":"boot"}"#;
+        frames(FrameKind::Pong, session, 0, pong)
+    };
+    let events = |session| {
+        let report = br#"{"kind":"exited","report":{}}"#;
+        frames(FrameKind::Event, session, 0, report)
+    };
+    let acks = |session| frames(FrameKind::HelloAck, session, 0, &[b' '; 60_000]);
+    let of_no_stream = |session| frames(FrameKind::Data, session, 99, &[1]);
+    let grants = |session| frames(FrameKind::Window, session, 0, &[0; 4]);
+    for words in [pongs, events, acks, of_no_stream, grants] {
+        let said = flooded(words).await;
+        assert!(said < MOST, "{said} bytes were listened to");
+    }
+}
+
+/// Data that somebody reads are no flood, and neither are pongs that answer.
+#[tokio::test]
+async fn who_is_asked_for_much_may_say_much() {
+    let (ours, theirs) = duplex(64 << 10);
+    let _guest = tokio::spawn(guest(theirs, "boot", 0));
+    let client = AgentClient::connect(ours, expected(), PATIENCE)
+        .await
+        .unwrap();
+    let mut session = client.exec(request("cat")).await.unwrap();
+    let mut stdin = session.stdin.take().unwrap();
+    let feeding = tokio::spawn(async move { stdin.write_all(&vec![3; 20_000_000]).await });
+    let mut got = Vec::new();
+    let mut stdout = session.stdout.take().unwrap();
+    stdout.read_to_end(&mut got).await.unwrap();
+    feeding.await.unwrap().unwrap();
+    assert_eq!(got.len(), 20_000_000);
+    for nonce in 0..20_000 {
+        client.ping(nonce, PATIENCE).await.unwrap();
+    }
+    // Each is given up with a window of output under way.
+    for _ in 0..40 {
+        let mut session = client.exec(request("cat")).await.unwrap();
+        let mut stdin = session.stdin.take().unwrap();
+        stdin.write_all(&vec![3; 256 << 10]).await.unwrap();
+    }
+    client.ping(1, PATIENCE).await.unwrap();
+    assert_eq!(client.misbehaved(), None);
 }
 
 #[tokio::test]
@@ -299,7 +376,7 @@ async fn who_never_says_anything_sensible_is_hung_up_on() {
     let error = AgentClient::connect(ours, expected(), PATIENCE)
         .await
         .unwrap_err();
-    assert!(error.is_garbage(), "{error}");
+    assert!(error.misbehaviour().is_some(), "{error}");
     let said = guest.await.unwrap() as u64;
     assert!(said < 2 * crate::frame::WASTE_MAX, "{said}");
 }

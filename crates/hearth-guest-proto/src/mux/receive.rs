@@ -8,6 +8,7 @@ use crate::message::{ErrorCode, StreamError};
 
 impl Mux {
     pub(super) fn handle(&mut self, frame: Frame) {
+        let length = frame.payload.len();
         let event = match (self.role, frame.kind) {
             (Role::Guest, FrameKind::Hello) => self.on_hello(&frame),
             (Role::Guest, FrameKind::Open) => self.on_open(frame),
@@ -19,6 +20,9 @@ impl Mux {
             (Role::Host, FrameKind::Event) => Some(MuxEvent::Event(frame.payload)),
             _ => self.on_stream_frame(frame),
         };
+        if event.is_none() && self.role == Role::Host {
+            self.unasked.push(length);
+        }
         self.events.extend(event);
     }
 

@@ -7,6 +7,7 @@ use hearth_types::process::ProcessIdentity;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::Rooms;
+use crate::host::SimProcess;
 
 /// Bytes that may wait in the channel, each way.
 const CHANNEL: usize = 256 << 10;
@@ -57,7 +58,7 @@ impl Agent {
             if count == 0 {
                 return;
             }
-            if self.babbles() {
+            if self.does(|process| process.babbles) {
                 // For as long as anybody listens.
                 while wire.write_all(&buffer).await.is_ok() {}
                 return;
@@ -76,13 +77,20 @@ impl Agent {
                 return;
             }
             mux.sent(output.len());
+            while self.does(|process| process.floods) && mux.pong(b"{}").is_ok() {
+                let flood = mux.output().to_vec();
+                // For as long as anybody listens.
+                if wire.write_all(&flood).await.is_err() {
+                    return;
+                }
+                mux.sent(flood.len());
+            }
         }
     }
 
-    fn babbles(&self) -> bool {
+    fn does(&self, what: impl Fn(&SimProcess) -> bool) -> bool {
         let host = self.rooms.look();
-        let process = host.processes.get(&self.vmm.pid);
-        process.is_some_and(|process| process.babbles)
+        host.processes.get(&self.vmm.pid).is_some_and(what)
     }
 
     fn state(&self) -> (bool, std::time::Duration) {

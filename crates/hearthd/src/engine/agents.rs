@@ -11,14 +11,15 @@ use anyhow::Context as _;
 use hearth_guest_proto::client::{AgentClient, ClientError, ExpectedGuest};
 use hearth_guest_proto::message::ShutdownKind;
 use hearth_types::VmId;
+use hearth_types::event::{NewEvent, Severity};
 use hearth_types::status::Phase;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Engine;
 
-/// How long a guest that sent garbage is left alone. Reading garbage costs the host time, so a guest
-/// could have as much of it as it likes.
+/// How long a guest that sent garbage or a flood is left alone. Reading it costs the host time, so a guest
+/// could have as much of that as it likes.
 const SHUNNED: Duration = Duration::from_secs(60);
 
 /// The connections.
@@ -45,35 +46,46 @@ struct Slot {
 #[derive(Default)]
 struct Line {
     client: Option<AgentClient>,
-    /// It sent garbage: nobody asks it before this.
-    shunned: Option<Instant>,
+    /// What it did, and nobody asks it before this.
+    shunned: Option<(&'static str, Instant)>,
+    /// Told once for each run: it may go on for ever.
+    told: bool,
 }
 
 impl Line {
-    fn shun(&mut self, vm: VmId) {
+    /// Forgets a guest's connection and leaves it alone for a while.
+    async fn shun(&mut self, engine: &Engine, vm: VmId, did: &'static str) {
         self.client = None;
-        self.shunned = Some(Instant::now() + SHUNNED);
+        self.shunned = Some((did, Instant::now() + SHUNNED));
         let seconds = SHUNNED.as_secs();
-        tracing::warn!(%vm, seconds, "the guest's agent sends garbage: it is hung up on and left alone for a while");
+        tracing::warn!(%vm, did, seconds, "the guest's agent is hung up on and left alone for a while");
+        if std::mem::replace(&mut self.told, true) {
+            return;
+        }
+        let Some(row) = engine.parts.store.vm(vm).await else {
+            return;
+        };
+        let name = &row.spec.name;
+        let message = format!(
+            "{name}: its guest's agent is hung up on, {did}; it is asked again every {seconds} s"
+        );
+        let event = NewEvent::info("vm.agent_misbehaves", message).severity(Severity::Warning);
+        let details = serde_json::json!({ "did": did });
+        engine.tell(event.vm(vm, name).details(details)).await;
     }
 
-    /// Forgets a connection over which garbage came.
-    ///
     /// # Errors
     /// When the guest is to be left alone.
-    fn check(&mut self, vm: VmId) -> anyhow::Result<()> {
-        if self.client.as_ref().is_some_and(AgentClient::sent_garbage) {
-            self.shun(vm);
-        }
-        let left = self
-            .shunned
-            .map(|until| until.saturating_duration_since(Instant::now()));
-        if let Some(left) = left.filter(|left| !left.is_zero()) {
-            anyhow::bail!(
-                "the guest's agent sent garbage instead of frames: it is asked again in {} s",
-                left.as_secs().max(1)
-            );
-        }
+    fn may_be_asked(&self) -> anyhow::Result<()> {
+        let Some((did, until)) = self.shunned else {
+            return Ok(());
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        anyhow::ensure!(
+            left.is_zero(),
+            "the guest's agent was hung up on, {did}: it is asked again in {} s",
+            left.as_secs().max(1)
+        );
         Ok(())
     }
 }
@@ -111,7 +123,11 @@ impl Agents {
         if let Some(client) = line.client.as_ref().filter(|client| client.is_open()) {
             return Ok(client.clone());
         }
-        line.check(vm)?;
+        let did = line.client.as_ref().and_then(AgentClient::misbehaved);
+        if let Some(did) = did {
+            line.shun(engine, vm, did).await;
+        }
+        line.may_be_asked()?;
         let record = engine
             .launch_record(vm)
             .context("the VM has no launch record: it was never started")?;
@@ -126,12 +142,12 @@ impl Agents {
         let connected = timeout_at(until, connect)
             .await
             .context("the guest's agent does not answer: it may still be booting")?;
-        let is_garbage = |error: &anyhow::Error| {
+        let did = connected.as_ref().err().and_then(|error| {
             let error = error.downcast_ref::<ClientError>();
-            error.is_some_and(ClientError::is_garbage)
-        };
-        if connected.as_ref().is_err_and(is_garbage) {
-            line.shun(vm);
+            error.and_then(ClientError::misbehaviour)
+        });
+        if let Some(did) = did {
+            line.shun(engine, vm, did).await;
         }
         let connected = connected?;
         line.client = Some(connected.clone());

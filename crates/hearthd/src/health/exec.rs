@@ -12,6 +12,9 @@ use crate::engine::Engine;
 
 /// How much of the command's output is kept, in bytes; the rest is taken and dropped.
 const OUTPUT_MAX: usize = 400;
+/// How much is taken, in bytes. A command that says more is held up, as by a pipe that nobody reads: else a
+/// guest could have the host read for as long as the check may take.
+const TAKEN_MAX: usize = 1 << 20;
 /// What is left of the deadline for ending a command that took too long.
 const ENDING: Duration = Duration::from_millis(200);
 /// SIGKILL.
@@ -87,12 +90,17 @@ fn judge(status: ExitStatus, stdout: &str, stderr: &str) -> Outcome {
 
 /// Reads to the end and keeps the beginning.
 async fn said(reader: Option<StreamReader>) -> String {
-    let mut kept = Vec::new();
+    let (mut kept, mut taken) = (Vec::new(), 0_usize);
     let Some(mut reader) = reader else {
         return String::new();
     };
     // A stream that breaks has said what it has said.
     while let Ok(Some(bytes)) = reader.next().await {
+        taken = taken.saturating_add(bytes.len());
+        if taken > TAKEN_MAX {
+            // The deadline ends this, and the command with it.
+            std::future::pending::<()>().await;
+        }
         let room = OUTPUT_MAX.saturating_sub(kept.len());
         kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }

@@ -26,7 +26,7 @@ fn restarting(name: &str) -> VmSpec {
     spec
 }
 
-async fn becomes(life: &Life, vm: VmId, health: Health) -> Duration {
+pub(super) async fn becomes(life: &Life, vm: VmId, health: Health) -> Duration {
     let begun = Instant::now();
     let what = format!("{vm} is {health:?}");
     life.until(&what, |rows, _| {
@@ -37,7 +37,7 @@ async fn becomes(life: &Life, vm: VmId, health: Health) -> Duration {
     begun.elapsed()
 }
 
-async fn healthy(life: &Life, name: &str) -> VmId {
+pub(super) async fn healthy(life: &Life, name: &str) -> VmId {
     let vm = life.create(spec(name), Goal::Running).await;
     becomes(life, vm, Health::Healthy).await;
     vm
@@ -362,39 +362,6 @@ fn a_second_vmm_that_comes_and_goes_takes_no_health_along() {
         assert_eq!(life.engine.health_of(&life.row(vm).await), Health::Healthy);
         life.rooms.change(|host| host.hang(vm));
         becomes(life, vm, Health::Unhealthy).await;
-    });
-}
-
-#[test]
-fn a_guest_that_sends_garbage_is_hung_up_on_and_left_alone_for_a_while() {
-    if !root() {
-        return;
-    }
-    World::new().live(async |life| {
-        let mut web = spec("web");
-        web.health.interval = Some(Span::secs(5));
-        let vm = life.create(web, Goal::Running).await;
-        becomes(life, vm, Health::Healthy).await;
-        let babble = |babbles| {
-            life.rooms.change(|host| {
-                let vmms = host.processes.values_mut();
-                let vmms = vmms.filter(|process| process.role == ProcessRole::Vmm);
-                vmms.for_each(|process| process.babbles = babbles);
-                host.looks.remove("agent");
-            });
-        };
-        babble(true);
-        becomes(life, vm, Health::Unhealthy).await;
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        let asked = life.rooms.see(|host| host.looks["agent"]);
-        // A check every five seconds would be 120 of them.
-        assert!((5..=12).contains(&asked), "asked {asked} times");
-        let row = life.row(vm).await;
-        assert_eq!(life.engine.health_of(&row), Health::Unhealthy);
-        // Nothing is held against it once it makes sense again.
-        babble(false);
-        let took = becomes(life, vm, Health::Healthy).await;
-        assert!(took <= Duration::from_secs(80), "{took:?}");
     });
 }
 
