@@ -2,46 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::Arc;
+mod in_memory;
 
-use camino::Utf8PathBuf;
-use hearth_pool::fake::FakeGround;
 use hearth_pool::space::Room;
-use hearth_pool::{Limits, Place, Pool, PoolError};
-use hearth_types::InstallationId;
+use hearth_pool::{Limits, PoolError};
 use hearth_types::pool::{ExtendPool, PoolState};
 use hearth_types::units::{Bytes, GIB, MIB, TIB};
+
+use in_memory::World;
 
 /// Blocks of 64 KiB in the pool of these tests.
 const BLOCKS: u64 = 1024;
 
-struct World {
-    ground: FakeGround,
-    pool: Pool,
-    _folder: tempfile::TempDir,
-}
-
 impl World {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
-        let ground = FakeGround::default();
-        ground.set_room(roomy());
-        let place = Place::new(&dir, InstallationId::new());
-        let pool = Pool::new(place, Arc::new(ground.clone()));
-        pool.setup(Some(Bytes::mib(64))).await.unwrap();
-        ground.store(pool.place(), 7).unwrap();
-        Self {
-            ground,
-            pool,
-            _folder: folder,
-        }
-    }
-
-    fn restart(&mut self) {
-        self.pool = Pool::new(self.pool.place().clone(), Arc::new(self.ground.clone()));
-    }
-
     /// Bytes of data: of the kernel's pool, of the file.
     fn sizes(&self) -> (Option<u64>, u64) {
         let file = self.pool.place().data().metadata().unwrap().len();
@@ -52,14 +25,6 @@ impl World {
         let view = self.pool.view().await;
         assert_eq!(view.state, PoolState::Up, "{view:?}");
         (view.data.unwrap().size, view.metadata.unwrap().size)
-    }
-}
-
-fn roomy() -> Room {
-    Room::Files {
-        free: 100 * GIB,
-        total: 200 * GIB,
-        allotted: 0,
     }
 }
 

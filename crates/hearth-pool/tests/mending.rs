@@ -2,42 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+mod in_memory;
+
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
 
-use camino::Utf8PathBuf;
-use hearth_pool::fake::FakeGround;
-use hearth_pool::{Limits, Place, Pool, PoolError};
-use hearth_types::InstallationId;
+use hearth_pool::{Limits, PoolError};
 use hearth_types::pool::PoolState;
-use hearth_types::units::Bytes;
 
-struct World {
-    ground: FakeGround,
-    pool: Pool,
-    _folder: tempfile::TempDir,
-}
+use in_memory::World;
 
 impl World {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
-        let ground = FakeGround::default();
-        let place = Place::new(&dir, InstallationId::new());
-        let pool = Pool::new(place, Arc::new(ground.clone()));
-        pool.setup(Some(Bytes::mib(64))).await.unwrap();
-        ground.store(pool.place(), 7).unwrap();
-        Self {
-            ground,
-            pool,
-            _folder: folder,
-        }
-    }
-
-    fn restart(&mut self) {
-        self.pool = Pool::new(self.pool.place().clone(), Arc::new(self.ground.clone()));
-    }
-
     /// Overwrites so many bytes of the metadata, of a host that has just booted.
     fn damage(&self, at: u64, with: &[u8]) {
         self.ground.reboot();

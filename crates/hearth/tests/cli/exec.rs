@@ -1,7 +1,7 @@
 //! `exec` and `console` over WebSocket.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::fake::Fake;
 use crate::runner::{hearth, run, run_with_input, session};
@@ -61,9 +61,7 @@ fn signals_are_passed_on() {
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut ready).unwrap();
     assert_eq!(ready, "ready\n");
-    let pid = child.id().to_string();
-    let sent = Command::new("kill").args(["-USR1", &pid]).status().unwrap();
-    assert!(sent.success());
+    crate::terminal::signal(&child, "USR1");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 10));
 }
 

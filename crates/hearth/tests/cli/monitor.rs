@@ -1,7 +1,6 @@
 //! `hearth monitor` on a real pseudo-terminal, its refusals, and `--once`.
 
 use std::io::Write;
-use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::Router;
@@ -13,7 +12,7 @@ use hearth_types::api::Vm;
 use crate::fake::Fake;
 use crate::objects;
 use crate::runner::{hearth, run, session, show};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, signal};
 
 /// The fake daemon's overview: its clock goes on with each look, and its VMs use CPU.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
@@ -89,15 +88,7 @@ fn the_terminal_is_given_back_whatever_ends_it() {
         if code == 0 {
             terminal.master.write_all(end.as_bytes()).unwrap();
         } else {
-            let signal = format!("-{end}");
-            let pid = child.id().to_string();
-            assert!(
-                Command::new("kill")
-                    .args([signal, pid])
-                    .status()
-                    .unwrap()
-                    .success()
-            );
+            signal(&child, end);
         }
         assert_eq!(child.wait().unwrap().code(), Some(code), "{end:?}");
         assert!(!terminal.is_raw(), "{end:?}");
@@ -147,14 +138,7 @@ fn the_console_gets_the_terminal_and_gives_it_back() {
     terminal.shown.clear();
     terminal.master.write_all(b"c").unwrap();
     terminal.expect("login: ");
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert!(!terminal.is_raw());
 }

@@ -89,6 +89,18 @@ impl Terminal {
     }
 }
 
+/// Sends a program a signal, by its name without SIG.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-s", name, &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
 #[test]
 fn exec_is_raw_follows_the_size_and_restores() {
     let fake = Fake::start();
@@ -113,14 +125,7 @@ fn a_signal_from_outside_restores_the_terminal() {
     terminal.expect("size 30 90\r\n");
     assert!(terminal.is_raw());
     // `setsid` forks only when it leads a group already: here the child is the program itself.
-    let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert!(!terminal.is_raw());
 }
