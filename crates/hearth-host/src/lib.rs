@@ -11,6 +11,7 @@
 //! | [`loopdev`], [`mount`] | a file as a block device; mounts that no namespace contains |
 //! | [`memory`] | how much freed memory this process keeps |
 //! | [`pressure`] | how much of the time tasks wait for CPU or memory |
+//! | [`signals`] | signals that break off a wait and end nothing |
 //! | [`command`] | other programs, with a deadline and their words on failure |
 //! | [`load`] | what of memory and of the CPUs' time is left |
 //! | [`kmsg`] | the kernel's log, record by record |
@@ -30,6 +31,7 @@ pub mod memory;
 pub mod mount;
 pub mod pressure;
 pub mod process;
+pub mod signals;
 pub mod unixsock;
 pub mod usage;
 pub mod waits;

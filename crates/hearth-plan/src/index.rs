@@ -125,7 +125,7 @@ impl<'a> Index<'a> {
                 match process.role {
                     ProcessRole::Vmm => seen.vmms.push(process),
                     ProcessRole::Shim => seen.shims.push(process),
-                    ProcessRole::Names => {}
+                    ProcessRole::Names | ProcessRole::Helper => {}
                 }
             }
         }

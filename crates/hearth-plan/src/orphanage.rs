@@ -53,7 +53,7 @@ const fn process_kind(role: ProcessRole) -> Option<OrphanKind> {
     match role {
         ProcessRole::Vmm => Some(OrphanKind::Vmm),
         ProcessRole::Shim => Some(OrphanKind::Shim),
-        ProcessRole::Names => None,
+        ProcessRole::Names | ProcessRole::Helper => None,
     }
 }
 

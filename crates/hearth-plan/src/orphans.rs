@@ -131,7 +131,7 @@ impl<'a> Search<'a> {
             };
             let seen = self.index.of(vm);
             let since = match process.role {
-                ProcessRole::Names => continue,
+                ProcessRole::Names | ProcessRole::Helper => continue,
                 ProcessRole::Vmm => process.started_at,
                 // It ends by itself after its VMM, once it has written the record.
                 ProcessRole::Shim if !seen.vmms.is_empty() => continue,

@@ -196,6 +196,24 @@ pub enum PoolError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// The process that makes the calls could not begin: nothing was done.
+    #[error("the helper process for device-mapper cannot {what}")]
+    NoHelper {
+        /// What it cannot.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It has begun, and its answer is none: nobody knows what was done.
+    #[error("the helper process for device-mapper {what}")]
+    Helper {
+        /// Its number, and what it was at.
+        what: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The device-mapper refused.
     #[error("cannot {operation} the pool")]
     Dm {
@@ -268,6 +286,7 @@ impl PoolError {
         match self {
             Self::Unavailable(_)
             | Self::Stuck { .. }
+            | Self::NoHelper { .. }
             | Self::Guard(_)
             | Self::Check(CommandError::Missing { .. }) => Kind::Unavailable,
             Self::Absent | Self::NoBackup { .. } => Kind::Absent,
@@ -290,6 +309,7 @@ impl PoolError {
             | Self::Destroying
             | Self::Working { .. } => Kind::Conflict,
             Self::Dm { .. }
+            | Self::Helper { .. }
             | Self::Garbled(_)
             | Self::NotWorking { .. }
             | Self::Loop(_)
@@ -348,6 +368,12 @@ impl PoolError {
             Self::Destroying => "go on with: hearth pool destroy",
             Self::Stuck { .. } => {
                 "a device below does not answer: see dmesg; this goes on when it does, else reboot"
+            }
+            Self::NoHelper { .. } => {
+                "see hearth pool status for what does not come back, and the daemon's limits (memory, processes)"
+            }
+            Self::Helper { .. } => {
+                "the next change looks at what was done; see who has ended it: journalctl -u hearthd, dmesg"
             }
             Self::Check(CommandError::Missing { .. }) => {
                 "install it: apt-get install thin-provisioning-tools"

@@ -8,6 +8,7 @@ use hearth_dm::Device;
 use hearth_dm::thin::{BlockSize, PoolStatus, block_size, metadata_bytes};
 use hearth_types::InstallationId;
 use hearth_types::units::{Bytes, GIB, MIB, TIB};
+use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
 use crate::space::{Growth, Room};
@@ -24,7 +25,7 @@ const LOW_WATER_PART: u64 = 10;
 const LOW_WATER_MOST: u64 = 10 * GIB;
 
 /// Where a pool is, and what it is called.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// Its folder, alone its own.
     pub dir: Utf8PathBuf,
@@ -77,7 +78,7 @@ impl Place {
 }
 
 /// How large a pool and its parts are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Bytes of data: whole blocks.
     pub data: u64,
@@ -135,7 +136,7 @@ impl Layout {
 }
 
 /// A pool that the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
     /// Its number.
     pub device: Device,
@@ -152,7 +153,7 @@ pub struct Running {
 }
 
 /// What the kernel has under our mark.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Found {
     /// Nothing.
     Nothing,
@@ -231,6 +232,14 @@ pub trait Events: Send {
 /// called where that holds up nobody.
 #[async_trait]
 pub trait Ground: Send + Sync + 'static {
+    /// Whether there is a device-mapper at all. Waits for nothing.
+    ///
+    /// # Errors
+    /// [`PoolError::Unavailable`].
+    fn available(&self) -> Result<(), PoolError> {
+        Ok(())
+    }
+
     /// Looks for the pool. Nothing is changed.
     ///
     /// # Errors

@@ -31,6 +31,10 @@ pub struct HostGround;
 
 #[async_trait]
 impl Ground for HostGround {
+    fn available(&self) -> Result<(), PoolError> {
+        open().map(drop)
+    }
+
     fn find(&self, place: &Place) -> Result<Found, PoolError> {
         find(&open()?, place)
     }

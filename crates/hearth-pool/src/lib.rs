@@ -38,6 +38,7 @@ pub mod fake;
 mod files;
 mod ground;
 mod hands;
+mod helper;
 mod kernel;
 mod pool;
 mod record;
@@ -48,6 +49,7 @@ mod volumes;
 
 pub use error::{Kind, PoolError};
 pub use ground::{Checked, Events, First, Found, Ground, Layout, Mending, Place, Running};
+pub use helper::{HelperGround, Helpers, Started, command as start_helper, serve as serve_helper};
 pub use kernel::HostGround;
 pub use pool::Pool;
 pub use record::{Record, Stage};

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hearth_dm::thin::{METADATA_BLOCK, PoolStatus};
-use hearth_safeguards::{Operation, OperationGuard, Purpose};
-use hearth_types::pool::{PoolSpace, PoolUsage, PoolView, PoolWork};
+use hearth_safeguards::{Operation, OperationGuard, PoolSign, Purpose};
+use hearth_types::pool::{PoolSpace, PoolState, PoolUsage, PoolView, PoolWork};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -218,6 +218,24 @@ impl Pool {
         })
     }
 
+    /// What the safeguards are told of it; `None` where there is none of which anything could be told.
+    pub async fn sign(&self) -> Option<PoolSign> {
+        let (record, found) = tokio::join!(self.recorded(), self.look());
+        let none = matches!(record, Ok(None));
+        let Judgement { state, reason, .. } = judge(&record, &found);
+        let why = reason.unwrap_or_else(|| "no reason was told".to_owned());
+        match state {
+            PoolState::Absent => None,
+            PoolState::Unavailable if none => None,
+            PoolState::Up => Some(PoolSign::Good),
+            PoolState::Unknown => Some(PoolSign::Unknown(why)),
+            state => Some(PoolSign::Bad {
+                state: state.to_string(),
+                why,
+            }),
+        }
+    }
+
     /// Bytes that it can still take, what it may grow by among them.
     pub(crate) async fn spare(&self) -> Result<u64, PoolError> {
         let readings = self.readings().await?;
@@ -316,8 +334,8 @@ impl Pool {
     }
 }
 
-/// An operation of the pool or of a volume in it. What the pool's state allows is asked by those
-/// who begin it.
+/// An operation of the pool or of a volume in it. What is made in the pool says how that is; of all else the
+/// pool's state is the occasion, or no matter.
 pub(crate) const fn operation(name: &'static str, purpose: Purpose) -> Operation {
     Operation {
         name,

@@ -282,10 +282,13 @@ impl Thins {
         work: impl FnOnce(&dyn ThinGround, &Place) -> Result<T, ThinError> + Send + 'static,
     ) -> Result<T, ThinError> {
         let (ground, place) = (Arc::clone(&self.ground), self.place().clone());
-        let done = self
-            .pool
-            .guard()
-            .run(operation(what, purpose), move || work(&*ground, &place));
+        let mut operation = operation(what, purpose);
+        let guard = self.pool.guard();
+        // Nobody else would use it.
+        if purpose == Purpose::Change && guard.health().is_some() {
+            operation.pool = self.pool.sign().await;
+        }
+        let done = guard.run(operation, move || work(&*ground, &place));
         done.await.map_err(PoolError::from)?
     }
 

@@ -5,8 +5,9 @@
 //!            │           │           └─ deadline ─► stuck: its caller is told, its turn stays taken ─► ended
 //!            ▼ refused   ▼ not in turn, or the one before it is stuck
 //! ```
-//! Each call is made on a thread of its own, never on one of the runtime's: a runtime that ends waits for
-//! those. The turn goes with the thread, so as long as one is in the kernel no other is begun.
+//! Each operation is done on a thread of its own, never on one of the runtime's: a runtime that ends waits for
+//! those. The turn goes with the thread, so as long as one is in the kernel no other is begun. Where another
+//! process makes the calls ([`Elsewhere`]) the thread only waits for it, and nothing keeps the daemon from ending.
 
 mod queue;
 
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::check::{Finding, PoolSign, Purpose, Report, Weight};
+use crate::elsewhere::{Elsewhere, wait_of};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use queue::{Place, Queue};
@@ -140,6 +142,7 @@ struct Inner {
     turns: Arc<Semaphore>,
     queue: Arc<Queue>,
     metrics: Metrics,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// The guard. Its clones are one.
@@ -165,13 +168,30 @@ impl OperationGuard {
     /// A guard that has the host looked at before each operation, if there is a check.
     #[must_use]
     pub fn new(settings: Settings, health: Option<Health>) -> Self {
+        Self::with_elsewhere(settings, health, None)
+    }
+
+    /// The same where another process makes the calls.
+    #[must_use]
+    pub fn with_elsewhere(
+        settings: Settings,
+        health: Option<Health>,
+        elsewhere: Option<Arc<dyn Elsewhere>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             settings,
             health,
             turns: Arc::new(Semaphore::new(settings.max_concurrent.max(1))),
             queue: Arc::default(),
             metrics: Metrics::default(),
+            elsewhere,
         }))
+    }
+
+    /// Those who make the calls, where that is another process.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Arc<dyn Elsewhere>> {
+        self.0.elsewhere.as_ref()
     }
 
     /// The check, if there is one.
@@ -183,7 +203,10 @@ impl OperationGuard {
     /// What waits, what is under way and what does not come back, the oldest first.
     #[must_use]
     pub fn queue(&self) -> Vec<PoolOperation> {
-        self.0.queue.view()
+        let elsewhere = self.0.elsewhere.as_deref();
+        self.0
+            .queue
+            .view(|tid| elsewhere.and_then(|others| others.of_thread(tid)))
     }
 
     /// Adds what is counted, and the queue as it is now.
@@ -297,10 +320,11 @@ impl OperationGuard {
             }),
             Err(_) => {
                 place.give_up();
+                let wait = place.wait(self.0.elsewhere.as_deref());
                 Err(GuardError::Stuck {
                     what,
                     waited: operation.deadline,
-                    wait: place.wait(),
+                    wait,
                 })
             }
         }
@@ -379,11 +403,18 @@ impl Place {
         drop(tell.send(done));
     }
 
-    /// What its thread waits for, for people.
-    fn wait(&self) -> String {
+    /// What its thread waits for, for people. Another process that works for it is given up, too.
+    fn wait(&self, elsewhere: Option<&dyn Elsewhere>) -> String {
         let Some(tid) = self.thread() else {
             return "its thread has not begun".to_owned();
         };
+        if let Some(others) = elsewhere
+            && let Some(pid) = others.of_thread(tid)
+        {
+            let wait = wait_of(pid);
+            others.give_up(tid);
+            return wait;
+        }
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         let waits: Survey<Vec<KernelWait>> =
             waits::of_process(own).map_or_else(|e| Survey::Unknown(e.to_string()), Survey::Known);

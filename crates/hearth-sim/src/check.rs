@@ -75,7 +75,7 @@ fn unjust_kill(world: &World, host: &SimHost, vm: Option<VmId>, pid: i32) -> Opt
     let just = match host.processes.get(&pid).map(|p| p.role) {
         Some(ProcessRole::Vmm) => vmms > 1,
         Some(ProcessRole::Shim) => vmms == 0,
-        Some(ProcessRole::Names) => false,
+        Some(ProcessRole::Names | ProcessRole::Helper) => false,
         None => true,
     };
     (!just).then(|| format!("process {pid} of VM {vm} is killed as an orphan and is none"))

@@ -27,9 +27,14 @@ pub enum ProcessRole {
     Shim,
     /// The name server of the bridge.
     Names,
+    /// It makes the daemon's calls to device-mapper, so that one that hangs does not hold the daemon.
+    Helper,
 }
 
 impl ProcessRole {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Vmm, Self::Shim, Self::Names, Self::Helper];
+
     /// The value of [`ROLE_ENV`].
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -37,6 +42,7 @@ impl ProcessRole {
             Self::Vmm => "vmm",
             Self::Shim => "shim",
             Self::Names => "names",
+            Self::Helper => "helper",
         }
     }
 }

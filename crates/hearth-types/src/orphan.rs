@@ -58,11 +58,13 @@ pub enum OrphanKind {
     Lease,
     /// An entry of the journal that is open.
     JournalEntry,
+    /// A process that made calls to device-mapper for a daemon that is gone.
+    Helper,
 }
 
 impl OrphanKind {
     /// Every kind.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Vmm,
         Self::Shim,
         Self::Unit,
@@ -86,6 +88,7 @@ impl OrphanKind {
         Self::Cage,
         Self::Lease,
         Self::JournalEntry,
+        Self::Helper,
     ];
 
     /// The word that tables, ids and JSON have for it.
@@ -115,6 +118,7 @@ impl OrphanKind {
             Self::Cage => "cage",
             Self::Lease => "lease",
             Self::JournalEntry => "journal_entry",
+            Self::Helper => "helper",
         }
     }
 }

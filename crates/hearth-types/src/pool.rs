@@ -211,6 +211,9 @@ pub struct PoolOperation {
     /// Since when it waits, or is under way.
     #[schema(value_type = String, format = DateTime)]
     pub since: Timestamp,
+    /// The process that makes its calls to the kernel, at this moment.
+    #[serde(default)]
+    pub helper: Option<i32>,
 }
 
 /// The pool as the API shows it.

@@ -5,11 +5,13 @@
 //! The rules are those of the loop: only what carries this installation's mark, nothing while
 //! a VM lives, nothing on a survey that failed.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use hearth_config::Config;
 use hearth_host::lock::LockFile;
 use hearth_net::{HostNetwork, Network as _};
-use hearth_safeguards::OperationGuard;
+use hearth_safeguards::{OperationGuard, Settings};
 use hearth_store::Store;
 
 use crate::daemon::network_config;
@@ -50,10 +52,13 @@ pub async fn run(config: &Config) -> anyhow::Result<String> {
     net.remove_names().await.context("the name server stays")?;
     net.remove_rules().await.context("the filters stay")?;
     net.remove_bridge().await.context("the bridge stays")?;
-    // The kernel answers, or it does not: nothing waits for this one.
-    let guard = OperationGuard::default();
-    let pool = crate::pool::of_host(&Paths::new(config.data_dir.clone()), installation, guard);
-    let volumes = crate::volumes::of_host(pool.clone(), store, config.storage);
+    let helpers = crate::dm_helper::of_host(installation);
+    let ground = crate::dm_helper::ground(&helpers);
+    // The kernel answers, or it does not: the host is not looked at first.
+    let guard = OperationGuard::with_elsewhere(Settings::default(), None, Some(Arc::new(helpers)));
+    let paths = Paths::new(config.data_dir.clone());
+    let pool = crate::pool::of_host(&paths, installation, Arc::clone(&ground), guard);
+    let volumes = crate::volumes::of_host(pool.clone(), ground, store, config.storage);
     if let Err(error) = volumes.thins().let_go().await {
         tracing::info!(error = %hearth_types::survey::chain(&error), "volumes of the pool stay on");
     }

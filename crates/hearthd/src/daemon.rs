@@ -50,7 +50,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// Pause between two looks at the lock.
 const LOCK_LOOK: Duration = Duration::from_millis(20);
 /// How long open requests may take to end after SIGTERM.
-const GOODBYE: Duration = Duration::from_secs(5);
+pub const GOODBYE: Duration = Duration::from_secs(5);
 
 /// The host's processes, as /proc shows them.
 #[derive(Debug)]
@@ -238,10 +238,18 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
     let guest = companion(config.guest_path.as_deref(), "hearth-guest", "GUEST_PATH")?;
     let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;
     let paths = Paths::new(config.data_dir.clone());
-    let safeguards = Safeguards::of_host(config, store.installation());
-    let pool = crate::pool::of_host(&paths, store.installation(), safeguards.guard())
-        .with_limits(crate::pool::limits(config));
-    let volumes = crate::volumes::of_host(pool, store.clone(), config.storage);
+    let installation = store.installation();
+    let helpers = crate::dm_helper::of_host(installation);
+    let ground = crate::dm_helper::ground(&helpers);
+    let safeguards = Safeguards::of_host(config, installation, helpers);
+    let pool = crate::pool::of_host(
+        &paths,
+        installation,
+        Arc::clone(&ground),
+        safeguards.guard(),
+    )
+    .with_limits(crate::pool::limits(config));
+    let volumes = crate::volumes::of_host(pool, ground, store.clone(), config.storage);
     let thins = volumes.thins().clone();
     let parts = Parts {
         images: ImageStore::open(&config.data_dir.join("images"), limits)

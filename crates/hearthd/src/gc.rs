@@ -104,6 +104,7 @@ pub async fn run(ground: &Ground, asked: &RunGc) -> Result<GcReport, Refused> {
 /// An idle host, in good health.
 async fn idle(ground: &Ground) -> Result<(), Refused> {
     let guard = ground.thins.pool().guard();
+    // The pool's state is no reason: one that is full gets room by this, one that takes no changes says so itself.
     let report = guard.examine(Purpose::Change, None).await;
     let mut against = report.at_least(Weight::Refuses);
     if let Some(first) = against.next() {

@@ -16,6 +16,7 @@ pub mod clean_up;
 mod cores;
 pub mod daemon;
 pub mod database;
+pub mod dm_helper;
 pub mod doctor;
 pub mod dumps;
 pub mod engine;

@@ -55,6 +55,18 @@ pub fn start(config: &Config) -> Sink {
     Sink::Stderr
 }
 
+/// Starts the log of a helper: warnings, as lines on stderr, which is the daemon's.
+pub fn to_stderr() {
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false);
+    let warnings = tracing_subscriber::filter::LevelFilter::WARN;
+    tracing_subscriber::registry()
+        .with(lines.with_filter(warnings))
+        .init();
+}
+
 /// The levels as journalctl's `-p` names them: `info` is info.
 fn priorities() -> PriorityMappings {
     PriorityMappings {

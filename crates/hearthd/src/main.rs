@@ -42,6 +42,9 @@ enum Command {
         #[command(flatten)]
         flags: DaemonFlags,
     },
+    /// Make the daemon's calls to device-mapper; started by the daemon alone
+    #[command(hide = true, name = hearthd::dm_helper::COMMAND)]
+    DmHelper,
     /// Take name server, filters, bridge and pool off the host when no daemon and no VM runs
     CleanUp {
         #[command(flatten)]
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
             Ok(loaded) => once(hearthd::database::run(&loaded.config, command)),
             Err(_) => check_config(&flags),
         },
+        Some(Command::DmHelper) => help(),
         Some(Command::CleanUp { flags }) => match Config::load(&flags, env) {
             Ok(loaded) => once(hearthd::clean_up::run(&loaded.config)),
             Err(_) => check_config(&flags),
@@ -99,7 +103,10 @@ fn run(loaded: hearth_config::Loaded) -> ExitCode {
             .enable_all()
             .build()?;
         let manager = manager::Manager::from_env();
-        runtime.block_on(hearthd::daemon::run(loaded, listeners, manager))
+        let ended = runtime.block_on(hearthd::daemon::run(loaded, listeners, manager));
+        // What still works on the runtime's own threads may wait for a disk that does not answer.
+        runtime.shutdown_timeout(hearthd::daemon::GOODBYE);
+        ended
     });
     match (result, sink) {
         (Ok(()), _) => ExitCode::SUCCESS,
@@ -108,6 +115,19 @@ fn run(loaded: hearth_config::Loaded) -> ExitCode {
             ExitCode::FAILURE
         }
         (Err(error), Sink::Stderr) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The helper's life. It has no runtime and one thread.
+fn help() -> ExitCode {
+    hearth_host::memory::keep_little();
+    logging::to_stderr();
+    match hearthd::dm_helper::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
             complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }

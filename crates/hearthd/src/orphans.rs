@@ -10,6 +10,7 @@
 //! host is looked at again, the object must still be ours, the same one, and no VM's.
 
 mod adopt;
+mod helpers;
 pub mod keepsake;
 mod look;
 mod network;
@@ -75,6 +76,7 @@ impl Engine {
             items: orphanage::list(&world, &plan),
             unknown: unknown(&world.observed),
         };
+        found.items.extend(helpers::list(&world));
         let network = self.beyond_the_rules(&world).await;
         let scene = self.scene(&world);
         let mut list = aside(move || {

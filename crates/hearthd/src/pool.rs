@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hearth_config::Config;
 use hearth_pool::space::Growth;
-use hearth_pool::{HostGround, Limits, Place, Pool, PoolError, Thins};
+use hearth_pool::{HelperGround, Limits, Place, Pool, PoolError, Thins};
 use hearth_safeguards::OperationGuard;
 use hearth_types::InstallationId;
 use hearth_types::api::{DoctorCheck, DoctorStatus};
@@ -27,9 +27,14 @@ pub use keeper::Keeper;
 
 /// The pool of this host and installation.
 #[must_use]
-pub fn of_host(paths: &Paths, installation: InstallationId, guard: OperationGuard) -> Pool {
+pub fn of_host(
+    paths: &Paths,
+    installation: InstallationId,
+    ground: Arc<HelperGround>,
+    guard: OperationGuard,
+) -> Pool {
     let place = Place::new(&paths.pool(), installation);
-    Pool::new(place, Arc::new(HostGround)).with_guard(guard)
+    Pool::new(place, ground).with_guard(guard)
 }
 
 /// What the operator allows it.
@@ -54,6 +59,7 @@ pub(crate) async fn keep(
     stopping: watch::Receiver<bool>,
 ) {
     let pool = thins.pool().clone();
+    engine.tell_helpers_left().await;
     if engine.modes.mode() == Mode::Readonly {
         tracing::info!("the pool is not put together: the mode is readonly");
     } else {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use hearth_config::Config;
+use hearth_pool::{Helpers, Pool};
 use hearth_safeguards::{
     Check, Finding, Health, HostSigns, OperationGuard, Purpose, Report, Settings, Thresholds,
     Weight,
@@ -43,7 +44,7 @@ pub struct Safeguards {
 impl Safeguards {
     /// The safeguards of this host and installation.
     #[must_use]
-    pub fn of_host(config: &Config, installation: InstallationId) -> Self {
+    pub fn of_host(config: &Config, installation: InstallationId, helpers: Helpers) -> Self {
         let processes = Processes::default();
         let owners = Owners::new(installation, &config.data_dir, Arc::clone(&processes));
         let health = Health::new(
@@ -56,7 +57,7 @@ impl Safeguards {
             ..Settings::default()
         };
         Self {
-            guard: OperationGuard::new(settings, Some(health)),
+            guard: OperationGuard::with_elsewhere(settings, Some(health), Some(Arc::new(helpers))),
             processes,
         }
     }
@@ -137,14 +138,15 @@ async fn remember(engine: &Engine, processes: &Processes) {
     }
 }
 
-/// What `hearth doctor` says of it. `pool`: there is a pool whose operations wait for such looks.
-pub(crate) async fn doctor(guard: &OperationGuard, pool: bool) -> Option<DoctorCheck> {
-    let health = guard.health()?;
+/// What `hearth doctor` says of it. `there`: there is a pool whose operations wait for such looks.
+pub(crate) async fn doctor(pool: &Pool, there: bool) -> Option<DoctorCheck> {
+    let health = pool.guard().health()?;
     let budget = health.thresholds().budget;
+    let sign = pool.sign().await;
     let report = health
-        .look_within(DOCTOR.max(budget), Purpose::Change, None)
+        .look_within(DOCTOR.max(budget), Purpose::Change, sign.as_ref())
         .await;
-    Some(line(&report, pool.then_some(budget)))
+    Some(line(&report, there.then_some(budget)))
 }
 
 /// `budget`: how long a look before an operation may take, where that matters.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use hearth_config::Storage;
 use hearth_disk::FileVolumes;
-use hearth_pool::{Choice, HostGround, Ledger, Pool, ThinError, ThinVolumes, Thins};
+use hearth_pool::{Choice, HelperGround, Ledger, Pool, ThinError, ThinVolumes, Thins};
 use hearth_store::{Store, StoreError};
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::survey::chain;
@@ -60,12 +60,13 @@ impl Ledger for StoreLedger {
 
 /// The volumes of this host: those of the pool, and files.
 #[must_use]
-pub fn of_host(pool: Pool, store: Store, storage: Storage) -> ThinVolumes {
-    let thins = Thins::new(
-        pool,
-        Arc::new(HostGround),
-        Arc::new(StoreLedger::new(store)),
-    );
+pub fn of_host(
+    pool: Pool,
+    ground: Arc<HelperGround>,
+    store: Store,
+    storage: Storage,
+) -> ThinVolumes {
+    let thins = Thins::new(pool, ground, Arc::new(StoreLedger::new(store)));
     let choice = match storage {
         Storage::Files => Choice::Files,
         Storage::Thin => Choice::Thin,

@@ -1,5 +1,7 @@
 //! How large a pool's blocks and its metadata are, by rule.
 
+use serde::{Deserialize, Serialize};
+
 /// The kernel takes multiples of 64 KiB up to 1 GiB.
 const SMALLEST: u32 = 128;
 const LARGEST: u32 = 2_097_152;
@@ -18,8 +20,23 @@ const COPIES: u64 = 8;
 const MOST_BLOCKS: u64 = 4 << 20;
 
 /// How much a pool allots at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct BlockSize(u32);
+
+impl TryFrom<u32> for BlockSize {
+    type Error = &'static str;
+
+    fn try_from(sectors: u32) -> Result<Self, Self::Error> {
+        Self::from_sectors(sectors).ok_or("no size of blocks")
+    }
+}
+
+impl From<BlockSize> for u32 {
+    fn from(size: BlockSize) -> Self {
+        size.0
+    }
+}
 
 impl BlockSize {
     /// So many sectors: a multiple of 128, at most 2,097,152. `None` for anything else.

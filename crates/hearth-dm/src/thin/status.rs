@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// The words of a status that are not understood. A pool whose state is not known is no healthy
 /// pool, and no absent one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +16,7 @@ pub struct StatusError {
 }
 
 /// How much of something is used, in blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// So many are.
     pub used: u64,
@@ -31,7 +33,7 @@ impl Usage {
 }
 
 /// What a pool lets its devices do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Read and write.
     ReadWrite,
@@ -43,7 +45,7 @@ pub enum Mode {
 }
 
 /// What a pool says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PoolStatus {
     /// It works, more or less.
     Works {

@@ -121,7 +121,7 @@ impl Foreigners {
 
 fn role_in(environ: &[u8]) -> Option<ProcessRole> {
     let role = variable(environ, ROLE_ENV)?;
-    [ProcessRole::Vmm, ProcessRole::Shim, ProcessRole::Names]
+    ProcessRole::ALL
         .into_iter()
         .find(|known| known.as_str() == role)
 }

@@ -303,10 +303,10 @@ impl ThinGround for FakeGround {
         })
     }
 
-    fn reserve_metadata(&self, place: &Place) -> Result<(), ThinError> {
+    fn reserve_metadata(&self, place: &Place) -> Result<Device, ThinError> {
         self.thin(place, |thin| {
             thin.held = true;
-            Ok(())
+            Ok(Device { major: 7, minor: 0 })
         })
     }
 
@@ -317,7 +317,12 @@ impl ThinGround for FakeGround {
         })
     }
 
-    async fn listed(&self, place: &Place, _deadline: Duration) -> Result<Vec<Mapped>, ThinError> {
+    async fn listed(
+        &self,
+        place: &Place,
+        _metadata: Device,
+        _deadline: Duration,
+    ) -> Result<Vec<Mapped>, ThinError> {
         self.thin(place, |thin| {
             if thin.unlisted {
                 return Err(ThinError::List(

@@ -153,11 +153,12 @@ impl Thins {
     /// Lists the metadata. It is held still for that, and let go whatever happens; what a daemon
     /// that died has held is let go by the next list.
     async fn listed(&self) -> Result<Vec<Mapped>, ThinError> {
-        self.change("the holding of the metadata", |ground, place| {
-            ground.reserve_metadata(place)
-        })
-        .await?;
-        let listed = self.ground.listed(self.place(), LIST).await;
+        let metadata = self
+            .change("the holding of the metadata", |ground, place| {
+                ground.reserve_metadata(place)
+            })
+            .await?;
+        let listed = self.ground.listed(self.place(), metadata, LIST).await;
         let released = self
             .change("the letting go of the metadata", |ground, place| {
                 ground.release_metadata(place)

@@ -147,11 +147,14 @@ impl ThinError {
                     | DmError::Invalid { .. },
                 ..
             } | Self::Foreign { .. }
-                | Self::Pool(PoolError::Guard(
-                    GuardError::Refused { .. }
-                        | GuardError::NotInTurn { .. }
-                        | GuardError::Behind { .. }
-                ))
+                | Self::Pool(
+                    PoolError::NoHelper { .. }
+                        | PoolError::Guard(
+                            GuardError::Refused { .. }
+                                | GuardError::NotInTurn { .. }
+                                | GuardError::Behind { .. }
+                        )
+                )
         )
     }
 

@@ -7,6 +7,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_dm::Device;
 use hearth_dm::thin::SECTOR;
 use hearth_types::thin::ThinDevice;
+use serde::{Deserialize, Serialize};
 
 use super::error::ThinError;
 use crate::ground::{Ground, Place};
@@ -15,7 +16,7 @@ use crate::ground::{Ground, Place};
 const LONGEST_NAME: usize = 127;
 
 /// A thin device as the kernel is to have it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Its number in the pool.
     pub id: u32,
@@ -67,7 +68,7 @@ pub fn id_of(place: &Place, uuid: &str) -> Option<u32> {
 }
 
 /// A thin device of ours that the kernel has.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Active {
     /// Its number in the pool, by its uuid.
     pub id: u32,
@@ -162,11 +163,12 @@ pub trait ThinGround: Ground {
     /// When that cannot be told.
     fn active(&self, place: &Place) -> Result<Vec<Active>, ThinError>;
 
-    /// Holds the metadata still for [`ThinGround::listed`]; what was held before is let go.
+    /// Holds the metadata still for [`ThinGround::listed`]; what was held before is let go. The device
+    /// that it is on.
     ///
     /// # Errors
-    /// [`ThinError::Dm`].
-    fn reserve_metadata(&self, place: &Place) -> Result<(), ThinError>;
+    /// [`ThinError::Dm`], [`ThinError::Garbled`].
+    fn reserve_metadata(&self, place: &Place) -> Result<Device, ThinError>;
 
     /// Lets the metadata go; what is not held is a success.
     ///
@@ -174,11 +176,16 @@ pub trait ThinGround: Ground {
     /// [`ThinError::Dm`].
     fn release_metadata(&self, place: &Place) -> Result<(), ThinError>;
 
-    /// The thin devices in the metadata that is held still.
+    /// The thin devices in the metadata that is held still, on this device.
     ///
     /// # Errors
     /// [`ThinError::List`], [`ThinError::Garbled`], [`ThinError::Pool`].
-    async fn listed(&self, place: &Place, deadline: Duration) -> Result<Vec<Mapped>, ThinError>;
+    async fn listed(
+        &self,
+        place: &Place,
+        metadata: Device,
+        deadline: Duration,
+    ) -> Result<Vec<Mapped>, ThinError>;
 
     /// The host's own node of a device.
     fn node(&self, device: Device) -> Utf8PathBuf;

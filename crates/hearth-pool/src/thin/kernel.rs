@@ -147,8 +147,9 @@ impl ThinGround for HostGround {
         Ok(found)
     }
 
-    fn reserve_metadata(&self, place: &Place) -> Result<(), ThinError> {
+    fn reserve_metadata(&self, place: &Place) -> Result<Device, ThinError> {
         let control = open()?;
+        let metadata = below(&control, place)?;
         match say(&control, place, Message::ReserveMetadataSnapshot) {
             // One that a daemon that died has left: nobody reads it any more.
             Err(DmError::Busy { .. } | DmError::Refused { .. }) => {
@@ -157,6 +158,7 @@ impl ThinGround for HostGround {
             }
             reserved => reserved,
         }
+        .map(|()| metadata)
         .map_err(dm("hold still the metadata of", 0))
     }
 
@@ -169,18 +171,12 @@ impl ThinGround for HostGround {
         }
     }
 
-    async fn listed(&self, place: &Place, deadline: Duration) -> Result<Vec<Mapped>, ThinError> {
-        let below = {
-            let control = open()?;
-            control
-                .table(Key::Uuid(&place.uuid))
-                .map_err(dm("look below", 0))?
-                .1
-        };
-        let params = below.first().map_or("", |line| line.params.as_str());
-        let [metadata, _] = thin::devices_of(params).ok_or_else(|| ThinError::Garbled {
-            line: params.to_owned(),
-        })?;
+    async fn listed(
+        &self,
+        _place: &Place,
+        metadata: Device,
+        deadline: Duration,
+    ) -> Result<Vec<Mapped>, ThinError> {
         // The node, not the file: the device does not write through the file's cache.
         let node = std::fs::canonicalize(format!("/sys/dev/block/{metadata}"))
             .ok()
@@ -269,6 +265,18 @@ fn dm(operation: &'static str, id: u32) -> impl FnOnce(DmError) -> ThinError {
         id,
         source,
     }
+}
+
+/// The device that the pool's metadata is on.
+fn below(control: &Control, place: &Place) -> Result<Device, ThinError> {
+    let (_, lines) = control
+        .table(Key::Uuid(&place.uuid))
+        .map_err(dm("look below", 0))?;
+    let params = lines.first().map_or("", |line| line.params.as_str());
+    let below = thin::devices_of(params).ok_or_else(|| ThinError::Garbled {
+        line: params.to_owned(),
+    });
+    below.map(|[metadata, _]| metadata)
 }
 
 fn number(rdev: u64) -> Device {

@@ -7,7 +7,7 @@ use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::MIB;
 use proptest::prelude::*;
 
-use crate::world::World;
+use super::world::World;
 
 #[derive(Debug, Clone)]
 enum Order {

@@ -12,7 +12,7 @@ use hearth_types::pool::PoolState;
 use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::Bytes;
 
-use crate::world::World;
+use super::world::World;
 
 /// A node is another name of its device's content, so it is read as a file is.
 impl Ground for World {

@@ -7,7 +7,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::FileVolumes;
 use hearth_pool::fake::FakeGround;
 use hearth_pool::thin::MemoryLedger;
-use hearth_pool::{Choice, Ledger, Place, Pool, ThinError, ThinVolumes, Thins};
+use hearth_pool::{
+    Choice, Ground, HelperGround, Helpers, Ledger, Place, Pool, Started, ThinError, ThinGround,
+    ThinVolumes, Thins, serve_helper,
+};
 use hearth_types::InstallationId;
 use hearth_types::thin::{NewThin, ThinDevice, ThinState};
 use hearth_types::units::Bytes;
@@ -134,13 +137,27 @@ fn rooms(
     ledger: &CutLedger,
     choice: Choice,
 ) -> (Pool, Thins, ThinVolumes) {
-    let pool = Pool::new(place.clone(), Arc::new(ground.clone()));
-    let thins = Thins::new(
-        pool.clone(),
-        Arc::new(ground.clone()),
-        Arc::new(ledger.clone()),
-    );
+    let (of_pool, of_thins) = over(ground);
+    let pool = Pool::new(place.clone(), of_pool);
+    let thins = Thins::new(pool.clone(), of_thins, Arc::new(ledger.clone()));
     let files = Arc::new(FileVolumes::new(Bytes(0)));
     let volumes = ThinVolumes::new(thins.clone(), files, choice);
     (pool, thins, volumes)
+}
+
+/// The ground as it is, or with a helper before it where the tests are those of `thin_by_helper`.
+fn over(ground: &FakeGround) -> (Arc<dyn Ground>, Arc<dyn ThinGround>) {
+    if !module_path!().contains("by_helper") {
+        return (Arc::new(ground.clone()), Arc::new(ground.clone()));
+    }
+    let kernel = ground.clone();
+    let helpers = Helpers::new(move || {
+        let (stream, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let kernel = kernel.clone();
+        std::thread::spawn(move || serve_helper(theirs, &kernel));
+        let process = None;
+        Ok(Started { stream, process })
+    });
+    let over = HelperGround::new(Arc::new(ground.clone()), helpers);
+    (Arc::new(over.clone()), Arc::new(over))
 }

@@ -66,12 +66,14 @@ impl Queue {
         }
     }
 
-    pub(super) fn view(&self) -> Vec<PoolOperation> {
+    /// `helper`: the process that works for a thread.
+    pub(super) fn view(&self, helper: impl Fn(i32) -> Option<i32>) -> Vec<PoolOperation> {
         let table = self.table.lock();
         let view = |entry: &Entry| PoolOperation {
             operation: entry.name.to_owned(),
             state: entry.state,
             since: entry.since,
+            helper: entry.tid.and_then(&helper),
         };
         table.entries.values().map(view).collect()
     }

@@ -211,11 +211,14 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
         operation,
         state,
         since,
+        helper,
     } in &view.operations
     {
+        let helper = helper.map(|pid| format!(", by helper process {pid}"));
         out.note(format!(
-            "Operation {state}: {operation}, {}.",
-            ago(*since, out.now)
+            "Operation {state}: {operation}, {}{}.",
+            ago(*since, out.now),
+            helper.unwrap_or_default()
         ));
     }
     if let Some(reason) = &view.reason {

@@ -21,7 +21,7 @@ pub async fn plan(State(api): State<Api>) -> ApiResult<Json<PlanView>> {
 pub async fn doctor(State(api): State<Api>) -> Json<DoctorReport> {
     let mut report = crate::doctor::examine(&api.engine, &api.config).await;
     let view = api.pool.view().await;
-    let safeguards = crate::safeguards::doctor(api.pool.guard(), view.made_at.is_some());
+    let safeguards = crate::safeguards::doctor(&api.pool, view.made_at.is_some());
     report.checks.push(crate::pool::doctor(view));
     report.checks.extend(safeguards.await);
     Json(report)

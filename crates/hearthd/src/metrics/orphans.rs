@@ -13,7 +13,9 @@ pub(super) fn count(world: &World) -> Vec<(&'static str, usize)> {
     let orphaned = |vm: Option<VmId>| vm.is_some_and(|vm| !wanted.contains(&vm));
     let observed = &world.observed;
     let processes = observed.processes.known().map(|processes| {
-        let of_vms = processes.iter().filter(|p| p.role != ProcessRole::Names);
+        let of_vms = processes
+            .iter()
+            .filter(|p| matches!(p.role, ProcessRole::Vmm | ProcessRole::Shim));
         of_vms.filter(|p| orphaned(p.identity.mark.vm())).count()
     });
     let taps = observed.taps.known();
