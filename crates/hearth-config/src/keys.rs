@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use camino::Utf8PathBuf;
+use hearth_types::gc::GcKind;
 use hearth_types::spec::BootstrapPolicy;
 use hearth_types::units::{Bytes, Span};
 use ipnet::Ipv4Net;
@@ -251,6 +252,13 @@ keys! {
     POOL_BACKUP_INTERVAL pool_backup_interval: Span = "24h", DURATION;
     /// How many backups of it are kept.
     POOL_BACKUP_KEEP pool_backup_keep: u32 = "7", KEEP;
+    /// Garbage (see `hearth gc`) is looked for this often. 0s: only when somebody asks.
+    GC_INTERVAL gc_interval: Span = "0s", DURATION;
+    /// With less than so many percent of the file system of `DATA_DIR` free it is looked for, too, each
+    /// hour while that lasts. 0: not.
+    GC_LOW_SPACE gc_low_space: u32 = "10", PERCENT;
+    /// The kinds of garbage that are then cleaned. None: nothing is, the event `gc.found` tells what could be.
+    GC_KINDS gc_kinds: Vec<GcKind> = "", GARBAGE;
     /// The most bytes that an image may unpack to.
     IMAGE_MAX_BYTES image_max_bytes: Bytes = "64GiB", SIZE;
     /// The most files and folders that an image may hold.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use camino::Utf8PathBuf;
+use hearth_types::gc::GcKind;
 use hearth_types::spec::BootstrapPolicy;
 use hearth_types::units::{Bytes, MIB, Span};
 use ipnet::Ipv4Net;
@@ -292,6 +293,17 @@ pub(crate) static OPTIONAL_SIZE: Kind<Option<Bytes>> = kind(
 pub(crate) static KEEP: Kind<u32> = kind("count", "a number from 1 to 1000", |text| {
     number(text, 1, 1000)
 });
+pub(crate) static GARBAGE: Kind<Vec<GcKind>> = kind(
+    "list",
+    "kinds of garbage with commas between them: thin_device, leftover, download, log, dump, draft, backup, job, aside, image",
+    |text| match text {
+        "" => Some(Vec::new()),
+        text => text
+            .split(',')
+            .map(|kind| kind.trim().parse().ok())
+            .collect(),
+    },
+);
 pub(crate) static SWITCH: Kind<bool> = kind("switch", "on or off", |text| match text {
     "on" => Some(true),
     "off" => Some(false),

@@ -8,6 +8,8 @@
 //! What can be reached from a root is never garbage, whatever it is called and however old it is.
 //! A kind of objects that could not be looked at in full makes nothing garbage that it could refer to.
 
+pub mod schedule;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who refers to what. `N` names an object.

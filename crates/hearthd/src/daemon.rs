@@ -20,6 +20,7 @@ use hearth_host::lock::{LockError, LockFile};
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
+use hearth_plan::gc::schedule::Schedule;
 use hearth_plan::mode::{Reserve, Switches};
 use hearth_plan::{BreakerPolicy, HostBreakerPolicy, OrphanAction, Policy, StormPolicy};
 use hearth_pool::Thins;
@@ -38,6 +39,7 @@ use tokio::sync::watch;
 
 use crate::api::Api;
 use crate::engine::{Engine, Parts, Settings, paths::Paths};
+use crate::gc::keeper::GcPolicy;
 use crate::host::{Processes, SystemClock};
 use crate::listen::Sockets;
 use crate::manager::Manager;
@@ -143,6 +145,13 @@ pub async fn run(
     );
     let backups = crate::backups::keep_up(Arc::downgrade(&engine), stopping.clone());
     drop(tokio::spawn(backups));
+    let garbage = crate::gc::Ground {
+        engine: Arc::clone(&engine),
+        thins: thins.clone(),
+        jobs: jobs.clone(),
+    };
+    let garbage = crate::gc::keeper::Keeper::new(garbage, gc_policy(config)).await;
+    drop(tokio::spawn(garbage.run(stopping.clone())));
     let state = Api {
         engine,
         pool: thins.pool().clone(),
@@ -346,6 +355,16 @@ fn companion(
     hearth_vmm::find_companion(name, configured.map(Utf8Path::as_std_path)).with_context(|| {
         format!("{name} is needed: it lies beside hearthd or in /usr/lib/hearth, or {key} names it")
     })
+}
+
+fn gc_policy(config: &Config) -> GcPolicy {
+    GcPolicy {
+        schedule: Schedule {
+            every: config.gc_interval.as_duration(),
+            low: config.gc_low_space,
+        },
+        kinds: config.gc_kinds.clone(),
+    }
 }
 
 fn policy(config: &Config) -> Policy {

@@ -13,17 +13,20 @@
 mod downloads;
 mod files;
 mod find;
+pub mod keeper;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use camino::Utf8PathBuf;
 use hearth_image::ImageJobs;
+use hearth_plan::gc::schedule::Trigger;
 use hearth_pool::{ThinError, Thins};
 use hearth_safeguards::{GuardError, Purpose, Weight};
-use hearth_types::gc::{GcItem, GcOutcome, GcReport, GcSummary, RunGc};
+use hearth_types::gc::{GcItem, GcKind, GcOutcome, GcReport, GcSummary, RunGc};
 use hearth_types::orphan::RemoveOrphans;
 use hearth_types::status::Phase;
+use jiff::Timestamp;
 use tokio::time::timeout;
 
 use crate::engine::Engine;
@@ -42,6 +45,26 @@ pub struct Ground {
     pub thins: Thins,
     /// Pulls and imports.
     pub jobs: ImageJobs,
+}
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Order<'a> {
+    kinds: &'a [GcKind],
+    /// Somebody asks at this moment.
+    by_hand: bool,
+    now: Timestamp,
+}
+
+impl Order<'_> {
+    fn means(&self, kind: GcKind) -> bool {
+        kind.is_meant(self.kinds)
+    }
+
+    /// Somebody has named this kind at this moment.
+    fn names(&self, kind: GcKind) -> bool {
+        self.by_hand && self.kinds.contains(&kind)
+    }
 }
 
 /// Why nothing was begun.
@@ -81,20 +104,30 @@ impl Refused {
 ///
 /// # Errors
 /// [`Refused`]: nothing was begun. What fails for one piece is told in its place.
-pub async fn run(ground: &Ground, asked: &RunGc) -> Result<GcReport, Refused> {
+pub async fn run(ground: &Ground, asked: &RunGc, trigger: Trigger) -> Result<GcReport, Refused> {
+    let done = look(ground, asked, trigger).await;
+    let metrics = &ground.engine.metrics;
+    metrics.gc_ran(trigger, done.as_ref().ok());
+    done
+}
+
+async fn look(ground: &Ground, asked: &RunGc, trigger: Trigger) -> Result<GcReport, Refused> {
+    let order = Order {
+        kinds: &asked.kinds,
+        by_hand: trigger == Trigger::Asked,
+        now: ground.engine.now(),
+    };
     let engine = &ground.engine;
     if !asked.force {
         tracing::info!("Running in DRY RUN mode - no changes will be made");
-        let found = find::find(ground, &asked.kinds).await;
+        let found = find::find(ground, &order).await;
         return Ok(report(true, found.map_err(Refused::Failed)?));
     }
     tracing::warn!("Running in FORCE mode - orphaned devices will be deleted");
     idle(ground).await?;
     // Nobody begins to use an image, or the device that it is in, between the look and the act.
     let no_user_comes = engine.image_use.write().await;
-    let mut found = find::find(ground, &asked.kinds)
-        .await
-        .map_err(Refused::Failed)?;
+    let mut found = find::find(ground, &order).await.map_err(Refused::Failed)?;
     clean(ground, &mut found).await;
     drop(no_user_comes);
     engine.look_at_everything();

@@ -14,6 +14,7 @@
 //! Counting is an atomic addition behind a read lock that is never held over anything slow.
 
 mod breakers;
+mod gc;
 mod images;
 mod orphans;
 mod pool;
@@ -125,6 +126,7 @@ pub struct Metrics {
     bridge_ports: Gauge,
     commits: Family<Label, Counter>,
     commit_latency: Histogram,
+    gc: gc::GcMetrics,
     pool: pool::PoolMetrics,
     snapshots: snapshots::Figures,
     image_failures: Family<Labels, Counter>,
@@ -175,6 +177,7 @@ impl Default for Metrics {
             bridge_ports: Gauge::default(),
             commits: Family::default(),
             commit_latency: commit_seconds(),
+            gc: gc::GcMetrics::default(),
             pool: pool::PoolMetrics::default(),
             snapshots: snapshots::Figures::default(),
             image_failures: Family::default(),
@@ -182,6 +185,8 @@ impl Default for Metrics {
             stories: Mutex::default(),
         };
         metrics.begin_at_zero();
+        metrics.gc.begin();
+        metrics.gc.register(&mut metrics.registry);
         metrics.pool.begin();
         metrics.pool.register(&mut metrics.registry);
         metrics.register_loop();

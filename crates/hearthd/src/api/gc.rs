@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
+use hearth_plan::gc::schedule::Trigger;
 use hearth_types::gc::{GcReport, RunGc};
 use hearth_types::problem::{Code, Problem};
 use hearth_types::survey::chain;
@@ -31,7 +32,7 @@ async fn run(api: &Api, asked: &RunGc) -> ApiResult<Json<GcReport>> {
         thins: api.thins.clone(),
         jobs: api.jobs.clone(),
     };
-    let done = gc::run(&ground, asked).await;
+    let done = gc::run(&ground, asked, Trigger::Asked).await;
     done.map(Json).map_err(|refused| {
         let code = match refused {
             Refused::Unwell { .. } => Code::Unavailable,

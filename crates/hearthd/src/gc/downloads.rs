@@ -8,7 +8,7 @@ use hearth_types::survey::chain;
 use jiff::Timestamp;
 
 use super::find::{Found, What, item};
-use super::{Ground, skip};
+use super::{Ground, Order, skip};
 
 /// So long a pull that is tried again goes on with what came.
 const WANTED: Duration = Duration::from_secs(24 * 3600);
@@ -16,8 +16,8 @@ const WANTED: Duration = Duration::from_secs(24 * 3600);
 const OLD_JOB: Duration = Duration::from_secs(30 * 24 * 3600);
 
 impl Found {
-    pub(super) async fn downloads(&mut self, ground: &Ground, kinds: &[GcKind]) {
-        let now = ground.engine.now();
+    pub(super) async fn downloads(&mut self, ground: &Ground, order: &Order<'_>) {
+        let now = order.now;
         match ground.jobs.spare_blobs().await {
             Ok(blobs) => {
                 for blob in blobs {
@@ -35,7 +35,7 @@ impl Found {
                     );
                     item.bytes = Some(blob.bytes);
                     item.since = Some(changed);
-                    let by_name = kinds.contains(&GcKind::Download);
+                    let by_name = order.names(GcKind::Download);
                     if let Some(job) = &blob.wanted_by {
                         skip(&mut item, &format!("{job} needs it, or may"));
                     } else if age(changed, now) < WANTED && !by_name {

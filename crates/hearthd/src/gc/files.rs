@@ -14,7 +14,7 @@ use jiff::{Timestamp, civil};
 
 use super::downloads::age;
 use super::find::{Found, What, item};
-use super::{Ground, skip};
+use super::{Ground, Order, skip};
 use crate::backups;
 use crate::dumps::UNFINISHED;
 use crate::engine::Engine;
@@ -172,8 +172,8 @@ impl Found {
     }
 
     /// What a repair has put aside, and nobody has looked at since.
-    pub(super) async fn aside(&mut self, ground: &Ground, kinds: &[GcKind]) {
-        let (data, now) = (ground.engine.paths.data().to_owned(), ground.engine.now());
+    pub(super) async fn aside(&mut self, ground: &Ground, order: &Order<'_>) {
+        let (data, now) = (ground.engine.paths.data().to_owned(), order.now);
         let looked = tokio::task::spawn_blocking(move || ASIDE.map(|aside| aside.look(&data)));
         let folders = match looked.await {
             Ok(folders) => folders,
@@ -183,20 +183,20 @@ impl Found {
             match folder {
                 Ok(files) => {
                     let old = files.into_iter().filter(|(at, _)| age(*at, now) >= OLD);
-                    old.for_each(|(at, seen)| self.one_aside(at, seen, kinds));
+                    old.for_each(|(at, seen)| self.one_aside(at, seen, order));
                 }
                 Err(error) => self.unknown.push(format!("files put aside: {error:#}")),
             }
         }
     }
 
-    fn one_aside(&mut self, at: Timestamp, seen: Seen, kinds: &[GcKind]) {
+    fn one_aside(&mut self, at: Timestamp, seen: Seen, order: &Order<'_>) {
         let name = seen.path.file_name().unwrap_or_default();
         let id = format!("aside-{name}");
         let reason = "a repair has put it aside".to_owned();
         let (mut item, what) = seen.item(GcKind::Aside, id, reason);
         item.since = Some(at);
-        if !GcKind::Aside.is_meant(kinds) {
+        if !order.means(GcKind::Aside) {
             let why = "it may be all that is left of something; it goes when it is asked for: --kind aside";
             skip(&mut item, why);
         }

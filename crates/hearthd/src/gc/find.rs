@@ -1,7 +1,7 @@
 //! Finding garbage. Nothing is changed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_plan::gc::Graph;
@@ -16,9 +16,13 @@ use hearth_types::snapshot::Snapshot;
 use hearth_types::survey::chain;
 use hearth_types::thin::{PoolVolume, ThinKind, ThinState};
 
-use super::{Ground, skip};
+use super::downloads::age;
+use super::{Ground, Order, skip};
 use crate::engine::Engine;
 use crate::engine::paths::{Paths, ROOT_DISK};
+
+/// An image that is younger is removed by hand alone.
+const NEW_IMAGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +65,7 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// When the database cannot be read.
-pub(super) async fn find(ground: &Ground, kinds: &[GcKind]) -> anyhow::Result<Found> {
+pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<Found> {
     let engine = &ground.engine;
     let mut found = Found::default();
     let rows = engine.parts.store.vms().await;
@@ -82,20 +86,20 @@ pub(super) async fn find(ground: &Ground, kinds: &[GcKind]) -> anyhow::Result<Fo
     }
     found.unknown.extend(graph.unknown().iter().cloned());
     let garbage = graph.garbage();
-    found.images(images.as_deref().unwrap_or_default(), &garbage, kinds);
+    found.images(images.as_deref().unwrap_or_default(), &garbage, order);
     // What an image has goes with it, and stays with it.
     for image in images.iter().flatten() {
         graph.root(Node::Image(image.id.clone()));
     }
     found.thin_devices(&volumes, &graph.garbage());
     found.orphans(engine).await?;
-    found.downloads(ground, kinds).await;
+    found.downloads(ground, order).await;
     found.dumps(engine, &rows).await;
     found.backups(ground).await;
-    found.aside(ground, kinds).await;
+    found.aside(ground, order).await;
     found.items.retain(|(item, _)| {
         // What goes only by name is shown to those who ask for nothing in particular, and left alone.
-        item.kind.is_meant(kinds) || kinds.is_empty()
+        order.means(item.kind) || order.kinds.is_empty()
     });
     found.items.sort_by_key(|(item, _)| item.kind);
     for (item, _) in &found.items {
@@ -244,7 +248,7 @@ impl Found {
         }
     }
 
-    fn images(&mut self, images: &[ImageRecord], garbage: &BTreeSet<Node>, kinds: &[GcKind]) {
+    fn images(&mut self, images: &[ImageRecord], garbage: &BTreeSet<Node>, order: &Order<'_>) {
         for image in images {
             if !garbage.contains(&Node::Image(image.id.clone())) {
                 continue;
@@ -254,10 +258,15 @@ impl Found {
             let mut item = item(GcKind::Image, image.id.to_string(), object, reason);
             item.bytes = Some(image.disk_bytes);
             item.since = Some(image.imported_at);
-            if !GcKind::Image.is_meant(kinds) {
+            if !order.means(GcKind::Image) {
                 skip(
                     &mut item,
                     "images go only when they are asked for: --kind image",
+                );
+            } else if !order.by_hand && age(image.imported_at, order.now) < NEW_IMAGE {
+                skip(
+                    &mut item,
+                    "it is new, and who pulled it may be about to use it",
                 );
             }
             self.items.push((item, What::Image(image.id.clone())));

@@ -161,7 +161,7 @@ async fn a_host_that_is_not_well_is_left_alone() {
 }
 
 /// A file of so many days ago.
-fn old_file(path: &Utf8Path, days: u64) {
+pub(crate) fn old_file(path: &Utf8Path, days: u64) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let file = std::fs::File::create(path).unwrap();
     let age = Duration::from_secs(days * 24 * 3600 + 60);

@@ -20,6 +20,7 @@ mod document;
 mod errors;
 mod events;
 mod gc;
+mod gc_keeper;
 mod images;
 mod lifecycle;
 mod metrics;
