@@ -6,7 +6,8 @@ use hyper::header::ACCEPT;
 use serde::Serialize;
 
 use hearth_types::api::{
-    ImageList, ImageView, ImportImage, ImportKernel, KernelList, Progress, PullImage,
+    ImageFromSnapshot, ImageList, ImageView, ImportImage, ImportKernel, KernelList, Progress,
+    PullImage,
 };
 use hearth_types::image::KernelRecord;
 use hearth_types::image_job::{ImageJob, ImageJobList, RetryJob};
@@ -61,6 +62,18 @@ impl Client {
         body: &ImportImage,
     ) -> Result<impl Stream<Item = Result<Progress, ClientError>> + Send + use<>, ClientError> {
         self.progress(&["v1", "images", "import"], body).await
+    }
+
+    /// Makes an image of the root disk of a snapshot. Items as with [`Client::pull_image`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn image_from_snapshot(
+        &self,
+        body: &ImageFromSnapshot,
+    ) -> Result<impl Stream<Item = Result<Progress, ClientError>> + Send + use<>, ClientError> {
+        self.progress(&["v1", "images", "from-snapshot"], body)
+            .await
     }
 
     /// All pulls and imports, the newest first.

@@ -43,6 +43,7 @@ pub async fn contract(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     clones_of_clones(volumes, ground, owner).await;
     folders_are_cleared(volumes, ground, owner).await;
     duplicates_take_the_place(volumes, ground, owner).await;
+    images_are_made_of_volumes(volumes, ground, owner).await;
 }
 
 async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
@@ -79,6 +80,37 @@ async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     assert_eq!(again.expect("a repetition is a success"), Made::Present);
     assert_eq!(ground.read(&copy, AT, 7), b"CHANGED");
 
+    remove_all(volumes, ground, &[copy, source]).await;
+}
+
+async fn images_are_made_of_volumes(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let (source, root) = (ground.path("source"), ground.path("root"));
+    let (image, copy) = (ground.path("image"), ground.path("copy"));
+    ground.put(&source, SIZE, AT, DATA);
+    let made = volumes.clone_from(&source, &root, SIZE, owner).await;
+    made.expect("a volume of a guest");
+    ground.write(&root, AT, b"WRITTEN");
+    let made = volumes.image_of(&root, &image, SIZE).await;
+    let made = made.expect("an image is made of it");
+    assert!(
+        matches!(made, Made::Reflink | Made::Copy | Made::Snapshot),
+        "{made:?}"
+    );
+    // Again: it is there.
+    let again = volumes.image_of(&root, &image, SIZE).await;
+    assert_eq!(again.expect("a repetition is a success"), Made::Present);
+    // It needs what it was made of no more.
+    ground.write(&root, AT, b"CHANGED");
+    volumes.remove(&root).await.expect("its source goes");
+    let made = volumes.clone_from(&image, &copy, GROWN, owner).await;
+    made.expect("a volume of the new image");
+    assert_eq!(ground.read(&copy, AT, 7), b"WRITTEN");
+    assert_eq!(ground.size(&copy), Some(GROWN));
+    // What it stands on goes with it, and what was made of it stays.
+    volumes.forget_source(&image).await.expect("it is given up");
+    volumes.remove(&image).await.expect("it is removed");
+    assert_eq!(ground.read(&copy, AT, 7), b"WRITTEN");
+    volumes.forget_source(&source).await.expect("given up, too");
     remove_all(volumes, ground, &[copy, source]).await;
 }
 

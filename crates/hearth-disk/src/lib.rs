@@ -167,6 +167,18 @@ pub trait Volumes: Send + Sync {
         Volumes::clone_from(self, source, path, size, owner).await
     }
 
+    /// Makes `path` the volume of an image, with what the volume `source` has, which does not change:
+    /// one of the same kind, that nobody but [`Volumes::clone_from`] uses. It is independent of
+    /// `source` from then on.
+    async fn image_of(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+    ) -> Result<Made, DiskError> {
+        self.duplicate(source, path, size, 0).await
+    }
+
     /// How large a volume is, as its guest sees it.
     async fn size(&self, path: &Utf8Path) -> Result<Bytes, DiskError> {
         let looked_at = path.to_owned();

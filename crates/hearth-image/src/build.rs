@@ -166,6 +166,7 @@ impl Work<'_> {
                 disk_bytes: disk_bytes(&path)?,
                 layers: self.recipe.layers,
                 config: details.config,
+                origin: None,
             },
             blobs: self.recipe.blobs,
         };

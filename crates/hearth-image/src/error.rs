@@ -6,7 +6,7 @@ use camino::Utf8PathBuf;
 use hearth_host::loopdev::LoopError;
 use hearth_host::mount::MountError;
 use hearth_s3::S3Error;
-use hearth_types::problem::Code;
+use hearth_types::problem::{Code, Problem};
 use oci_client::errors::OciDistributionError;
 
 use crate::registry::transient;
@@ -182,6 +182,9 @@ pub enum ImageError {
     /// The volume could not be made.
     #[error("cannot make the volume")]
     Volume(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A snapshot that is to become an image cannot.
+    #[error("{}", .0.detail)]
+    Snapshot(Box<Problem>),
     /// The asker went away.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -215,6 +218,7 @@ impl ImageError {
             | Self::Digest { .. } => Code::Upstream,
             Self::Write { source, .. } | Self::File { source, .. } => io_code(source),
             Self::Damaged { .. } | Self::Volume(_) => Code::Internal,
+            Self::Snapshot(problem) => problem.code,
             Self::Cancelled => Code::Unavailable,
         }
     }
@@ -228,6 +232,8 @@ impl ImageError {
             Self::Login { source, .. } => source.is_some(),
             Self::Download { .. } => true,
             Self::S3(error) => error.is_temporary(),
+            // The host may have been too busy; what the snapshot itself lacks stays as it is.
+            Self::Snapshot(problem) => matches!(problem.code, Code::Internal | Code::Unavailable),
             _ => false,
         }
     }
@@ -259,6 +265,12 @@ impl ImageError {
                 io::ErrorKind::NotFound => "not_found",
                 _ => "internal",
             },
+            Self::Snapshot(problem) => match problem.code {
+                Code::NotFound => "not_found",
+                Code::Exhausted => "disk_full",
+                Code::Conflict | Code::InUse | Code::Invalid => "refused",
+                _ => "internal",
+            },
             Self::Damaged { .. } | Self::Volume(_) | Self::Cancelled => "internal",
         }
     }
@@ -278,6 +290,7 @@ impl ImageError {
             )),
             Self::Tls { hint, .. } => Some((*hint).to_owned()),
             Self::S3(error) => error.hint(),
+            Self::Snapshot(problem) => problem.hint.clone(),
             _ => None,
         }
     }

@@ -306,6 +306,7 @@ fn copy_disk(
             disk_bytes: disk_bytes(&volume)?,
             layers: 1,
             config: details.config,
+            origin: None,
         },
         blobs: Vec::new(),
     };

@@ -1,4 +1,4 @@
-//! Pulls and imports as jobs that are written down: they outlive whoever asked, and the daemon.
+//! Pulls, imports and images made from snapshots as jobs that are written down: they outlive whoever asked, and the daemon.
 //!
 //! ```text
 //!  pull, import ─► Job ─► jobs/ID.json        one driver for each: machine.rs decides, the work
@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hearth_types::api::{ImportImage, Progress, PullImage, RegistryAuth};
+use hearth_types::api::{ImageFromSnapshot, ImportImage, Progress, PullImage, RegistryAuth};
 use hearth_types::image_job::{ImageJob, JobKind};
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -31,7 +31,7 @@ pub use machine::Patience;
 pub use spare::SpareBlob;
 
 use crate::name::Name;
-use crate::{ImageError, ImageStore, PullRequest};
+use crate::{ImageError, ImageStore, PullRequest, Snapshots};
 use book::{Record, Request};
 
 /// Reports that may wait for a slow follower; older ones are lost to it, as the next one says it all.
@@ -62,6 +62,7 @@ struct Inner {
     store: ImageStore,
     patience: Patience,
     prepare: Prepare,
+    snapshots: Option<Arc<dyn Snapshots>>,
     watcher: Option<Watcher>,
     jobs: Mutex<BTreeMap<String, Arc<Job>>>,
     ended: mpsc::UnboundedSender<ImageJob>,
@@ -102,7 +103,7 @@ impl Job {
 
 impl ImageJobs {
     /// Reads what is written down. Nothing is begun before [`ImageJobs::resume`]. Jobs that end
-    /// are sent to the receiver.
+    /// are sent to the receiver. Without `snapshots` no image is made from one.
     ///
     /// # Errors
     /// When the folder cannot be read. A job that cannot be read is put aside, with a warning.
@@ -110,6 +111,7 @@ impl ImageJobs {
         store: ImageStore,
         patience: Patience,
         prepare: Prepare,
+        snapshots: Option<Arc<dyn Snapshots>>,
         watcher: Option<Watcher>,
     ) -> Result<(Self, mpsc::UnboundedReceiver<ImageJob>), ImageError> {
         let records = store.inner.read_jobs()?;
@@ -122,6 +124,7 @@ impl ImageJobs {
             store,
             patience,
             prepare,
+            snapshots,
             watcher,
             jobs: Mutex::new(jobs),
             ended,
@@ -177,6 +180,24 @@ impl ImageJobs {
             ..request
         });
         self.begin(JobKind::Import, name, request, None, detach)
+            .await
+    }
+
+    /// Makes an image of a snapshot's root disk, or joins who makes it under the same name.
+    ///
+    /// # Errors
+    /// As with [`ImageJobs::pull`].
+    pub async fn from_snapshot(
+        &self,
+        request: ImageFromSnapshot,
+        detach: bool,
+    ) -> Result<Follower, ImageError> {
+        let name = Name::Reference(request.reference.parse()?);
+        let request = Request::Snapshot(ImageFromSnapshot {
+            detach: false,
+            ..request
+        });
+        self.begin(JobKind::FromSnapshot, name, request, None, detach)
             .await
     }
 

@@ -6,11 +6,17 @@ use std::time::{Duration, SystemTime};
 
 use hearth_types::ids::ImageId;
 
-use crate::store::{Inner, sync_folder};
+use crate::store::{Inner, Turn, sync_folder};
 use crate::{ImageError, ImageStore};
 
 /// So long a download that no image needs is kept: a pull that is tried again goes on with it.
 const KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// An image that is gone.
+#[derive(Debug)]
+pub struct Removed {
+    _turn: Turn,
+}
 
 impl ImageStore {
     /// Removes a reference, and the image with its blobs when that was the last one. An id
@@ -20,24 +26,32 @@ impl ImageStore {
     /// # Errors
     /// When there is no such image or a file cannot be removed.
     pub async fn remove(&self, name: &str) -> Result<bool, ImageError> {
+        Ok(self.take(name).await?.is_some())
+    }
+
+    /// The same for who has more to remove when the image itself is gone: until what is returned is
+    /// dropped nobody makes the same image again.
+    ///
+    /// # Errors
+    /// As with [`ImageStore::remove`].
+    pub async fn take(&self, name: &str) -> Result<Option<Removed>, ImageError> {
         let wanted = name.to_owned();
         let (id, _) = self.blocking(move |inner| inner.resolve(&wanted)).await?;
         // Not while a pull of the same image is about to find it here.
         let turn = self.turn(id.as_str()).await;
         let name = name.to_owned();
         self.blocking(move |inner| {
-            let _turn = turn;
             let (id, reference) = inner.resolve(&name)?;
             if let Some(reference) = reference {
                 inner.change_references(|refs| {
                     refs.remove(&reference);
                 })?;
                 if !inner.references(&id).is_empty() {
-                    return Ok(false);
+                    return Ok(None);
                 }
             }
             inner.remove_image(&id)?;
-            Ok(true)
+            Ok(Some(Removed { _turn: turn }))
         })
         .await
     }

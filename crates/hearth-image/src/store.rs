@@ -279,18 +279,26 @@ impl Inner {
         folder: tempfile::TempDir,
         sealed: &Sealed,
     ) -> Result<(), ImageError> {
-        let target = self.image_dir(&sealed.record.id);
-        if target.join(RECORD).exists() {
-            return Ok(());
-        }
         let path = Utf8PathBuf::try_from(folder.path().to_owned())
             .map_err(|e| ImageError::Volume(Box::new(e)))?;
+        if self.seal_at(&path, sealed)? {
+            // The folder has moved: there is nothing left to clean up.
+            drop(folder.keep());
+        }
+        Ok(())
+    }
+
+    /// The same with a finished folder that somebody else cleans up; whether it was moved.
+    pub(crate) fn seal_at(&self, path: &Utf8Path, sealed: &Sealed) -> Result<bool, ImageError> {
+        let target = self.image_dir(&sealed.record.id);
+        if target.join(RECORD).exists() {
+            return Ok(false);
+        }
         write_durably(&path.join(RECORD), sealed)?;
-        sync_folder(&path)?;
-        fs::rename(&path, &target).map_err(ImageError::file("create", &target))?;
-        // The folder has moved: there is nothing left to clean up.
-        drop(folder.keep());
-        sync_folder(&self.dir.join("images"))
+        sync_folder(path)?;
+        fs::rename(path, &target).map_err(ImageError::file("create", &target))?;
+        sync_folder(&self.dir.join("images"))?;
+        Ok(true)
     }
 
     pub(crate) fn read(&self, id: &ImageId) -> Result<Sealed, ImageError> {

@@ -276,6 +276,15 @@ impl Volumes for ThinVolumes {
         self.same_kind(source, path, size, owner).await
     }
 
+    async fn image_of(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+    ) -> Result<Made, DiskError> {
+        self.image_of_same_kind(source, path, size).await
+    }
+
     async fn size(&self, path: &Utf8Path) -> Result<Bytes, DiskError> {
         self.size_of(path).await
     }

@@ -17,7 +17,8 @@ pub use database::{DatabaseBackup, DatabaseBackupFailure, DatabaseView};
 pub use devices::DeviceStats;
 pub use health::{CheckResult, CheckView, Health, Verdict, VmHealth};
 pub use images::{
-    ImageList, ImageView, ImportImage, ImportKind, Progress, PullImage, RegistryAuth, S3Access,
+    ImageFromSnapshot, ImageList, ImageView, ImportImage, ImportKind, Progress, PullImage,
+    RegistryAuth, S3Access,
 };
 pub use overview::{Overview, VmGlance, WorkView};
 pub use recovery::{HoldVm, HostReset, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};

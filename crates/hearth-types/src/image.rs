@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::ImageId;
+use crate::ids::{ImageId, SnapshotId, VmId};
+use crate::names::VmName;
+use crate::snapshot::{Consistency, Snapshot};
 use crate::units::Span;
 
 /// The part of an OCI image's configuration that Hearth honours.
@@ -61,7 +63,7 @@ pub struct ImageRecord {
     pub id: ImageId,
     /// The references that lead to it, in full form (`docker.io/library/debian:12`).
     pub references: Vec<String>,
-    /// Where it came from: `registry`, `oci-layout`, `docker-archive`, `rootfs-tar`, `disk`.
+    /// Where it came from: `registry`, `oci-layout`, `docker-archive`, `rootfs-tar`, `disk`, `snapshot`.
     pub source: String,
     /// `amd64`, `arm64` …
     pub architecture: String,
@@ -79,6 +81,49 @@ pub struct ImageRecord {
     pub layers: usize,
     /// What the image asks to be run with.
     pub config: ImageConfig,
+    /// Which snapshot it was made from, if it was made from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<ImageOrigin>,
+}
+
+/// The snapshot that an image was made from. The image needs none of what is named here: all of it
+/// may be gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageOrigin {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// What it was called.
+    pub snapshot_name: VmName,
+    /// The VM whose root disk it is.
+    pub vm: VmId,
+    /// What that VM was called.
+    pub vm_name: VmName,
+    /// The image that this disk was made of.
+    pub image: ImageId,
+    /// The kernel of that VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// What was done so that the disk is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// When the snapshot was made.
+    #[schema(value_type = String, format = DateTime)]
+    pub taken_at: Timestamp,
+}
+
+impl From<&Snapshot> for ImageOrigin {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self {
+            snapshot: snapshot.id,
+            snapshot_name: snapshot.name.clone(),
+            vm: snapshot.vm,
+            vm_name: snapshot.vm_name.clone(),
+            image: snapshot.image.clone(),
+            kernel: snapshot.kernel.clone(),
+            consistency: snapshot.consistency,
+            taken_at: snapshot.created_at,
+        }
+    }
 }
 
 /// One kernel, ready for use.

@@ -87,6 +87,9 @@ pub enum JobKind {
     Pull,
     /// From a file of the daemon's host.
     Import,
+    /// From a snapshot of a VM's disks.
+    #[serde(rename = "from-snapshot")]
+    FromSnapshot,
 }
 
 impl JobKind {
@@ -96,6 +99,7 @@ impl JobKind {
         match self {
             Self::Pull => "pull",
             Self::Import => "import",
+            Self::FromSnapshot => "from-snapshot",
         }
     }
 }
@@ -127,7 +131,7 @@ pub struct JobLeft {
     pub partial_bytes: u64,
 }
 
-/// One pull or import.
+/// One pull, import or making of an image from a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageJob {
     /// Its id.
@@ -136,7 +140,7 @@ pub struct ImageJob {
     pub kind: JobKind,
     /// The name that the image gets, in full form.
     pub name: String,
-    /// The file of an import.
+    /// The file of an import, or the snapshot that an image is made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// Where it is.

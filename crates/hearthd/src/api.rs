@@ -129,6 +129,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(images::get, images::delete))
         .routes(routes!(images::pull))
         .routes(routes!(images::import))
+        .routes(routes!(images::from_snapshot))
         .routes(routes!(image_jobs::list))
         .routes(routes!(image_jobs::get))
         .routes(routes!(image_jobs::cancel))

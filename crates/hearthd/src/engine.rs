@@ -69,6 +69,7 @@ use crate::metrics::Metrics;
 use crate::mode::Modes;
 use crate::stuck::UnderWay;
 use paths::Paths;
+pub use snapshots::ImageSource;
 
 /// What the engine needs to know of the configuration.
 #[derive(Debug, Clone)]

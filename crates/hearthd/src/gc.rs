@@ -222,7 +222,7 @@ async fn clean_one(ground: &Ground, item: &GcItem, what: &What) -> anyhow::Resul
         }
         What::Image(id) => {
             let parts = &engine.parts;
-            if parts.images.remove(id.as_str()).await? {
+            if let Some(_nobody_makes_it_again) = parts.images.take(id.as_str()).await? {
                 let volume = parts.images.volume_path(id);
                 parts.disks.forget_source(&volume).await?;
             }

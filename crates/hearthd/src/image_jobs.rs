@@ -11,7 +11,7 @@ use hearth_types::image_job::{ImageJob, JobKind, JobState};
 use hearth_types::mode::Mode;
 use tokio::sync::mpsc;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, ImageSource};
 
 /// The jobs of this daemon. Those that an earlier one has left go on at once, unless nothing may
 /// be changed.
@@ -26,6 +26,7 @@ pub fn open(engine: &Arc<Engine>, config: &Arc<ConfigView>) -> Result<ImageJobs,
         images,
         Patience::default(),
         prepare,
+        Some(Arc::new(ImageSource::new(Arc::clone(engine)))),
         crate::failpoint::image_states(),
     )?;
     // Ends with the last clone of the jobs.
@@ -101,6 +102,13 @@ fn event(job: &ImageJob) -> NewEvent {
         }
         (JobState::Ready, JobKind::Import) => {
             NewEvent::info("image.imported", format!("image {name} imported"))
+        }
+        (JobState::Ready, JobKind::FromSnapshot) => {
+            let of = job.path.as_deref().unwrap_or_default();
+            NewEvent::info(
+                "image.made",
+                format!("image {name} made from snapshot {of}"),
+            )
         }
         (JobState::Cancelled, kind) => NewEvent::info(
             "image.cancelled",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use camino::Utf8PathBuf;
-use hearth_types::api::{ImportImage, PullImage};
+use hearth_types::api::{ImageFromSnapshot, ImportImage, PullImage};
 use hearth_types::image_job::{ImageJob, JobKind, JobLeft};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::store::{Inner, replace_durably};
 pub(crate) enum Request {
     Pull(PullImage),
     Import(ImportImage),
+    Snapshot(ImageFromSnapshot),
 }
 
 /// A job as it is written down.
@@ -50,6 +51,7 @@ impl Record {
         let now = Timestamp::now();
         let path = match &request {
             Request::Import(import) => Some(import.path.clone()),
+            Request::Snapshot(made) => Some(made.snapshot.clone()),
             Request::Pull(_) => None,
         };
         let mut record = Self {

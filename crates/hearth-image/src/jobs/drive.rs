@@ -18,7 +18,7 @@ use super::book::{Record, Request};
 use super::machine::{Event, Next};
 use super::{Inner, Job, lock};
 use crate::progress::{Report, Reporter};
-use crate::{ImageError, ImageStore, import, pull};
+use crate::{ImageError, ImageStore, Snapshots, import, pull, snapshot};
 
 /// Time that is never waited for.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -181,7 +181,10 @@ impl Driver {
             self.inner.store.clone(),
             request,
             record,
-            Arc::clone(&self.inner.prepare),
+            (
+                Arc::clone(&self.inner.prepare),
+                self.inner.snapshots.clone(),
+            ),
             reporter,
         ));
         let mut shown = Shown::default();
@@ -338,7 +341,7 @@ async fn perform(
     store: ImageStore,
     request: Request,
     record: Record,
-    prepare: super::Prepare,
+    (prepare, snapshots): (super::Prepare, Option<Arc<dyn Snapshots>>),
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
     match request {
@@ -349,6 +352,10 @@ async fn perform(
         Request::Import(request) => {
             let (path, reference) = (request.path.as_str().into(), request.reference.as_str());
             import::run(&store, path, reference, request.kind, reporter).await
+        }
+        Request::Snapshot(request) => {
+            let snapshots = snapshots.ok_or_else(snapshot::nowhere)?;
+            snapshot::run(&store, &request, &*snapshots, reporter).await
         }
     }
 }

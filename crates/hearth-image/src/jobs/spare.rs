@@ -133,7 +133,7 @@ impl Store {
             let job = format!("{} of {}", record.job.kind.as_str(), record.job.name);
             match (&record.request, &record.resolved) {
                 // What it needs lies elsewhere.
-                (Request::Import(_), None) => {}
+                (Request::Import(_) | Request::Snapshot(_), None) => {}
                 (Request::Pull(_), None) => wants.any = Some(job),
                 (_, Some(_)) => match self.digests_of(record) {
                     Ok(digests) => wants
@@ -196,7 +196,7 @@ mod tests {
     fn open(dir: &Utf8Path) -> ImageJobs {
         let store = ImageStore::open(dir, Limits::default()).unwrap();
         let prepare: Prepare = Arc::new(|_| PullRequest::default());
-        let opened = ImageJobs::open(store, Patience::default(), prepare, None);
+        let opened = ImageJobs::open(store, Patience::default(), prepare, None, None);
         opened.unwrap().0
     }
 

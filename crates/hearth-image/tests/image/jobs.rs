@@ -48,7 +48,7 @@ fn jobs_with(
         auth: request.auth,
         ..PullRequest::default()
     });
-    ImageJobs::open(store, patience, prepare, watcher)
+    ImageJobs::open(store, patience, prepare, None, watcher)
         .unwrap()
         .0
 }

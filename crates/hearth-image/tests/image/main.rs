@@ -19,4 +19,6 @@ mod s3;
 #[path = "../../../hearth-s3/tests/s3/server.rs"]
 mod s3_server;
 #[cfg(test)]
+mod snapshot;
+#[cfg(test)]
 mod tls;

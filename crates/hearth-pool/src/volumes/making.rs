@@ -42,24 +42,10 @@ impl ThinVolumes {
         size: Bytes,
         owner: u32,
     ) -> Result<Made, DiskError> {
-        too_small(path, size, Bytes(origin.bytes))?;
-        if origin.state != ThinState::Ready {
-            let unfinished = ThinError::NotReady {
-                name: origin.name.clone(),
-                id: origin.id,
-                state: origin.state,
-            };
-            return Err(failed("clone", source)(unfinished));
-        }
         let begun = Instant::now();
-        let wanted = Wanted {
-            name: volume_name(path),
-            kind: ThinKind::VmRoot,
-            bytes: size.0,
-            origin: Some(origin.id),
-        };
-        let made = self.thins.make(&wanted).await;
-        let device = made.map_err(failed("make a snapshot for", path))?;
+        let device = self
+            .share(origin, source, path, size, ThinKind::VmRoot)
+            .await?;
         let placed = self.place(&device, path, owner).await;
         placed.map_err(failed("use", path))?;
         tracing::info!(
@@ -70,6 +56,34 @@ impl ThinVolumes {
             "a snapshot is ready"
         );
         Ok(Made::Snapshot)
+    }
+
+    /// A device that shares all blocks of another one. It is off.
+    pub(super) async fn share(
+        &self,
+        origin: &ThinDevice,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+        kind: ThinKind,
+    ) -> Result<ThinDevice, DiskError> {
+        too_small(path, size, Bytes(origin.bytes))?;
+        if origin.state != ThinState::Ready {
+            let unfinished = ThinError::NotReady {
+                name: origin.name.clone(),
+                id: origin.id,
+                state: origin.state,
+            };
+            return Err(failed("clone", source)(unfinished));
+        }
+        let wanted = Wanted {
+            name: volume_name(path),
+            kind,
+            bytes: size.0,
+            origin: Some(origin.id),
+        };
+        let made = self.thins.make(&wanted).await;
+        made.map_err(failed("make a snapshot for", path))
     }
 
     /// The image's device: there, or made and filled from its file. One at a time for each image;

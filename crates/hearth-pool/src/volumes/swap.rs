@@ -2,7 +2,7 @@
 
 use camino::Utf8Path;
 use hearth_disk::{DiskError, Made};
-use hearth_types::thin::ThinState;
+use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::Bytes;
 
 use super::{Present, ThinVolumes, failed, volume_name};
@@ -27,6 +27,30 @@ impl ThinVolumes {
             Present::File | Present::Nothing => {
                 self.files.duplicate(source, path, size, owner).await
             }
+        }
+    }
+
+    /// The volume of an image with what another one has: a snapshot that is never switched on, so that
+    /// snapshots of it suspend nothing.
+    pub(super) async fn image_of_same_kind(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        size: Bytes,
+    ) -> Result<Made, DiskError> {
+        let _lock = self.lock(&volume_name(path)).await;
+        if let Present::Thin(device) = self.present(path).await?
+            && device.state == ThinState::Ready
+        {
+            return Ok(Made::Present);
+        }
+        match self.present(source).await? {
+            Present::Thin(origin) => {
+                self.share(&origin, source, path, size, ThinKind::Image)
+                    .await?;
+                Ok(Made::Snapshot)
+            }
+            Present::File | Present::Nothing => self.files.duplicate(source, path, size, 0).await,
         }
     }
 

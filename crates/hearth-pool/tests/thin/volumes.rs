@@ -112,6 +112,37 @@ async fn an_image_is_filled_once_and_roots_are_its_snapshots() {
 }
 
 #[tokio::test]
+async fn an_image_of_a_volume_is_a_device_of_its_own_that_is_off() {
+    let mut world = World::up().await;
+    let root = cloned(&world, "root.img").await;
+    world.write(&root, AT, b"guest");
+    let image = world.path("made.img");
+    let made = world.volumes.image_of(&root, &image, SIZE).await;
+    assert_eq!(made.unwrap(), Made::Snapshot);
+    let all = world.thins.devices().await.unwrap();
+    let device = all.iter().find(|it| it.name.ends_with("-made")).unwrap();
+    assert_eq!(
+        (device.kind, device.state),
+        (ThinKind::Image, ThinState::Ready)
+    );
+    // It has no node, and the kernel has not got it: nobody opens an image.
+    assert!(!image.exists());
+    assert!(!world.ground.active_ids().contains(&device.id));
+    world.reboot();
+    world.volumes.remove(&root).await.unwrap();
+    let copy = world.path("copy.img");
+    let made = world
+        .volumes
+        .clone_from(&image, &copy, Bytes::mib(8), owner())
+        .await;
+    assert_eq!(made.unwrap(), Made::Snapshot);
+    assert_eq!(world.read(&copy, AT, 5), b"guest");
+    world.volumes.forget_source(&image).await.unwrap();
+    let left = world.thins.find("vm-made").await.unwrap();
+    assert_eq!(left, None);
+}
+
+#[tokio::test]
 async fn a_node_of_before_the_reboot_is_renewed_before_anybody_opens_it() {
     let mut world = World::up().await;
     let path = cloned(&world, "root.img").await;

@@ -83,6 +83,19 @@ pub struct ImportImage {
     pub detach: bool,
 }
 
+/// A request to make an image of a snapshot's root disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFromSnapshot {
+    /// The snapshot's name, id, or the beginning of its id.
+    pub snapshot: String,
+    /// The reference to give the image.
+    pub reference: String,
+    /// Go on when the client goes away; the answer ends with the job's first line.
+    #[serde(default)]
+    pub detach: bool,
+}
+
 /// Kinds of image files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -97,11 +110,11 @@ pub enum ImportKind {
     Disk,
 }
 
-/// One line of the newline-delimited JSON that pull and import answer with.
+/// One line of the newline-delimited JSON that pull, import and from-snapshot answer with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Progress {
-    /// The first line of a pull or an import: the job that does it.
+    /// The first line: the job that does it.
     Job {
         /// The job.
         job: ImageJob,
@@ -151,6 +164,6 @@ pub struct ImageList {
 pub struct ImageView {
     /// The image.
     pub image: ImageRecord,
-    /// Names of the VMs that were made from it.
+    /// Who needs it: VMs that were made from it, `snapshot NAME`, `template NAME`.
     pub used_by: Vec<String>,
 }

@@ -3,7 +3,9 @@
 use camino::Utf8PathBuf;
 use clap::{Args, Subcommand};
 
-use hearth_types::api::{ImageView, ImportImage, ImportKind, PullImage, S3Access};
+use hearth_types::api::{
+    ImageFromSnapshot, ImageView, ImportImage, ImportKind, PullImage, S3Access,
+};
 use hearth_types::units::Bytes;
 
 use super::create::pull_image;
@@ -24,6 +26,7 @@ const KINDS: &[&str] = &["oci-layout", "docker-archive", "rootfs-tar", "disk"];
 pub(crate) enum ImageCommand {
     Pull(PullArgs),
     Import(ImportArgs),
+    FromSnapshot(FromSnapshotArgs),
     /// Lists images
     #[command(visible_alias = "list")]
     Ls,
@@ -98,6 +101,24 @@ pub(crate) struct ImportArgs {
     reference: String,
 }
 
+/// Makes an image of the root disk of a snapshot
+///
+/// It has what the guest wrote there, its machine id and host keys among it, and needs the snapshot no
+/// more. Data volumes are not in it. VMs of it are asked to run what the VM's own image asks for.
+#[derive(Debug, Args)]
+pub(crate) struct FromSnapshotArgs {
+    /// Leave it to the daemon, and print the job's id
+    #[arg(short, long)]
+    detach: bool,
+
+    /// Snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+
+    /// Reference to give it, such as web:2
+    reference: String,
+}
+
 /// Shows all that is known of images, as JSON
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
@@ -122,6 +143,7 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Outcome {
             print(context, &reference, &product)
         }
         ImageCommand::Import(args) => import(context, args).await,
+        ImageCommand::FromSnapshot(args) => from_snapshot(context, args).await,
         ImageCommand::Ls => list(context).await,
         ImageCommand::Inspect(args) => inspect(context, args).await,
         ImageCommand::Rm(args) => {
@@ -177,6 +199,17 @@ async fn import(context: &Context, args: ImportArgs) -> Outcome {
     let stream = context.client.import_image(&body).await?;
     let product = progress::follow(&context.out, stream).await?;
     print(context, &args.reference, &product)
+}
+
+async fn from_snapshot(context: &Context, args: FromSnapshotArgs) -> Outcome {
+    let body = ImageFromSnapshot {
+        snapshot: args.snapshot,
+        reference: args.reference,
+        detach: args.detach,
+    };
+    let stream = context.client.image_from_snapshot(&body).await?;
+    let product = progress::follow(&context.out, stream).await?;
+    print(context, &body.reference, &product)
 }
 
 /// The daemon has another working folder than we have.

@@ -1,4 +1,4 @@
-//! `/v1/images`: pull, import, list, inspect, remove.
+//! `/v1/images`: pull, import, make from snapshots, list, inspect, remove.
 
 use std::sync::Arc;
 
@@ -10,7 +10,9 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use hearth_image::jobs::{Follower, News};
 use hearth_image::{ImageError, ProgressSink};
-use hearth_types::api::{ImageList, ImageView, ImportImage, Progress, PullImage};
+use hearth_types::api::{
+    ImageFromSnapshot, ImageList, ImageView, ImportImage, Progress, PullImage,
+};
 use hearth_types::event::NewEvent;
 use hearth_types::image::ImageRecord;
 use hearth_types::image_job::JobState;
@@ -84,8 +86,8 @@ pub async fn delete(
         .hint("remove them first"));
     }
     let images = &api.engine.parts.images;
-    let gone = images.remove(&image).await;
-    if gone.map_err(|error| problem(&error))? {
+    let gone = images.take(&image).await;
+    if let Some(_nobody_makes_it_again) = gone.map_err(|error| problem(&error))? {
         // VMs that were made from it keep their blocks.
         let volume = images.volume_path(&record.id);
         if let Err(error) = api.engine.parts.disks.forget_source(&volume).await {
@@ -127,6 +129,22 @@ pub async fn import(
     }
     let detach = request.detach;
     let follower = api.jobs.import(request, detach).await;
+    let follower = follower.map_err(|error| problem(&error))?;
+    Ok(follow(&api, follower, detach))
+}
+
+/// Makes an image of the root disk of a snapshot; answers like pull. It has what the guest wrote, and is
+/// independent of the snapshot from then on. Data volumes are not in it.
+#[utoipa::path(post, path = "/v1/images/from-snapshot", operation_id = "image_from_snapshot", tag = "images", request_body = ImageFromSnapshot,
+    responses((status = 200, body = Progress, content_type = "application/x-ndjson"), (status = "default", body = Problem, content_type = "application/problem+json")))]
+pub async fn from_snapshot(
+    State(api): State<Api>,
+    Body(request): Body<ImageFromSnapshot>,
+) -> ApiResult<Response> {
+    // A name that means nothing is told at once, and not by a job.
+    api.engine.find_snapshot(&request.snapshot).await?;
+    let detach = request.detach;
+    let follower = api.jobs.from_snapshot(request, detach).await;
     let follower = follower.map_err(|error| problem(&error))?;
     Ok(follow(&api, follower, detach))
 }

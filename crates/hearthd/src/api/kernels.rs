@@ -78,25 +78,28 @@ pub async fn set_default(
     Ok(Json(blocking(move || kernels.set_default(&kernel)).await?))
 }
 
-/// Removes a kernel that no VM uses.
+/// Removes a kernel that no VM and no snapshot of one uses.
 #[utoipa::path(delete, path = "/v1/kernels/{kernel}", operation_id = "delete_kernel", tag = "kernels", params(("kernel" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(
     State(api): State<Api>,
     InPath(kernel): InPath<String>,
 ) -> ApiResult<StatusCode> {
+    // Nobody becomes its user between the look and the removal: who does holds its image, too.
+    let _no_user_comes = api.engine.image_use.write().await;
     let rows = api.engine.parts.store.vms().await;
-    let used_by: Vec<_> = rows
+    let vms = rows
         .iter()
-        .filter(|row| row.kernel.as_deref() == Some(&kernel))
-        .map(|row| row.spec.name.as_str())
-        .collect();
+        .filter(|row| row.kernel.as_deref() == Some(&kernel));
+    let mut used_by: Vec<_> = vms.map(|row| row.spec.name.to_string()).collect();
+    // A VM that is cloned or restored from one boots it.
+    used_by.extend(api.engine.snapshots_with_kernel(&kernel).await?);
     if !used_by.is_empty() {
         return Err(ApiError::new(
             Code::InUse,
             format!("kernel {kernel} is used by {}", used_by.join(", ")),
         )
-        .hint("remove these VMs first"));
+        .hint("remove them first"));
     }
     let kernels = api.engine.parts.kernels.clone();
     blocking(move || kernels.remove(&kernel)).await?;

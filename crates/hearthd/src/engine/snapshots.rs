@@ -9,11 +9,12 @@
 //! Each disk appears in `snapshots/ID/` when it is whole, and all of them are when the record says
 //! `ready`. What a daemon has left `creating` or `deleting` the next one removes.
 //!
-//! `make` makes them, `still` holds the guest, `restore` and `clones` use them, `holds` keeps them
-//! while they are used.
+//! `make` makes them, `still` holds the guest, `restore`, `clones` and `images` use them, `holds`
+//! keeps them while they are used.
 
 mod clones;
 mod holds;
+mod images;
 mod make;
 mod restore;
 mod still;
@@ -38,6 +39,7 @@ use super::paths::{Paths, ROOT_DISK, VMM_LOCK};
 
 pub(super) use clones::Origin;
 pub(super) use holds::Holds;
+pub use images::ImageSource;
 
 /// How long a VM's owner task may take to finish what it is at.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -126,9 +128,25 @@ impl Engine {
     /// # Errors
     /// Only the database's own.
     pub async fn snapshots_of(&self, image: &ImageId) -> Result<Vec<String>, StoreError> {
+        self.snapshots_that(|one| one.image == *image).await
+    }
+
+    /// Names of the snapshots that need a kernel: VMs that are cloned of them boot it.
+    ///
+    /// # Errors
+    /// Only the database's own.
+    pub async fn snapshots_with_kernel(&self, kernel: &str) -> Result<Vec<String>, StoreError> {
+        self.snapshots_that(|one| one.kernel.as_deref() == Some(kernel))
+            .await
+    }
+
+    async fn snapshots_that(
+        &self,
+        is_meant: impl Fn(&Snapshot) -> bool,
+    ) -> Result<Vec<String>, StoreError> {
         let all = self.parts.store.snapshots().await?;
-        let of = all.into_iter().filter(|one| one.image == *image);
-        Ok(of.map(|one| format!("snapshot {}", one.name)).collect())
+        let meant = all.into_iter().filter(is_meant);
+        Ok(meant.map(|one| format!("snapshot {}", one.name)).collect())
     }
 
     /// Proves that no VMM uses a VM's disks, and keeps one from it as long as the lock is held.

@@ -170,6 +170,103 @@ async fn a_clone_has_the_disks_and_nothing_that_only_one_can_have() {
     assert!(disks(&rig, &copy).iter().all(|disk| read(disk) == "first"));
 }
 
+/// The image that the last line of a stream tells.
+fn image_of(answer: &Answer) -> Value {
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    let text = std::str::from_utf8(&answer.bytes).unwrap();
+    let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(last["type"], "image", "{last}");
+    last["image"].clone()
+}
+
+#[tokio::test]
+async fn a_snapshot_becomes_an_image_that_needs_it_no_more() {
+    let rig = Rig::new().await;
+    let vm = stopped(&rig).await;
+    write(&disks(&rig, &vm)[0], "first");
+    let one = made(&rig, "one").await;
+    let asked = json!({ "snapshot": "one", "reference": "web:2" });
+    let image = image_of(&rig.post("/v1/images/from-snapshot", asked).await);
+    assert_eq!(image["source"], "snapshot");
+    assert_eq!(image["references"], json!(["docker.io/library/web:2"]));
+    assert_eq!(image["volume_bytes"], json!(one.disks[0].bytes));
+    let origin = &image["origin"];
+    assert_eq!(origin["snapshot"], json!(one.id));
+    assert_eq!(origin["vm_name"], "web");
+    assert_eq!(origin["image"], json!(one.image));
+    let parent = rig.get(&format!("/v1/images/{}", one.image)).await.json();
+    assert_eq!(image["config"], parent["image"]["config"]);
+    // The same snapshot is the same image, by another name.
+    let asked = json!({ "snapshot": one.id, "reference": "web:latest" });
+    let again = image_of(&rig.post("/v1/images/from-snapshot", asked).await);
+    assert_eq!(again["id"], image["id"]);
+    assert_eq!(again["references"].as_array().unwrap().len(), 2);
+
+    // Neither the VM nor the snapshot is needed from now on, nor the image that they were of.
+    let gone = rig.delete("/v1/snapshots/one").await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT, "{gone:?}");
+    let gone = rig.delete("/v1/vms/web?wait=true").await;
+    assert_eq!(gone.status, StatusCode::OK, "{gone:?}");
+    let gone = rig.delete(&format!("/v1/images/{}", one.image)).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT, "{gone:?}");
+    let new = rig.create_with("new", json!({ "image": "web:2" })).await;
+    let started = rig.post("/v1/vms/new/start?wait=true", Value::Null).await;
+    assert_eq!(started.status, StatusCode::OK, "{started:?}");
+    assert_eq!(read(&disks(&rig, &new)[0]), "first");
+    rig.delete("/v1/images/web:2").await.problem(409, "in_use");
+    let jobs = rig.get("/v1/images/jobs").await.json();
+    assert_eq!(jobs["items"].as_array().unwrap().len(), 2);
+    assert_eq!(jobs["items"][0]["kind"], "from-snapshot");
+    assert_eq!(jobs["items"][0]["state"], "ready");
+}
+
+#[tokio::test]
+async fn what_is_no_whole_snapshot_becomes_no_image() {
+    let rig = Rig::new().await;
+    stopped(&rig).await;
+    made(&rig, "one").await;
+    let asked = json!({ "snapshot": "two", "reference": "web:2" });
+    rig.post("/v1/images/from-snapshot", asked)
+        .await
+        .problem(404, "not_found");
+    let asked = json!({ "snapshot": "one", "reference": "Not A Name" });
+    rig.post("/v1/images/from-snapshot", asked)
+        .await
+        .problem(400, "invalid");
+    assert_eq!(rig.get("/v1/images/jobs").await.json()["items"], json!([]));
+    // One whose disk is gone fails in its stream, and leaves nothing.
+    let one = &all(&rig).await[0];
+    let folder = rig.dir.join("snapshots").join(one.id.to_string());
+    std::fs::remove_file(folder.join("root.img")).unwrap();
+    let asked = json!({ "snapshot": "one", "reference": "web:2" });
+    let answer = rig.post("/v1/images/from-snapshot", asked).await;
+    let text = std::str::from_utf8(&answer.bytes).unwrap();
+    let last = text.lines().last().unwrap();
+    assert!(
+        last.contains("failed") && last.contains("root.img"),
+        "{last}"
+    );
+    rig.get("/v1/images/web:2").await.problem(404, "not_found");
+    let left = rig.dir.join("images/images").read_dir_utf8().unwrap();
+    assert_eq!(left.count(), 1, "the one that the VM was made of");
+}
+
+#[tokio::test]
+async fn the_kernel_of_a_snapshot_stays_as_long_as_it() {
+    let rig = Rig::new().await;
+    stopped(&rig).await;
+    let one = made(&rig, "one").await;
+    let kernel = format!("/v1/kernels/{}", one.kernel.as_deref().unwrap());
+    let gone = rig.delete("/v1/vms/web?wait=true").await;
+    assert_eq!(gone.status, StatusCode::OK, "{gone:?}");
+    let problem = rig.delete(&kernel).await.problem(409, "in_use");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("snapshot one"), "{problem}");
+    rig.delete("/v1/snapshots/one").await;
+    let gone = rig.delete(&kernel).await;
+    assert_eq!(gone.status, StatusCode::NO_CONTENT, "{gone:?}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_is_refused_with_what_would_work() {
     let rig = Rig::new().await;

@@ -69,6 +69,7 @@ fn make_library(data: &Utf8Path) {
             cmd: vec!["/bin/true".to_owned()],
             ..ImageConfig::default()
         },
+        origin: None,
     };
     let folder = data.join("images/images").join(image.id.hex());
     write_json(&folder.join("image.json"), &image);
