@@ -27,6 +27,7 @@ mod request;
 mod snapshots;
 mod socket;
 mod system;
+mod templates;
 mod vms;
 
 #[cfg(test)]

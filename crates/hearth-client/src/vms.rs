@@ -189,11 +189,23 @@ impl Client {
         idempotency_key: &str,
         wait: Option<Wait>,
     ) -> Result<Vm, ClientError> {
+        self.create_at(&["v1", "vms"], body, idempotency_key, wait)
+            .await
+    }
+
+    /// Creates a VM by a request to this path.
+    pub(crate) async fn create_at<T: serde::Serialize>(
+        &self,
+        segments: &[&str],
+        body: &T,
+        idempotency_key: &str,
+        wait: Option<Wait>,
+    ) -> Result<Vm, ClientError> {
         let options = ActOptions {
             if_match: None,
             wait,
         };
-        let call = Call::post(&["v1", "vms"])
+        let call = Call::post(segments)
             .acting(&options)
             .header(HeaderName::from_static("idempotency-key"), idempotency_key)
             .json(body)?;

@@ -97,6 +97,12 @@ pub enum StoreError {
         /// The name.
         name: VmName,
     },
+    /// Another template has the name.
+    #[error("the name {name} is taken by another template: choose another name, or replace it")]
+    TemplateNamed {
+        /// The name.
+        name: VmName,
+    },
     /// A VM's disks are still to be made of the snapshot.
     #[error("snapshot {name} is used by {vm}: its disks are not made yet")]
     SnapshotUsed {

@@ -29,6 +29,7 @@ mod session;
 mod settings;
 mod snapshots;
 mod store;
+mod templates;
 mod thin;
 mod vms;
 mod writer;

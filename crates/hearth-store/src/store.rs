@@ -2,6 +2,7 @@
 
 mod records;
 mod snapshots;
+mod templates;
 mod thin;
 mod vms;
 

@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod spec;
 pub mod status;
 pub mod survey;
+pub mod template;
 pub mod thin;
 pub mod units;
 

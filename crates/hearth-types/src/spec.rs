@@ -5,6 +5,7 @@ mod check;
 pub mod dump;
 pub mod health;
 mod network;
+mod partial;
 mod restart;
 mod volume;
 
@@ -21,6 +22,7 @@ pub use bootstrap::{BootstrapPolicy, BreakerSpec};
 pub use dump::CrashDump;
 pub use health::HealthSpec;
 pub use network::{NetworkMode, NetworkSpec, PortSpec};
+pub use partial::PartialSpec;
 pub use restart::RestartPolicy;
 pub use volume::VolumeSpec;
 
@@ -121,6 +123,10 @@ pub struct VmSpec {
     /// Remove the VM as soon as it has ended (`--rm`).
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto_remove: bool,
+    /// The template that it was made from. What it got from it is in the other fields: this is a note,
+    /// and nothing follows from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<VmName>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -228,6 +234,7 @@ impl VmSpec {
             breaker: BreakerSpec::default(),
             crash_dump: CrashDump::default(),
             auto_remove: false,
+            template: None,
         }
     }
 }

@@ -116,6 +116,9 @@ enum Command {
     /// Makes, lists, removes, restores and clones snapshots of VMs' disks
     #[command(subcommand)]
     Snapshot(commands::snapshot::SnapshotCommand),
+    /// Makes, lists and removes templates: images that stay, with defaults for VMs
+    #[command(subcommand)]
+    Template(commands::template::TemplateCommand),
     /// Backs up, checks, restores and rebuilds the database
     #[command(subcommand)]
     Db(commands::db::DbCommand),
@@ -220,6 +223,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Kernel(command) => commands::kernel::run(context, command).await,
         Command::Pool(command) => commands::pool::run(context, command).await,
         Command::Snapshot(command) => commands::snapshot::run(context, command).await,
+        Command::Template(command) => commands::template::run(context, command).await,
         Command::Db(command) => commands::db::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,

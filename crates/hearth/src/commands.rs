@@ -27,6 +27,7 @@ pub(crate) mod shell;
 pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod system;
+pub(crate) mod template;
 pub(crate) mod wait;
 
 use std::pin::pin;

@@ -36,13 +36,16 @@ pub(crate) struct DumpArgs {
 }
 
 impl DumpArgs {
-    pub(crate) fn to_crash_dump(&self) -> CrashDump {
+    pub(crate) fn to_crash_dump(&self) -> Option<CrashDump> {
         let default = CrashDump::default();
-        CrashDump {
+        let said = !self.crash_dump.is_empty()
+            || self.crash_dump_max.is_some()
+            || self.crash_dump_keep.is_some();
+        said.then(|| CrashDump {
             vmm_core: self.crash_dump.contains(&Kind::VmmCore),
             guest_memory: self.crash_dump.contains(&Kind::GuestMemory),
             max_size: self.crash_dump_max.unwrap_or(default.max_size),
             keep: self.crash_dump_keep.unwrap_or(default.keep),
-        }
+        })
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use hearth_types::VmName;
-use hearth_types::spec::{BootstrapPolicy, BreakerSpec, VmSpec};
+use hearth_types::spec::{BootstrapPolicy, BreakerSpec, PartialSpec};
 use hearth_types::units::Span;
 
 use crate::values;
@@ -34,10 +34,10 @@ pub(crate) struct RecoveryArgs {
 
 impl RecoveryArgs {
     /// The specification with what these flags say.
-    pub(crate) fn apply(&self, spec: VmSpec) -> VmSpec {
-        VmSpec {
+    pub(crate) fn apply(&self, spec: PartialSpec) -> PartialSpec {
+        PartialSpec {
             bootstrap: self.bootstrap,
-            after: self.after.clone(),
+            after: (!self.after.is_empty()).then(|| self.after.clone()),
             breaker: BreakerSpec {
                 failures: self.breaker_failures,
                 window: self.breaker_window,

@@ -1,4 +1,4 @@
-//! The flags that describe a VM: shared by `run` and `create`.
+//! The flags that describe a VM: shared by `run`, `create` and `template create`.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -7,8 +7,8 @@ use camino::Utf8PathBuf;
 use clap::Args;
 
 use hearth_types::spec::{
-    DriverChoice, InitMode, Machine, NetworkMode, NetworkSpec, PortSpec, RestartPolicy, VmSpec,
-    VolumeSpec,
+    DriverChoice, InitMode, Machine, NetworkMode, NetworkSpec, PartialSpec, PortSpec,
+    RestartPolicy, VmSpec, VolumeSpec,
 };
 use hearth_types::units::{Bytes, Span};
 use hearth_types::{Label, VmName};
@@ -21,19 +21,49 @@ use crate::recovery_args::RecoveryArgs;
 use crate::resource_args::ResourceArgs;
 use crate::values;
 
+/// A VM of an image, or of a template.
 #[derive(Debug, Args)]
 pub(crate) struct SpecArgs {
     /// Name of the VM and host name of the guest; made up when absent
     #[arg(long)]
     pub(crate) name: Option<VmName>,
 
-    /// Guest memory, such as 512MiB or 2g
-    #[arg(short, long, value_name = "SIZE", default_value = "256MiB")]
-    memory: Bytes,
+    /// Template: its image, and what it has for whatever is not said here
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) template: Option<VmName>,
 
-    /// Number of virtual CPUs
-    #[arg(long, visible_alias = "cpus", value_name = "N", default_value_t = 1)]
-    vcpus: u32,
+    /// Remove the VM when it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
+
+    /// Image: a reference (debian:12, localhost:5000/demo:1) or an id. With --template the command
+    /// begins here
+    #[arg(required_unless_present = "template")]
+    pub(crate) image: Option<String>,
+
+    /// Command and arguments instead of the image's
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    command: Vec<String>,
+
+    // Last: their headings hold for what follows.
+    #[command(flatten)]
+    settings: SettingArgs,
+}
+
+/// What a VM is, but for its name and its image.
+#[derive(Debug, Args)]
+pub(crate) struct SettingArgs {
+    /// Guest memory, such as 512MiB or 2g [default: 256MiB]
+    #[arg(short, long, value_name = "SIZE")]
+    memory: Option<Bytes>,
+
+    /// Number of virtual CPUs [default: 1]
+    #[arg(long, visible_alias = "cpus", value_name = "N")]
+    vcpus: Option<u32>,
 
     /// Size of the root disk; at least the image's
     #[arg(long, value_name = "SIZE")]
@@ -59,13 +89,13 @@ pub(crate) struct SpecArgs {
     #[arg(short, long = "label", value_name = "KEY=VALUE")]
     labels: Vec<Label>,
 
-    /// When it ends by itself: no, on-failure[:N], always or unless-stopped
-    #[arg(long, value_name = "POLICY", default_value = "no")]
-    restart: RestartPolicy,
+    /// When it ends by itself: no, on-failure[:N], always or unless-stopped [default: no]
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<RestartPolicy>,
 
-    /// How long a clean stop may take: seconds, or with a unit
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = values::span)]
-    stop_timeout: Span,
+    /// How long a clean stop may take: seconds, or with a unit [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = values::span)]
+    stop_timeout: Option<Span>,
 
     /// Program to run instead of the image's entrypoint; "" for none
     #[arg(long, value_name = "PROGRAM")]
@@ -79,9 +109,9 @@ pub(crate) struct SpecArgs {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
 
-    /// How it is connected
-    #[arg(long, value_name = "MODE", default_value = "bridge", value_parser = values::word::<NetworkMode>(&["bridge", "none"]))]
-    network: NetworkMode,
+    /// How it is connected [default: bridge]
+    #[arg(long, value_name = "MODE", value_parser = values::word::<NetworkMode>(&["bridge", "none"]))]
+    network: Option<NetworkMode>,
 
     /// Fixed address in the installation's subnet
     #[arg(long, value_name = "ADDRESS")]
@@ -91,32 +121,17 @@ pub(crate) struct SpecArgs {
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
 
-    /// What runs it: auto is the daemon's default
-    #[arg(long, value_name = "DRIVER", default_value = "auto", value_parser = values::word::<DriverChoice>(&["auto", "qemu", "firecracker"]))]
-    driver: DriverChoice,
+    /// What runs it: auto is the daemon's default [default: auto]
+    #[arg(long, value_name = "DRIVER", value_parser = values::word::<DriverChoice>(&["auto", "qemu", "firecracker"]))]
+    driver: Option<DriverChoice>,
 
-    /// Machine model of QEMU
-    #[arg(long, value_name = "MODEL", default_value = "microvm", value_parser = values::word::<Machine>(&["microvm", "q35"]))]
-    machine: Machine,
+    /// Machine model of QEMU [default: microvm]
+    #[arg(long, value_name = "MODEL", value_parser = values::word::<Machine>(&["microvm", "q35"]))]
+    machine: Option<Machine>,
 
-    /// Who is PID 1: hearth's agent, or the image's own init (systemd)
-    #[arg(long, value_name = "WHO", default_value = "hearth", value_parser = values::word::<InitMode>(&["hearth", "image"]))]
-    init: InitMode,
-
-    /// Remove the VM when it has ended
-    #[arg(long)]
-    pub(crate) rm: bool,
-
-    /// Image: a reference (debian:12, localhost:5000/demo:1) or an id
-    pub(crate) image: String,
-
-    /// Command and arguments instead of the image's
-    #[arg(
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "COMMAND"
-    )]
-    command: Vec<String>,
+    /// Who is PID 1: hearth's agent, or the image's own init (systemd) [default: hearth]
+    #[arg(long, value_name = "WHO", value_parser = values::word::<InitMode>(&["hearth", "image"]))]
+    init: Option<InitMode>,
 
     // Last: their headings hold for what follows.
     #[command(flatten)]
@@ -135,25 +150,50 @@ pub(crate) struct SpecArgs {
 impl SpecArgs {
     /// The specification for a VM of this name, with every value checked.
     pub(crate) fn to_spec(&self, name: VmName) -> Result<VmSpec, Failure> {
+        let image = self.image.clone().unwrap_or_default();
+        let spec = self.to_partial()?.over(VmSpec::new(name, image));
+        let errors = spec.check();
+        if errors.is_empty() {
+            Ok(spec)
+        } else {
+            Err(Failure::fields("These values cannot be used", errors))
+        }
+    }
+
+    /// What was said, and nothing of what was not.
+    pub(crate) fn to_partial(&self) -> Result<PartialSpec, Failure> {
+        // Without an image to name, the first word is the command's.
+        let first = self.template.as_ref().and(self.image.as_ref());
+        let command: Vec<_> = first.into_iter().chain(&self.command).cloned().collect();
+        Ok(PartialSpec {
+            command: (!command.is_empty()).then_some(command),
+            auto_remove: self.rm.then_some(true),
+            ..self.settings.to_partial()?
+        })
+    }
+}
+
+impl SettingArgs {
+    /// What was said, and nothing of what was not.
+    pub(crate) fn to_partial(&self) -> Result<PartialSpec, Failure> {
         let labels = self.labels.iter().cloned().map(|l| (l.key, l.value));
-        let command = (!self.command.is_empty()).then(|| self.command.clone());
-        let spec = VmSpec {
+        let network = (self.network.is_some() || self.ip.is_some()).then(|| NetworkSpec {
+            mode: self.network.unwrap_or_default(),
+            address: self.ip,
+        });
+        let partial = PartialSpec {
             kernel: self.kernel.clone(),
             vcpus: self.vcpus,
             memory: self.memory,
             disk: self.disk,
             env: self.environment()?,
             entrypoint: self.entrypoint.as_deref().map(entrypoint),
-            command,
             user: self.user.clone(),
             workdir: self.workdir.clone(),
             init: self.init,
-            network: NetworkSpec {
-                mode: self.network,
-                address: self.ip,
-            },
-            ports: self.publish.clone(),
-            volumes: self.volumes.clone(),
+            network,
+            ports: some(&self.publish),
+            volumes: some(&self.volumes),
             labels: labels.collect(),
             restart: self.restart,
             stop_timeout: self.stop_timeout,
@@ -162,16 +202,9 @@ impl SpecArgs {
             resources: self.resources.to_resources(),
             crash_dump: self.dumps.to_crash_dump(),
             health: self.health.to_health(),
-            auto_remove: self.rm,
-            ..VmSpec::new(name, self.image.clone())
+            ..PartialSpec::default()
         };
-        let spec = self.recovery.apply(spec);
-        let errors = spec.check();
-        if errors.is_empty() {
-            Ok(spec)
-        } else {
-            Err(Failure::fields("These values cannot be used", errors))
-        }
+        Ok(self.recovery.apply(partial))
     }
 
     fn environment(&self) -> Result<BTreeMap<String, String>, Failure> {
@@ -195,6 +228,11 @@ impl SpecArgs {
         }
         Ok(env)
     }
+}
+
+/// A list of which something was said.
+fn some<T: Clone>(list: &[T]) -> Option<Vec<T>> {
+    (!list.is_empty()).then(|| list.to_vec())
 }
 
 fn entrypoint(text: &str) -> Vec<String> {

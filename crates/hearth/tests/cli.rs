@@ -25,6 +25,9 @@ mod snapshot;
 #[path = "cli/sockets.rs"]
 mod sockets;
 
+#[path = "cli/template.rs"]
+mod template;
+
 #[path = "cli/apply.rs"]
 mod apply;
 #[path = "cli/cp.rs"]

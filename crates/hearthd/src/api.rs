@@ -31,6 +31,7 @@ pub mod serve;
 pub mod snapshots;
 pub mod stats;
 pub mod stream;
+pub mod templates;
 pub mod view;
 pub mod vms;
 pub mod wait;
@@ -159,6 +160,9 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(snapshots::get, snapshots::delete))
         .routes(routes!(snapshots::restore))
         .routes(routes!(snapshots::clone_vm))
+        .routes(routes!(templates::list, templates::create))
+        .routes(routes!(templates::get, templates::delete))
+        .routes(routes!(templates::create_vm))
         .routes(routes!(database::get))
         .routes(routes!(database::back_up))
         .routes(routes!(meta::version))

@@ -15,13 +15,14 @@ use uuid::Uuid;
 
 use hearth_client::ActOptions;
 use hearth_types::api::{CreateVm, Vm};
-use hearth_types::manifest::{Format, Manifest};
+use hearth_types::manifest::{Entry, Format, Manifest};
 use hearth_types::problem::Code;
 use hearth_types::spec::VmSpec;
 use hearth_types::status::Goal;
+use hearth_types::template::CreateFromTemplate;
 
 use self::diff::Change;
-use super::create::{Pull, ensure_image};
+use super::create::{New, Pull, ensure_image};
 use crate::cli::Context;
 use crate::exit_codes;
 use crate::failure::{Failure, Outcome};
@@ -61,7 +62,7 @@ enum Step {
     Create {
         name: String,
         #[serde(skip)]
-        spec: Box<VmSpec>,
+        new: New,
     },
     Change {
         name: String,
@@ -89,7 +90,7 @@ pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Outcome {
     } else {
         Vec::new()
     };
-    let steps = plan(manifest, &all, &prunable);
+    let steps = plan(manifest, &all, &prunable, !args.no_start)?;
     if context.out.is_json() {
         context.out.json(&steps)?;
     } else {
@@ -103,7 +104,7 @@ pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Outcome {
     }
     let mut code = exit_codes::OK;
     for step in steps {
-        if let Err(failure) = act(context, step, !args.no_start).await {
+        if let Err(failure) = act(context, step).await {
             failure.print();
             code = exit_codes::worse(code, failure.code);
         }
@@ -134,33 +135,28 @@ fn read(path: &Utf8PathBuf) -> Result<Manifest, Failure> {
 
 /// What has to be done, in the file's order; removals last, and first those changes after which
 /// a VM waits for nobody that it did not wait for before: what others then do closes no circle.
-fn plan(manifest: Manifest, all: &[Vm], prunable: &[Vm]) -> Vec<Step> {
+fn plan(
+    manifest: Manifest,
+    all: &[Vm],
+    prunable: &[Vm],
+    start: bool,
+) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     let mut named = Vec::new();
-    for spec in manifest.vm {
-        let name = spec.name.to_string();
-        named.push(spec.name.clone());
+    for entry in manifest.vm {
+        let name = entry.name().clone();
         // One that is being removed makes room for its successor.
         let found = all
             .iter()
-            .find(|vm| vm.spec.name == spec.name && vm.goal != Goal::Absent);
-        let spec = Box::new(spec);
+            .find(|vm| vm.spec.name == name && vm.goal != Goal::Absent);
         steps.push(match found {
-            None => Step::Create { name, spec },
-            Some(vm) => {
-                let changes = diff::between(&vm.spec, &spec);
-                if changes.is_empty() {
-                    Step::Unchanged { name }
-                } else {
-                    Step::Change {
-                        name,
-                        changes,
-                        spec,
-                        generation: vm.generation,
-                    }
-                }
-            }
+            None => Step::Create {
+                name: name.to_string(),
+                new: new(entry, start),
+            },
+            Some(vm) => change(vm, wanted(entry, vm)?),
         });
+        named.push(name);
     }
     steps.sort_by_key(|step| match step {
         Step::Change { changes, .. } => {
@@ -177,7 +173,57 @@ fn plan(manifest: Manifest, all: &[Vm], prunable: &[Vm]) -> Vec<Step> {
         name: vm.spec.name.to_string(),
         generation: vm.generation,
     }));
-    steps
+    Ok(steps)
+}
+
+/// A VM that is not there yet.
+fn new(entry: Entry, start: bool) -> New {
+    match entry {
+        Entry::Whole(spec) => New::Vm(Box::new(CreateVm { spec: *spec, start })),
+        Entry::OfTemplate {
+            template,
+            name,
+            own,
+        } => {
+            let body = CreateFromTemplate {
+                name,
+                overrides: *own,
+                start,
+            };
+            New::OfTemplate(template, Box::new(body))
+        }
+    }
+}
+
+/// What a VM that is there should be. What it got from its template it keeps, whatever that has now.
+fn wanted(entry: Entry, vm: &Vm) -> Result<Box<VmSpec>, Failure> {
+    match entry {
+        Entry::Whole(spec) => Ok(spec),
+        Entry::OfTemplate { template, own, .. } if vm.spec.template.as_ref() == Some(&template) => {
+            Ok(Box::new(own.over(vm.spec.clone())))
+        }
+        Entry::OfTemplate { template, name, .. } => {
+            let message = format!("{name} is there and was not made from template {template}");
+            let hint = format!(
+                "remove it first (hearth rm {name}), give it another name, or write down its image"
+            );
+            Err(Failure::usage(message).hint(hint))
+        }
+    }
+}
+
+fn change(vm: &Vm, spec: Box<VmSpec>) -> Step {
+    let name = vm.spec.name.to_string();
+    let changes = diff::between(&vm.spec, &spec);
+    if changes.is_empty() {
+        return Step::Unchanged { name };
+    }
+    Step::Change {
+        name,
+        changes,
+        spec,
+        generation: vm.generation,
+    }
 }
 
 /// Whether a list has nothing that the one before had not.
@@ -190,10 +236,13 @@ fn no_more(before: Option<&Value>, after: Option<&Value>) -> bool {
 fn show(context: &Context, step: &Step) -> Result<(), Failure> {
     let out = &context.out;
     match step {
-        Step::Create { name, spec } => out.line(format!(
-            "{GOOD}+ {name}{GOOD:#} (create from {})",
-            spec.image
-        )),
+        Step::Create { name, new } => {
+            let of = match new {
+                New::Vm(body) => body.spec.image.clone(),
+                New::OfTemplate(template, _) => format!("template {template}"),
+            };
+            out.line(format!("{GOOD}+ {name}{GOOD:#} (create from {of})"))
+        }
         Step::Change { name, changes, .. } => {
             out.line(format!("{WARN}~ {name}{WARN:#} (change)"))?;
             for change in changes {
@@ -222,7 +271,7 @@ fn summarise(context: &Context, steps: &[Step], dry_run: bool) {
     ));
 }
 
-async fn act(context: &Context, step: Step, start: bool) -> Result<(), Failure> {
+async fn act(context: &Context, step: Step) -> Result<(), Failure> {
     let client = &context.client;
     let at = |generation| ActOptions {
         if_match: Some(generation),
@@ -230,11 +279,12 @@ async fn act(context: &Context, step: Step, start: bool) -> Result<(), Failure> 
     };
     match step {
         Step::Unchanged { .. } => Ok(()),
-        Step::Create { spec, .. } => {
-            ensure_image(context, &spec.image, Pull::Missing).await?;
-            let body = CreateVm { spec: *spec, start };
+        Step::Create { new, .. } => {
+            if let New::Vm(body) = &new {
+                ensure_image(context, &body.spec.image, Pull::Missing).await?;
+            }
             let key = Uuid::now_v7().to_string();
-            client.create_vm(&body, &key, None).await?;
+            new.create(context, &key, None).await?;
             Ok(())
         }
         Step::Change {

@@ -4,8 +4,10 @@ use clap::Args;
 use uuid::Uuid;
 
 use hearth_client::{ClientError, Wait};
+use hearth_types::VmName;
 use hearth_types::api::{CreateVm, PullImage, Vm};
 use hearth_types::problem::Code;
+use hearth_types::template::CreateFromTemplate;
 
 use crate::cli::Context;
 use crate::exit_codes;
@@ -73,26 +75,64 @@ pub(crate) async fn create(
         let seed = Uuid::now_v7();
         let name = args.name.clone();
         let name = name.unwrap_or_else(|| friendly_names::pick(seed.as_u128()));
-        let spec = args.to_spec(name)?;
-        if !ensured {
-            ensure_image(context, &spec.image, pull).await?;
+        let new = New::of(args, name.clone(), start)?;
+        if let New::Vm(body) = &new
+            && !ensured
+        {
+            ensure_image(context, &body.spec.image, pull).await?;
             ensured = true;
         }
-        let body = CreateVm { spec, start };
-        match context
-            .client
-            .create_vm(&body, &seed.to_string(), wait)
-            .await
-        {
+        match new.create(context, &seed.to_string(), wait).await {
             Ok(vm) => return Ok(vm),
             Err(error) if args.name.is_none() && is_clash(&error) && tries < NAME_TRIES => {
                 // Another VM has the made-up name, unless the clash is about something else.
-                match context.client.vm(body.spec.name.as_str()).await {
+                match context.client.vm(name.as_str()).await {
                     Ok(_) => tries += 1,
                     Err(_) => return Err(error.into()),
                 }
             }
             Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A VM that is to be.
+#[derive(Debug)]
+pub(crate) enum New {
+    /// Of an image.
+    Vm(Box<CreateVm>),
+    /// Of a template.
+    OfTemplate(VmName, Box<CreateFromTemplate>),
+}
+
+impl New {
+    fn of(args: &SpecArgs, name: VmName, start: bool) -> Result<Self, Failure> {
+        let Some(template) = &args.template else {
+            let spec = args.to_spec(name)?;
+            return Ok(Self::Vm(Box::new(CreateVm { spec, start })));
+        };
+        let body = CreateFromTemplate {
+            name,
+            overrides: args.to_partial()?,
+            start,
+        };
+        Ok(Self::OfTemplate(template.clone(), Box::new(body)))
+    }
+
+    pub(crate) async fn create(
+        &self,
+        context: &Context,
+        key: &str,
+        wait: Option<Wait>,
+    ) -> Result<Vm, ClientError> {
+        let client = &context.client;
+        match self {
+            Self::Vm(body) => client.create_vm(body, key, wait).await,
+            Self::OfTemplate(template, body) => {
+                client
+                    .create_from_template(template.as_str(), body, key, wait)
+                    .await
+            }
         }
     }
 }

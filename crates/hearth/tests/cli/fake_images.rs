@@ -31,6 +31,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         )
         .route("/v1/images/pull", post(pull))
         .route("/v1/images/import", post(async || pulled("demo:1")))
+        .route("/v1/images/from-snapshot", post(async || pulled("web:2")))
         .route("/v1/kernels", get(kernels).post(import_kernel))
         .route(
             "/v1/kernels/{name}/default",

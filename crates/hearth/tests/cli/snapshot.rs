@@ -101,6 +101,7 @@ fn orders_and_refusals() {
                 "5432:5432",
                 "--start",
             ],
+            &["image", "from-snapshot", "before", "web:2"],
             &["snapshot", "rm", "before"],
         ],
     );
@@ -118,6 +119,8 @@ fn orders_and_refusals() {
             format!(
                 r#"POST /v1/snapshots/before/clone {{"name":"db","ports":[{ports}],"start":true}}"#
             ),
+            r#"POST /v1/images/from-snapshot {"snapshot":"before","reference":"web:2","detach":false}"#
+                .to_owned(),
             "DELETE /v1/snapshots/before".to_owned(),
         ]
     );

@@ -92,6 +92,7 @@ impl From<StoreError> for ApiError {
         let code = match &error {
             StoreError::NameTaken { .. }
             | StoreError::SnapshotNamed { .. }
+            | StoreError::TemplateNamed { .. }
             | StoreError::SnapshotGone { .. }
             | StoreError::PortTaken { .. }
             | StoreError::AddressTaken { .. }
@@ -111,6 +112,9 @@ impl From<StoreError> for ApiError {
         let hint = match &error {
             StoreError::NameTaken { name, .. } => Some(format!(
                 "remove it with: hearth rm {name}, or choose another name"
+            )),
+            StoreError::TemplateNamed { name } => Some(format!(
+                "replace it with: hearth template create --replace {name} …"
             )),
             StoreError::Connected { name } => Some(format!("stop it first: hearth stop {name}")),
             _ => None,

@@ -189,7 +189,8 @@ async fn users(api: &Api, image: &ImageRecord) -> ApiResult<Vec<String>> {
     let vms = rows.into_iter().filter(|row| row.image == image.id);
     let vms = vms.map(|row| row.spec.name.to_string());
     let snapshots = api.engine.snapshots_of(&image.id).await?;
-    Ok(vms.chain(snapshots).collect())
+    let templates = super::templates::of_image(api, &image.id).await?;
+    Ok(vms.chain(snapshots).chain(templates).collect())
 }
 
 /// An image room's failure as a problem document.

@@ -78,7 +78,7 @@ pub async fn set_default(
     Ok(Json(blocking(move || kernels.set_default(&kernel)).await?))
 }
 
-/// Removes a kernel that no VM and no snapshot of one uses.
+/// Removes a kernel that no VM, no snapshot of one and no template uses.
 #[utoipa::path(delete, path = "/v1/kernels/{kernel}", operation_id = "delete_kernel", tag = "kernels", params(("kernel" = String, Path)),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn delete(
@@ -94,6 +94,7 @@ pub async fn delete(
     let mut used_by: Vec<_> = vms.map(|row| row.spec.name.to_string()).collect();
     // A VM that is cloned or restored from one boots it.
     used_by.extend(api.engine.snapshots_with_kernel(&kernel).await?);
+    used_by.extend(super::templates::with_kernel(&api, &kernel).await?);
     if !used_by.is_empty() {
         return Err(ApiError::new(
             Code::InUse,

@@ -16,6 +16,7 @@ use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::RwLockReadGuard;
 
 use super::error::{ApiError, ApiResult, Body, InPath, Params, at_most};
 use super::{Api, lifecycle, ports, view};
@@ -105,24 +106,61 @@ pub async fn create(
     Params(params): Params<CreateParams>,
     Body(request): Body<CreateVm>,
 ) -> ApiResult<Response> {
-    let engine = &api.engine;
-    let errors = request.spec.check();
-    if !errors.is_empty() {
-        return Err(Problem::fields(errors).into());
+    if request.spec.template.is_some() {
+        let why = "is a note of where a VM came from: ask for one of a template at /v1/templates/NAME/vms";
+        return Err(Problem::fields(vec![FieldError::new("template", why)]).into());
     }
     let key = idempotency_key(&headers, &request)?;
     // Until the VM is recorded as its user, the image must not be removed.
-    let no_image_goes = engine.image_use.read().await;
-    let (image, kernel) = resolve(&api, &request.spec, None).await?;
-    ports::check_free(&request.spec.ports)?;
-    let goal = if request.start {
-        Goal::Running
-    } else {
-        Goal::Stopped
-    };
-    let name = request.spec.name.clone();
-    let new = NewVm {
+    let no_image_goes = api.engine.image_use.read().await;
+    let creation = Creation {
         spec: request.spec,
+        image: None,
+        start: request.start,
+        key,
+    };
+    make(&api, creation, &params, no_image_goes).await
+}
+
+/// A VM that is to be.
+pub(super) struct Creation {
+    pub(super) spec: VmSpec,
+    /// What the words of the specification mean, where that is decided.
+    pub(super) image: Option<ImageId>,
+    pub(super) start: bool,
+    pub(super) key: Option<IdempotencyKey>,
+}
+
+pub(super) fn refuse_impossible(spec: &VmSpec) -> ApiResult<()> {
+    let errors = spec.check();
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::fields(errors).into())
+    }
+}
+
+/// Creates a VM and answers with it. No image is removed before it is recorded as its user.
+pub(super) async fn make(
+    api: &Api,
+    creation: Creation,
+    params: &CreateParams,
+    no_image_goes: RwLockReadGuard<'_, ()>,
+) -> ApiResult<Response> {
+    let Creation {
+        spec,
+        image,
+        start,
+        key,
+    } = creation;
+    refuse_impossible(&spec)?;
+    let engine = &api.engine;
+    let (image, kernel) = resolve(api, &spec, image.as_ref()).await?;
+    ports::check_free(&spec.ports)?;
+    let goal = if start { Goal::Running } else { Goal::Stopped };
+    let name = spec.name.clone();
+    let new = NewVm {
+        spec,
         goal,
         image,
         kernel,
@@ -150,12 +188,12 @@ pub async fn create(
             .hint("use another key to make a new VM")
         })?,
     };
-    let row = if request.start && params.wait.unwrap_or(false) {
-        lifecycle::reach(&api, row, Goal::Running, params.timeout).await?
+    let row = if start && params.wait.unwrap_or(false) {
+        lifecycle::reach(api, row, Goal::Running, params.timeout).await?
     } else {
         row
     };
-    Ok(answer(&api, StatusCode::CREATED, row))
+    Ok(answer(api, StatusCode::CREATED, row))
 }
 
 /// Options of a creation.
@@ -169,7 +207,10 @@ pub struct CreateParams {
     timeout: Option<u32>,
 }
 
-fn idempotency_key(headers: &HeaderMap, request: &CreateVm) -> ApiResult<Option<IdempotencyKey>> {
+pub(super) fn idempotency_key(
+    headers: &HeaderMap,
+    request: &impl serde::Serialize,
+) -> ApiResult<Option<IdempotencyKey>> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -196,7 +237,7 @@ fn idempotency_key(headers: &HeaderMap, request: &CreateVm) -> ApiResult<Option<
 /// The image's identity and the kernel's name: what they mean now is what the VM keeps.
 ///
 /// `image` is the one that the specification's words have meant so far.
-async fn resolve(
+pub(super) async fn resolve(
     api: &Api,
     spec: &VmSpec,
     image: Option<&ImageId>,
@@ -275,10 +316,7 @@ pub async fn replace_spec(
     headers: HeaderMap,
     Body(spec): Body<VmSpec>,
 ) -> ApiResult<Response> {
-    let errors = spec.check();
-    if !errors.is_empty() {
-        return Err(Problem::fields(errors).into());
-    }
+    refuse_impossible(&spec)?;
     let row = view::find(&api.engine, &vm).await?;
     super::recovery::refuse_held(&row)?;
     let expected = if_match(&headers)?;

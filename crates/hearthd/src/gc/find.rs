@@ -84,6 +84,13 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
         Ok(snapshots) => refer_snapshots(&mut graph, &snapshots, &volumes),
         Err(error) => graph.cannot_tell(format!("snapshots: {}", chain(&error))),
     }
+    match engine.parts.store.templates().await {
+        // A template is there to be used: so is its image.
+        Ok(templates) => templates
+            .into_iter()
+            .for_each(|one| graph.root(Node::Image(one.image_id))),
+        Err(error) => graph.cannot_tell(format!("templates: {}", chain(&error))),
+    }
     found.unknown.extend(graph.unknown().iter().cloned());
     let garbage = graph.garbage();
     found.images(images.as_deref().unwrap_or_default(), &garbage, order);

@@ -33,4 +33,5 @@ mod recovery;
 mod refs;
 mod snapshots;
 mod streams;
+mod templates;
 mod vms;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::image::ImageHealthcheck;
-use crate::manifest::{Format, Manifest};
+use crate::manifest::{Entry, Format, Manifest};
 use crate::spec::{NetworkMode, RestartPolicy, VmSpec};
 
 fn vm(health: HealthSpec) -> VmSpec {
@@ -206,17 +206,17 @@ fn there_is_an_end_to_checks() {
 fn files_say_it_and_errors_carry_the_path() {
     let text = "[[vm]]\nname='a'\nimage='x'\nrestart='always'\n[vm.health]\ninterval='10s'\non_failure='restart'\n[[vm.health.checks]]\nkind='http'\nport=80\nstatus='200-299'\n";
     let manifest = Manifest::parse(text, Format::Toml).unwrap();
-    let health = &manifest.vm[0].health;
+    let Entry::Whole(spec) = &manifest.vm[0] else {
+        panic!("{manifest:?}");
+    };
+    let health = &spec.health;
     assert_eq!(health.interval, Some(Span::secs(10)));
     assert_eq!(
         health.checks[0].status,
         Some(StatusRange { from: 200, to: 299 })
     );
-    let json = serde_json::to_string(&manifest.vm[0]).unwrap();
-    assert_eq!(
-        serde_json::from_str::<VmSpec>(&json).unwrap(),
-        manifest.vm[0]
-    );
+    let json = serde_json::to_string(spec).unwrap();
+    assert_eq!(serde_json::from_str::<VmSpec>(&json).unwrap(), **spec);
     for (bad, path) in [
         ("status='99'", "vm[0].health.checks[0].status"),
         ("port=70000", "vm[0].health.checks[0].port"),
