@@ -2,6 +2,7 @@
 
 mod grow;
 mod mend;
+mod roots;
 mod watch;
 
 use std::os::fd::AsFd as _;

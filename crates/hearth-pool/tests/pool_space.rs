@@ -34,6 +34,12 @@ struct World {
 impl World {
     /// `None`, and a word, where there is no device-mapper.
     async fn new(data: u64) -> Option<Self> {
+        // Not in memory: a test of files is one of a disk.
+        Self::within("/var/tmp", data).await
+    }
+
+    /// The same in this folder.
+    async fn within(folder: &str, data: u64) -> Option<Self> {
         let control = match Control::open() {
             Ok(control) => control,
             Err(error) => {
@@ -45,8 +51,7 @@ impl World {
             println!("SKIP: thin_check is not installed");
             return None;
         }
-        // Not in memory: a test of files is one of a disk.
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let folder = tempfile::tempdir_in(folder).unwrap();
         let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
         let place = Place::new(&dir, InstallationId::new());
         let world = Self {
@@ -256,7 +261,8 @@ async fn devices_until(world: &World, first: u32, enough: impl Fn(u64, PoolState
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_grows_before_it_is_full_and_brings_a_full_one_back() {
-    let Some(world) = World::new(256 * MIB).await else {
+    // Thousands of devices, each with a commit: in memory that takes a minute.
+    let Some(world) = World::within("/dev/shm", 256 * MIB).await else {
         return;
     };
     let next = devices_until(&world, 1, |percent, _| percent > 76).await;
@@ -289,14 +295,22 @@ async fn metadata_grows_before_it_is_full_and_brings_a_full_one_back() {
     world.pool.destroy(true).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn damaged_metadata_is_repaired_or_restored_and_the_data_is_there() {
-    let Some(world) = World::new(256 * MIB).await else {
-        return;
-    };
+/// A pool with a volume that holds something, a backup of its metadata, and a snapshot that is younger. It
+/// is taken down.
+async fn with_a_backup(syncs: bool) -> Option<(World, String)> {
+    let world = World::new(256 * MIB).await?;
     world.say(Message::CreateThin { id: 1 }).unwrap();
     let file = world.activate(1, 256 * MIB);
-    fill(&file, 0..32).unwrap();
+    if syncs {
+        fill(&file, 0..32).unwrap();
+    } else {
+        // One commit: a tool has not much to choose from.
+        for at in 0..32 {
+            let number = u8::try_from(at % 251).unwrap();
+            file.write_all_at(&vec![number; 1 << 20], at * MIB).unwrap();
+        }
+        file.sync_data().unwrap();
+    }
     // While it is used, and a snapshot with it.
     let backup = world.pool.back_up().await.unwrap();
     let key = world.uuid(1);
@@ -312,35 +326,67 @@ async fn damaged_metadata_is_repaired_or_restored_and_the_data_is_there() {
     drop(file);
     world.deactivate(1);
     world.pool.take_down().await.unwrap();
-    let metadata = world.pool.place().metadata();
+    Some((world, backup.file))
+}
 
-    // Its first block is gone: what it said is known.
-    let whole = std::fs::read(&metadata).unwrap();
-    overwrite(&metadata, 0, &[0; 4096]);
+/// Its first block is lost, and that is seen before it is put to use.
+async fn lose_the_first_block(world: &World) {
+    overwrite(&world.pool.place().metadata(), 0, &[0; 4096]);
     assert!(world.pool.bring_up().await.is_err());
     assert_eq!(world.state().await, PoolState::Damaged);
+}
+
+/// These devices have what was written to them.
+fn have(world: &World, ids: &[u32]) {
+    for id in ids {
+        let file = world.activate(*id, 256 * MIB);
+        holds(&file, 0..32);
+        drop(file);
+        world.deactivate(*id);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_metadata_is_repaired_or_restored_and_the_data_is_there() {
+    let Some((world, backup)) = with_a_backup(false).await else {
+        return;
+    };
+    // What the first block said is known.
+    lose_the_first_block(&world).await;
     let repaired = world.pool.repair().await.unwrap();
     assert!(repaired.kept.is_some());
     assert_eq!(world.state().await, PoolState::Up);
     let view = world.pool.view().await;
     assert_eq!(view.last_check.unwrap().verdict, PoolVerdict::Good);
-    for id in [1, 2] {
-        let file = world.activate(id, 256 * MIB);
-        holds(&file, 0..32);
-        drop(file);
-        world.deactivate(id);
-    }
+    have(&world, &[1, 2]);
 
     // Nothing is left of it but the backup.
     world.pool.take_down().await.unwrap();
-    overwrite(&metadata, 0, &vec![0xa5; whole.len()]);
+    let metadata = world.pool.place().metadata();
+    overwrite(&metadata, 0, &vec![0xa5; 16 << 20]);
     let beyond = world.pool.repair().await.unwrap_err();
     assert!(matches!(beyond, PoolError::Beyond { .. }), "{beyond}");
-    world.pool.restore(&backup.file).await.unwrap();
-    let file = world.activate(1, 256 * MIB);
-    holds(&file, 0..32);
-    drop(file);
-    world.deactivate(1);
+    world.pool.restore(&backup).await.unwrap();
+    have(&world, &[1]);
+    world.pool.destroy(true).await.unwrap();
+    assert!(!world.pool.place().dir.exists());
+}
+
+/// The `thin_repair` of Debian 12 breaks down over that.
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_with_a_history_is_repaired_also_where_the_tool_breaks_down() {
+    let Some((world, _)) = with_a_backup(true).await else {
+        return;
+    };
+    lose_the_first_block(&world).await;
+    let hurt = std::fs::read(world.pool.place().metadata()).unwrap();
+    let kept = world.pool.repair().await.unwrap().kept.unwrap();
+    let kept = std::fs::read(world.pool.place().dir.join(kept)).unwrap();
+    assert!(
+        kept == hurt,
+        "what is kept of the damaged metadata was changed"
+    );
+    have(&world, &[1, 2]);
     world.pool.destroy(true).await.unwrap();
     assert!(!world.pool.place().dir.exists());
 }

@@ -2,20 +2,29 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
 use hearth_dm::thin::{Message, PoolStatus};
 use hearth_dm::{Control, Key};
 use hearth_host::command::{self, CommandError};
 
-use super::{dm, find};
+use camino::Utf8Path;
+
+use super::{dm, find, roots};
 use crate::error::PoolError;
-use crate::ground::{Checked, Found, Mending, Place, Running};
+use crate::files;
+use crate::ground::{Checked, First, Found, Mending, Place, Running};
+use crate::hands::Hands;
 
 /// Where the first block has its flags, in bytes, and the one of them that is meant
 /// (`THIN_METADATA_NEEDS_CHECK_FLAG`).
 const FLAGS: u64 = 4;
 const NEEDS_CHECK: u32 = 1;
+/// Seen with 0.9.0 (Debian 12): its search for the newest root sorts the candidates with an order that is
+/// none, and runs out of the list when there are more than a few, as in each pool that was used for a while.
+const OLD_TOOLS: &str = "thin-provisioning-tools before 1.0 do that over metadata with a history, and a \
+     newer one may read it";
 
 pub(super) fn hold(control: &Control, place: &Place, hold: bool) -> Result<(), PoolError> {
     let Found::Running(Running { status, .. }) = find(control, place)? else {
@@ -61,7 +70,57 @@ pub(super) fn needs_check(place: &Place) -> Result<bool, PoolError> {
 pub(super) async fn mend(work: &Mending<'_>, deadline: Duration) -> Result<Checked, PoolError> {
     let (tool, args) = words(work);
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    judge(tool, command::run(tool, &args, b"", deadline).await)
+    let ended = command::run(tool, &args, b"", deadline).await;
+    if let Mending::Repair { from, to, first } = *work
+        && broke_down(&ended)
+    {
+        let draft = from.with_extension("draft");
+        let mended = with_roots(from, &draft, to, first, deadline).await;
+        files::forget(&draft)?;
+        if let Some(mended) = mended? {
+            return Ok(mended);
+        }
+    }
+    judge(tool, ended)
+}
+
+fn broke_down(ended: &Result<Vec<u8>, CommandError>) -> bool {
+    matches!(ended, Err(CommandError::Failed { status, .. }) if status.signal().is_some())
+}
+
+/// Repairs a copy whose first block leads to its newest roots. `None` if there are none, or nothing is
+/// known of what else the first block should say.
+async fn with_roots(
+    from: &Utf8Path,
+    draft: &Utf8Path,
+    to: &Utf8Path,
+    first: Option<First>,
+    deadline: Duration,
+) -> Result<Option<Checked>, PoolError> {
+    let (metadata, copy) = (from.to_owned(), draft.to_owned());
+    let hands = Hands::default();
+    let found = hands.take(
+        "a search for the roots of the metadata",
+        deadline,
+        move || {
+            let Some(newest) = roots::newest(&File::open(&metadata)?)? else {
+                return Ok(false);
+            };
+            tracing::warn!(
+                ?newest,
+                "thin_repair broke down; the newest roots of the metadata are looked for without it"
+            );
+            std::fs::copy(&metadata, &copy)?;
+            let file = File::options().read(true).write(true).open(&copy)?;
+            roots::write(&file, newest, first)
+        },
+    );
+    if !found.await?.map_err(PoolError::io("read", from))? {
+        return Ok(None);
+    }
+    let args = ["-i", draft.as_str(), "-o", to.as_str()];
+    let ended = command::run("thin_repair", &args, b"", deadline).await;
+    judge("thin_repair", ended).map(Some)
 }
 
 /// What a tool's end says of the metadata.
@@ -72,10 +131,10 @@ pub(super) fn judge(
     match ended {
         Ok(_) => Ok(Checked::Good),
         Err(CommandError::Failed { status, output, .. }) => {
-            Ok(Checked::Bad(if output.is_empty() {
-                format!("{tool} ended with {status}")
-            } else {
-                output
+            Ok(Checked::Bad(match status.signal() {
+                Some(signal) => format!("{tool} broke down (signal {signal}); {OLD_TOOLS}"),
+                None if output.is_empty() => format!("{tool} ended with {status}"),
+                None => output,
             }))
         }
         Err(CommandError::Deadline { .. }) => Ok(Checked::Unfinished),
@@ -118,5 +177,35 @@ fn words(work: &Mending<'_>) -> (&'static str, Vec<String>) {
             "thin_check",
             text(&["-q", "--clear-needs-check-flag", metadata.as_str()]),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_tool_that_breaks_down_says_nothing_of_the_metadata() {
+        let ended = |status: i32, output: &str| {
+            let failed = CommandError::Failed {
+                command: "thin_repair".to_owned(),
+                status: ExitStatus::from_raw(status),
+                output: output.to_owned(),
+            };
+            match judge("thin_repair", Err(failed)) {
+                Ok(Checked::Bad(said)) => said,
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(ended(1 << 8, "bad checksum"), "bad checksum");
+        assert_eq!(ended(1 << 8, ""), "thin_repair ended with exit status: 1");
+        let broke = ended(11, "examining mapping tree");
+        assert!(
+            broke.starts_with("thin_repair broke down (signal 11); "),
+            "{broke}"
+        );
+        assert!(broke.contains("a newer one"), "{broke}");
     }
 }
