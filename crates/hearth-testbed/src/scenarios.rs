@@ -7,7 +7,9 @@ mod foreign;
 mod host_faults;
 mod install;
 mod pool;
+mod pool_cuts;
 mod pool_space;
+mod pool_troubles;
 mod power_cut;
 mod powercut_is_honest;
 mod reboot;
@@ -188,6 +190,22 @@ pub const ALL: &[Scenario] = &[
         prepared: Prepared::StandIn,
         packaged: false,
         tell: pool_space::tell,
+    },
+    Scenario {
+        name: "pool-cuts",
+        proves: "power cuts while volumes and snapshots are made, written and removed: nothing differs unnamed, all that was acknowledged is there",
+        minutes: 25,
+        prepared: Prepared::StandIn,
+        packaged: false,
+        tell: pool_cuts::tell,
+    },
+    Scenario {
+        name: "pool-troubles",
+        proves: "a pool whose disk hangs or fails: the daemon answers, other VMs go on, it says what to do",
+        minutes: 12,
+        prepared: Prepared::StandIn,
+        packaged: false,
+        tell: pool_troubles::tell,
     },
     Scenario {
         name: "scale",

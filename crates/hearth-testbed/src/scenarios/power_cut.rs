@@ -42,10 +42,7 @@ type Ledger = BTreeMap<String, Known>;
 pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     let (mut random, seed) = Random::seeded();
     host.evidence.fact("seed", &seed.to_string());
-    let cuts = std::env::var("HEARTH_TESTBED_CUTS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(CUTS);
+    let cuts = asked(CUTS);
     let mut ledgers: Vec<Ledger> = (0..WORKERS).map(new_ledger).collect();
     let mut requests = 0;
     for cut in 1..=cuts {
@@ -61,6 +58,14 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     host.measure("acknowledged requests", as_figure(requests), "");
     host.promise("power cuts under load: the database is whole, every acknowledged request is honoured, no VM has two VMMs, no lease is given twice");
     Ok(())
+}
+
+/// How many cuts the environment asks for.
+pub(super) fn asked(otherwise: u64) -> u64 {
+    let given = std::env::var("HEARTH_TESTBED_CUTS").ok();
+    given
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(otherwise)
 }
 
 fn new_ledger(worker: u64) -> Ledger {
@@ -105,7 +110,7 @@ fn under_load(host: &mut Host, ledgers: &mut [Ledger], random: &mut Random) -> a
 }
 
 /// Returns after `wanted` acknowledgements and then `rest`, in which more may come.
-fn moment(receiver: &Receiver<()>, wanted: u64, rest: Duration) -> u64 {
+pub(super) fn moment(receiver: &Receiver<()>, wanted: u64, rest: Duration) -> u64 {
     let mut count = 0;
     while count < wanted && receiver.recv().is_ok() {
         count += 1;
@@ -201,7 +206,8 @@ fn verify(host: &Host, ledgers: &mut [Ledger]) -> anyhow::Result<()> {
     host.leases_are_unique()
 }
 
-fn as_figure(number: u64) -> f64 {
+/// A count as evidence has it.
+pub(super) fn as_figure(number: u64) -> f64 {
     // Small numbers, all of them exact.
     u32::try_from(number).map_or(f64::MAX, f64::from)
 }
