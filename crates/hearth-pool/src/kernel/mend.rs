@@ -78,10 +78,34 @@ pub(super) async fn mend(work: &Mending<'_>, deadline: Duration) -> Result<Check
         let mended = with_roots(from, &draft, to, first, deadline).await;
         files::forget(&draft)?;
         if let Some(mended) = mended? {
-            return Ok(mended);
+            return found_something(mended, to, deadline).await;
         }
     }
-    judge(tool, ended)
+    let judged = judge(tool, ended)?;
+    match work {
+        Mending::Repair { to, .. } => found_something(judged, to, deadline).await,
+        _ => Ok(judged),
+    }
+}
+
+/// A repair of metadata of which nothing can be read ends well, with metadata of an empty pool: that would let the
+/// data of all volumes be written over.
+async fn found_something(
+    judged: Checked,
+    repaired: &Utf8Path,
+    deadline: Duration,
+) -> Result<Checked, PoolError> {
+    if judged != Checked::Good {
+        return Ok(judged);
+    }
+    let args = ["--no-headers", "-o", "DEV", repaired.as_str()];
+    let listed = command::run("thin_ls", &args, b"", deadline).await;
+    Ok(match listed {
+        Ok(said) if said.trim_ascii().is_empty() => {
+            Checked::Bad("thin_repair found no volume in it".to_owned())
+        }
+        listed => judge("thin_ls", listed)?,
+    })
 }
 
 fn broke_down(ended: &Result<Vec<u8>, CommandError>) -> bool {
