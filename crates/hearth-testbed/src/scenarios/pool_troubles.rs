@@ -177,6 +177,7 @@ fn hangs(host: &Host) -> anyhow::Result<()> {
         "the VM in the pool was ended"
     );
 
+    is_replaced(host, pid)?;
     host.check(SOUND)?;
     let begun = Instant::now();
     host.wait("the pool", TOLD, || {
@@ -192,6 +193,24 @@ fn hangs(host: &Host) -> anyhow::Result<()> {
     host.check("hearth -q snapshot ls | xargs -r hearth snapshot rm")?;
     is_marked(host, "after a hang")?;
     host.promise("a pool whose disk hangs: a change is given up, the daemon answers, VMs elsewhere start and stop, it says what to do, and goes on by itself when the disk does");
+    Ok(())
+}
+
+/// The daemon ends and comes back while a call of its hangs.
+fn is_replaced(host: &Host, pooled: i64) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    host.check("systemctl kill -s KILL --kill-who=main hearthd")?;
+    host.wait_daemon()?;
+    host.measure(
+        "kill of the daemon while a call hangs, to its successor's answer",
+        begun.elapsed().as_secs_f64(),
+        "s",
+    );
+    goes_on(host, "beside-a-successor")?;
+    ensure!(
+        host.vm("pooled").pid()? == pooled,
+        "the VM in the pool was ended by a restart"
+    );
     Ok(())
 }
 
