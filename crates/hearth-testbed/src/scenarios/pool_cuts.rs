@@ -30,12 +30,14 @@ const CUTS: u64 = 10;
 const WORKERS: u64 = 2;
 /// VMs of each worker.
 const VMS: u64 = 3;
-/// VMMs by the stand-in, disks in the pool. An emulated host takes its time to say which threads hang.
-const CONFIG: [&str; 4] = [
+/// VMMs by the stand-in, disks in the pool. An emulated host takes its time to say which threads hang, and
+/// for a flush.
+const CONFIG: [&str; 5] = [
     "QEMU_PATH=/seed/bin/hearth-vmm-standin",
     "KVM=off",
     "STORAGE=thin",
     "GUARD_BUDGET=2s",
+    "GUARD_HELD_FOR=30s",
 ];
 /// The block of a data volume that says what it holds, in blocks of 4 KiB.
 const MARKED: u32 = 1500;
