@@ -36,7 +36,7 @@ pub struct Pool {
     /// One change at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     work: Arc<Mutex<Option<Work>>>,
-    /// One backup at a time.
+    /// One at a time reads the metadata: a backup or a list.
     backing: Arc<tokio::sync::Mutex<()>>,
     /// What the operator allows.
     limits: Limits,
@@ -251,6 +251,22 @@ impl Pool {
     /// Those who make calls that only look.
     pub(crate) fn looks(&self) -> &Hands {
         &self.looks
+    }
+
+    /// One at a time reads what is held of the metadata: who holds it lets go of what another one holds.
+    pub(crate) async fn reads_metadata(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.backing.lock().await
+    }
+
+    /// The same for those who do not wait.
+    ///
+    /// # Errors
+    /// [`PoolError::Working`].
+    pub(crate) fn may_read_metadata(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, PoolError> {
+        self.backing.try_lock().map_err(|_| PoolError::Working {
+            what: "a backup or a comparison of the metadata".to_owned(),
+            since: Duration::ZERO,
+        })
     }
 
     /// Begins a change.

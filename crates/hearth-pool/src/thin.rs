@@ -38,9 +38,10 @@ use std::time::{Duration, Instant};
 use hearth_dm::Device;
 use hearth_dm::thin::{Mode, PoolStatus};
 use hearth_safeguards::Purpose;
-use hearth_types::thin::{PoolDifference, ThinDevice, ThinKind, ThinState};
+use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use parking_lot::Mutex;
 
+pub use compare::Depth;
 pub use error::ThinError;
 pub use ground::{Active, Mapped, Target, ThinGround, Under, id_of, uuid_of};
 pub use ledger::{Ledger, MemoryLedger, contract as ledger_contract};
@@ -73,8 +74,8 @@ pub struct Thins {
     pool: Pool,
     ground: Arc<dyn ThinGround>,
     ledger: Arc<dyn Ledger>,
-    /// What the last comparison has found.
-    differences: Arc<Mutex<Vec<PoolDifference>>>,
+    /// What the last comparisons have found.
+    found: Arc<Mutex<compare::Found>>,
 }
 
 impl std::fmt::Debug for Thins {
@@ -93,7 +94,7 @@ impl Thins {
             pool,
             ground,
             ledger,
-            differences: Arc::default(),
+            found: Arc::default(),
         }
     }
 

@@ -14,7 +14,7 @@ mod volumes;
 #[path = "thin/world.rs"]
 mod world;
 
-use hearth_pool::thin::{MemoryLedger, ThinError, Wanted, ledger_contract};
+use hearth_pool::thin::{Depth, MemoryLedger, ThinError, Wanted, ledger_contract};
 use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use hearth_types::units::MIB;
 
@@ -145,6 +145,80 @@ async fn each_difference_is_named_and_repaired_or_told() {
     assert_eq!(shown.volumes.len(), 4);
     let gone = world.thins.activate(&lost).await;
     assert!(matches!(gone, Err(ThinError::Lost { .. })), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_survey_compares_with_the_kernel_and_now_and_then_with_the_metadata() {
+    let world = World::up().await;
+    let on = ready(&world, "on").await;
+    world.thins.activate(&on).await.unwrap();
+    ready(&world, "lost").await;
+    assert!(world.thins.compare().await.unwrap().is_empty());
+    world.ground.lose_thin(2);
+    world.ground.put_thin(77);
+    let kinds =
+        |found: Vec<hearth_types::thin::PoolDifference>| -> Vec<(Option<u32>, String, bool)> {
+            let told = found.into_iter();
+            told.map(|it| (it.id, it.kind, it.repaired)).collect()
+        };
+    // The kernel knows nothing of what is off.
+    assert!(world.thins.survey(Depth::Kernel).await.unwrap().is_empty());
+    let found = kinds(world.thins.survey(Depth::Metadata).await.unwrap());
+    let lost = (Some(2), "lost".to_owned(), false);
+    assert_eq!(
+        found,
+        [lost.clone(), (Some(77), "unrecorded".to_owned(), true)]
+    );
+    // Who is suspended by somebody's hand has that moment; who stays so goes on.
+    world.ground.suspend_thin(1);
+    let waits = kinds(world.thins.survey(Depth::Kernel).await.unwrap());
+    assert!(
+        waits.contains(&(Some(1), "suspended".to_owned(), false)),
+        "{waits:?}"
+    );
+    assert!(world.ground.any_suspended());
+    let goes_on = kinds(world.thins.survey(Depth::Kernel).await.unwrap());
+    assert!(
+        goes_on.contains(&(Some(1), "suspended".to_owned(), true)),
+        "{goes_on:?}"
+    );
+    assert!(!world.ground.any_suspended());
+    // What the metadata has told stands until it is asked again.
+    assert!(goes_on.contains(&lost));
+    world.ground.put_thin(2);
+    assert!(
+        world
+            .thins
+            .survey(Depth::Metadata)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(!world.ground.is_held());
+}
+
+#[tokio::test]
+async fn what_is_in_use_and_was_to_go_is_not_tried_with_each_survey() {
+    let world = World::up().await;
+    let device = ready(&world, "a").await;
+    world.thins.activate(&device).await.unwrap();
+    world.ground.set_open(1, true);
+    world.thins.remove(|_| true).await.unwrap_err();
+    let first = world.thins.survey(Depth::Kernel).await.unwrap();
+    assert_eq!(
+        (first[0].kind.as_str(), first[0].repaired),
+        ("unsettled", false)
+    );
+    world.ground.set_open(1, false);
+    assert_eq!(world.thins.survey(Depth::Kernel).await.unwrap(), first);
+    assert_eq!(world.state(1).await, Some(ThinState::Deleting));
+    let then = world.thins.survey(Depth::Metadata).await.unwrap();
+    assert_eq!(
+        (then[0].kind.as_str(), then[0].repaired),
+        ("unsettled", true)
+    );
+    assert_eq!(world.state(1).await, None);
+    assert!(world.thins.survey(Depth::Kernel).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -60,11 +60,13 @@ pub enum OrphanKind {
     JournalEntry,
     /// A process that made calls to device-mapper for a daemon that is gone.
     Helper,
+    /// A thin device of the pool in which database, kernel and metadata do not agree.
+    ThinDevice,
 }
 
 impl OrphanKind {
     /// Every kind.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Vmm,
         Self::Shim,
         Self::Unit,
@@ -89,6 +91,7 @@ impl OrphanKind {
         Self::Lease,
         Self::JournalEntry,
         Self::Helper,
+        Self::ThinDevice,
     ];
 
     /// The word that tables, ids and JSON have for it.
@@ -119,6 +122,7 @@ impl OrphanKind {
             Self::Lease => "lease",
             Self::JournalEntry => "journal_entry",
             Self::Helper => "helper",
+            Self::ThinDevice => "thin_device",
         }
     }
 }

@@ -131,6 +131,7 @@ pub async fn run(
     drop(tokio::spawn(crate::pool::keep(
         Arc::clone(&engine),
         thins.clone(),
+        manager.longest_pause(config.resync_interval.as_duration()),
         config.pool_backup_interval.as_duration(),
         stopping.clone(),
     )));

@@ -28,6 +28,7 @@ pub mod launch;
 pub mod launches;
 mod limits;
 mod looks;
+mod nodes;
 mod owner;
 pub mod pass;
 pub mod paths;

@@ -91,6 +91,7 @@ impl Engine {
         })
         .await
         .context("the look was interrupted")?;
+        self.name_nodes(&mut list.items).await;
         list.items.sort_by_key(|orphan| orphan.state);
         Ok(OrphanList {
             items: list.items,
@@ -308,7 +309,13 @@ fn unknown(observed: &Observed) -> Vec<String> {
 }
 
 /// An object that no mark proves to be ours.
-fn unproven(id: String, kind: OrphanKind, object: String, reason: String, why: &str) -> Orphan {
+pub(crate) fn unproven(
+    id: String,
+    kind: OrphanKind,
+    object: String,
+    reason: String,
+    why: &str,
+) -> Orphan {
     Orphan {
         id,
         kind,

@@ -1,6 +1,7 @@
 //! The thin pool's place in the daemon: put together when it starts, told about in events and by
 //! `hearth doctor`. What the pool is and does is `hearth-pool`'s.
 
+pub(crate) mod compare;
 mod keeper;
 mod told;
 
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::engine::Engine;
 use crate::engine::paths::Paths;
+pub use compare::Comparer;
 pub use keeper::Keeper;
 
 /// The pool of this host and installation.
@@ -50,11 +52,12 @@ pub(crate) fn limits(config: &Config) -> Limits {
 }
 
 /// Puts the pool together, if there is one that the kernel has forgotten, and looks after it from
-/// then on; its metadata is backed up so often, never for zero. The loop and the API do not wait for
-/// it: the check of large metadata takes its time.
+/// then on: it is compared with what is written down so often, and its metadata is backed up so often, never for
+/// zero. The loop and the API do not wait for it: the check of large metadata takes its time.
 pub(crate) async fn keep(
     engine: Arc<Engine>,
     thins: Thins,
+    survey_every: Duration,
     backup_every: Duration,
     stopping: watch::Receiver<bool>,
 ) {
@@ -69,7 +72,9 @@ pub(crate) async fn keep(
             Err(error) => engine.tell(failed("put together", &error)).await,
         }
     }
-    crate::volumes::compare(&engine, &thins).await;
+    let mut comparer = Comparer::new(Arc::clone(&engine), thins);
+    comparer.begin().await;
+    drop(tokio::spawn(comparer.run(survey_every, stopping.clone())));
     Keeper::new(engine, pool, backup_every).run(stopping).await;
 }
 

@@ -7,14 +7,7 @@ use hearth_config::Storage;
 use hearth_disk::FileVolumes;
 use hearth_pool::{Choice, HelperGround, Ledger, Pool, ThinError, ThinVolumes, Thins};
 use hearth_store::{Store, StoreError};
-use hearth_types::event::{NewEvent, Severity};
-use hearth_types::survey::chain;
 use hearth_types::thin::{NewThin, ThinDevice};
-
-use crate::engine::Engine;
-
-/// More differences than this are told as one event: something else is wrong then.
-const MOST_TOLD: usize = 20;
 
 /// The ledger of thin devices in the database.
 #[derive(Debug, Clone)]
@@ -73,44 +66,6 @@ pub fn of_host(
         Storage::Auto => Choice::Auto,
     };
     ThinVolumes::new(thins, Arc::new(FileVolumes::default()), choice)
-}
-
-/// Compares ledger, kernel and metadata, and tells what they do not agree in.
-pub(crate) async fn compare(engine: &Engine, thins: &Thins) {
-    match thins.pool().running().await {
-        Ok(Some(_)) => {}
-        // A pool that is not there is told of by those who put it together.
-        Ok(None) | Err(_) => return,
-    }
-    let found = match thins.compare().await {
-        Ok(found) => found,
-        Err(error) => {
-            let message = format!(
-                "the pool's ledger cannot be compared with the kernel: {}",
-                chain(&error)
-            );
-            let event = NewEvent::info("pool.not_compared", message);
-            engine.tell(event.severity(Severity::Warning)).await;
-            return;
-        }
-    };
-    for difference in found.iter().take(MOST_TOLD) {
-        let (code, severity) = if difference.repaired {
-            ("pool.difference_repaired", Severity::Info)
-        } else {
-            ("pool.difference", Severity::Warning)
-        };
-        let event = NewEvent::info(code, difference.what.clone());
-        let event = event.severity(severity);
-        engine
-            .tell(event.details(serde_json::json!(difference)))
-            .await;
-    }
-    if let Some(more) = found.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
-        let message = format!("{more} more differences: hearth pool volumes");
-        let event = NewEvent::info("pool.difference", message);
-        engine.tell(event.severity(Severity::Warning)).await;
-    }
 }
 
 #[cfg(test)]

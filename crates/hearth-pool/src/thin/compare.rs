@@ -8,14 +8,20 @@
 //! | orphaned | not | | `gone` | told: there is nothing to clear away |
 //! | nothing | not | it | `stray` | told: a device of ours of which nobody knows |
 //! | another size, or none | | it | `table` | told: put right when it is switched on next |
-//! | | | suspended | `suspended` | resumed: a daemon died in a snapshot |
+//! | | | suspended | `suspended` | resumed: a daemon or a helper died in a snapshot |
 //! | a later count | an earlier one | | `behind` | told: the metadata is older than the ledger |
 //!
-//! What could not be asked has no differences: nothing is concluded from it.
+//! ```text
+//!  at the start     all three; what waits goes on at once
+//!  each survey      ledger and kernel: a list of the devices, nothing is read from a disk
+//!  once in a while  all three: the metadata is held still at one moment, and read when nobody waits for it
+//! ```
+//! What could not be asked has no differences: nothing is concluded from it, and what was found before stands.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use hearth_dm::Device;
 use hearth_types::survey::chain;
 use hearth_types::thin::{
     NewThin, PoolDifference, PoolVolume, PoolVolumes, ThinDevice, ThinKind, ThinState,
@@ -29,11 +35,40 @@ use super::ground::{Active, Mapped, Target};
 /// How long the list of the metadata may take: it is read as a whole.
 const LIST: Duration = Duration::from_secs(120);
 
-/// The three answers, as of one turn.
+/// How much is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Ledger and kernel.
+    Kernel,
+    /// The metadata, too.
+    Metadata,
+}
+
+/// What the last comparisons have found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Of ledger and kernel.
+    kernel: Vec<PoolDifference>,
+    /// Of the metadata.
+    metadata: Vec<PoolDifference>,
+    /// Devices that waited.
+    suspended: BTreeSet<u32>,
+    /// Changes that could not be gone on with.
+    stubborn: BTreeSet<u32>,
+}
+
+impl Found {
+    fn all(&self) -> Vec<PoolDifference> {
+        let mut all = [self.kernel.as_slice(), self.metadata.as_slice()].concat();
+        all.sort_by_key(|difference| difference.id);
+        all
+    }
+}
+
+/// What ledger and kernel say, as of one turn.
 struct Answers {
     ledger: Vec<ThinDevice>,
     active: Vec<Active>,
-    metadata: Result<Vec<Mapped>, ThinError>,
     count: u64,
 }
 
@@ -47,21 +82,86 @@ fn difference(id: Option<u32>, kind: &str, what: String, repaired: bool) -> Pool
 }
 
 impl Thins {
-    /// Compares ledger, kernel and metadata. What the rule repairs is repaired, and all of it told.
+    /// Compares ledger, kernel and metadata when a daemon begins. What the rule repairs is repaired, and all of it
+    /// told.
     ///
     /// # Errors
     /// When the pool cannot be asked at all.
     pub async fn compare(&self) -> Result<Vec<PoolDifference>, ThinError> {
-        let _turn = self.begin("compare").await?;
-        let (answers, mut found) = self.ask().await?;
-        found.extend(self.suspended(&answers.active).await?);
-        if let Ok(metadata) = &answers.metadata {
-            found.extend(self.unrecorded(&answers, metadata).await?);
-            found.extend(lost(&answers, metadata));
-        }
+        self.compared(Depth::Metadata, true).await
+    }
+
+    /// The same in between. Who waits is let go on only if it was seen to wait before, and what could not be
+    /// decided is tried again only together with the metadata: it may take its time. All that differs by now.
+    ///
+    /// # Errors
+    /// When the pool cannot be asked at all.
+    pub async fn survey(&self, depth: Depth) -> Result<Vec<PoolDifference>, ThinError> {
+        self.compared(depth, false).await
+    }
+
+    /// What the last comparisons have found.
+    #[must_use]
+    pub fn differences(&self) -> Vec<PoolDifference> {
+        self.found.lock().all()
+    }
+
+    async fn compared(&self, depth: Depth, begins: bool) -> Result<Vec<PoolDifference>, ThinError> {
+        // What holds the metadata for a backup would be let go of by another one.
+        let reader = match depth {
+            Depth::Metadata => Some(self.pool.reads_metadata().await),
+            Depth::Kernel => None,
+        };
+        let turn = self.begin("compare").await?;
+        let patient = !begins && depth == Depth::Kernel;
+        let (answers, mut found) = self.ask(patient).await?;
+        found.extend(self.suspended(&answers.active, begins).await?);
         found.extend(self.strays(&answers));
         found.extend(behind(&answers));
-        for difference in &found {
+        self.tell_sizes(&answers.ledger);
+        let held = match depth {
+            Depth::Metadata => Some(self.hold().await),
+            Depth::Kernel => None,
+        };
+        // What is held does not change: nobody waits until it is read.
+        drop(turn);
+        let metadata = match held {
+            Some(Ok(on)) => Some(self.read_held(on).await),
+            Some(Err(error)) => Some(Err(error)),
+            None => None,
+        };
+        drop(reader);
+        let mut of_metadata = None;
+        match metadata {
+            Some(Ok(metadata)) => {
+                let _turn = self.begin("compare").await?;
+                let mut differ = self.unrecorded(&answers, &metadata).await?;
+                differ.extend(lost(&answers, &metadata));
+                of_metadata = Some(differ);
+            }
+            Some(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "the pool's metadata could not be compared");
+            }
+            None => {}
+        }
+        Ok(self.keep(found, of_metadata))
+    }
+
+    /// Keeps what was found, and tells what was not there before.
+    fn keep(
+        &self,
+        kernel: Vec<PoolDifference>,
+        metadata: Option<Vec<PoolDifference>>,
+    ) -> Vec<PoolDifference> {
+        let mut found = self.found.lock();
+        let before = found.all();
+        found.kernel = kernel;
+        if let Some(metadata) = metadata {
+            found.metadata = metadata;
+        }
+        let all = found.all();
+        drop(found);
+        for difference in all.iter().filter(|it| !before.contains(it)) {
             tracing::warn!(
                 id = difference.id,
                 kind = difference.kind,
@@ -70,10 +170,7 @@ impl Thins {
                 difference.what
             );
         }
-        self.tell_sizes(&answers.ledger);
-        found.sort_by_key(|difference| difference.id);
-        self.differences.lock().clone_from(&found);
-        Ok(found)
+        all
     }
 
     /// The volumes as they are shown, with what the last comparison has found.
@@ -110,25 +207,56 @@ impl Thins {
         });
         Ok(PoolVolumes {
             volumes: volumes.collect(),
-            differences: self.differences.lock().clone(),
+            differences: self.differences(),
             unknown,
         })
     }
 
     async fn look(&self) -> Result<(Vec<Active>, Result<Vec<Mapped>, ThinError>), ThinError> {
-        let _turn = self.begin("list").await?;
+        let reader = self.pool.may_read_metadata();
+        let turn = self.begin("list").await?;
         let active = self.active().await?;
-        Ok((active, self.listed().await))
+        let _one = match reader {
+            Ok(one) => one,
+            Err(busy) => return Ok((active, Err(busy.into()))),
+        };
+        let held = self.hold().await;
+        drop(turn);
+        let listed = match held {
+            Ok(on) => self.read_held(on).await,
+            Err(error) => Err(error),
+        };
+        Ok((active, listed))
     }
 
-    /// Settles what was cut off, and asks all three.
-    async fn ask(&self) -> Result<(Answers, Vec<PoolDifference>), ThinError> {
+    /// Settles what was cut off, and asks ledger and kernel. `patient`: what could not be settled the last time is
+    /// left for another time.
+    async fn ask(&self, patient: bool) -> Result<(Answers, Vec<PoolDifference>), ThinError> {
         let before = self.devices().await?;
         let unsettled: Vec<_> = before
             .into_iter()
             .filter(|it| matches!(it.state, ThinState::Creating | ThinState::Deleting))
             .collect();
+        let stubborn = self.found.lock().stubborn.clone();
+        let waits = |device: &ThinDevice| patient && stubborn.contains(&device.id);
+        let told = if unsettled.iter().all(waits) {
+            let found = self.found.lock();
+            let unsettled = found.kernel.iter().filter(|it| it.kind == "unsettled");
+            unsettled.filter(|it| !it.repaired).cloned().collect()
+        } else {
+            self.settled(&unsettled).await?
+        };
+        let answers = Answers {
+            ledger: self.devices().await?,
+            active: self.active().await?,
+            count: self.count().await?,
+        };
+        Ok((answers, told))
+    }
+
+    async fn settled(&self, unsettled: &[ThinDevice]) -> Result<Vec<PoolDifference>, ThinError> {
         let failed: BTreeMap<u32, ThinError> = self.settle_all().await?.into_iter().collect();
+        self.found.lock().stubborn = failed.keys().copied().collect();
         let told = unsettled.iter().map(|device| {
             let error = failed.get(&device.id);
             let what = match error {
@@ -140,25 +268,20 @@ impl Thins {
             };
             difference(Some(device.id), "unsettled", what, error.is_none())
         });
-        let told = told.collect();
-        let answers = Answers {
-            ledger: self.devices().await?,
-            active: self.active().await?,
-            metadata: self.listed().await,
-            count: self.count().await?,
-        };
-        Ok((answers, told))
+        Ok(told.collect())
     }
 
-    /// Lists the metadata. It is held still for that, and let go whatever happens; what a daemon
-    /// that died has held is let go by the next list.
-    async fn listed(&self) -> Result<Vec<Mapped>, ThinError> {
-        let metadata = self
-            .change("the holding of the metadata", |ground, place| {
-                ground.reserve_metadata(place)
-            })
-            .await?;
-        let listed = self.ground.listed(self.place(), metadata, LIST).await;
+    /// Holds the metadata still. What a daemon that died has held is let go by that.
+    async fn hold(&self) -> Result<Device, ThinError> {
+        self.change("the holding of the metadata", |ground, place| {
+            ground.reserve_metadata(place)
+        })
+        .await
+    }
+
+    /// Lists the metadata that is held, and lets it go, whatever happens.
+    async fn read_held(&self, on: Device) -> Result<Vec<Mapped>, ThinError> {
+        let listed = self.ground.listed(self.place(), on, LIST).await;
         let released = self
             .change("the letting go of the metadata", |ground, place| {
                 ground.release_metadata(place)
@@ -168,10 +291,26 @@ impl Thins {
         released.map(|()| listed)
     }
 
-    async fn suspended(&self, active: &[Active]) -> Result<Vec<PoolDifference>, ThinError> {
+    /// Lets those go on that wait: at once, or if they did the last time, too. A snapshot takes a moment, and is
+    /// none of this turn's.
+    async fn suspended(
+        &self,
+        active: &[Active],
+        at_once: bool,
+    ) -> Result<Vec<PoolDifference>, ThinError> {
+        let wait: BTreeSet<u32> = active
+            .iter()
+            .filter(|device| device.suspended)
+            .map(|device| device.id)
+            .collect();
+        let before = std::mem::replace(&mut self.found.lock().suspended, wait.clone());
         let mut found = Vec::new();
-        for device in active.iter().filter(|device| device.suspended) {
-            let id = device.id;
+        for id in wait {
+            if !at_once && !before.contains(&id) {
+                let what = format!("thin device {id} is suspended: its requests wait");
+                found.push(difference(Some(id), "suspended", what, false));
+                continue;
+            }
             self.change("the resumption of a volume", move |ground, place| {
                 ground.resume(place, id)
             })
@@ -187,7 +326,10 @@ impl Thins {
         answers: &Answers,
         metadata: &[Mapped],
     ) -> Result<Vec<PoolDifference>, ThinError> {
-        let known: BTreeSet<u32> = answers.ledger.iter().map(|device| device.id).collect();
+        // It goes on while the metadata is read: who was there at the one time or the other is known.
+        let now = self.devices().await?;
+        let all = answers.ledger.iter().chain(&now);
+        let known: BTreeSet<u32> = all.map(|device| device.id).collect();
         let mut found = Vec::new();
         for mapped in metadata.iter().filter(|mapped| !known.contains(&mapped.id)) {
             let cause = "the pool has it and nobody had written it down";

@@ -13,7 +13,12 @@ use super::{Api, view};
 #[utoipa::path(get, path = "/v1/orphans", operation_id = "list_orphans", tag = "orphans",
     responses((status = 200, body = OrphanList), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn list(State(api): State<Api>) -> ApiResult<Json<OrphanList>> {
-    Ok(Json(api.engine.orphans().await?))
+    let mut list = api.engine.orphans().await?;
+    let differences = api.thins.differences();
+    list.items
+        .extend(crate::pool::compare::as_orphans(&differences));
+    list.items.sort_by_key(|orphan| orphan.state);
+    Ok(Json(list))
 }
 
 /// Removes orphans by hand, each with a proof at the moment of action. Only what is ours and no

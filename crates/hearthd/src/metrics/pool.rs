@@ -1,6 +1,7 @@
 //! The thin pool, as its keeper saw it last. Where there is none all of it is 0.
 
 use hearth_types::pool::{PoolState, PoolView};
+use hearth_types::thin::PoolDifference;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,7 +21,21 @@ pub(super) struct PoolMetrics {
     checked: Gauge,
     backed_up: Gauge,
     extensions: Family<Label, Counter>,
+    differences: Family<Label, Gauge>,
+    compared: Gauge,
 }
+
+/// In what ledger, kernel and metadata can differ: see docs/storage.md.
+const DIFFERENCES: [&str; 8] = [
+    "unsettled",
+    "unrecorded",
+    "lost",
+    "gone",
+    "stray",
+    "table",
+    "suspended",
+    "behind",
+];
 
 /// Which part of it is meant.
 const PARTS: [&str; 2] = ["data", "metadata"];
@@ -38,6 +53,9 @@ impl PoolMetrics {
             self.state.get_or_create(&label).set(0);
         }
         zero(&self.extensions, "outcome", &["done", "failed"]);
+        for kind in DIFFERENCES {
+            self.differences.get_or_create(&[("kind", kind)]).set(0);
+        }
     }
 
     #[rustfmt::skip]
@@ -50,6 +68,8 @@ impl PoolMetrics {
         registry.register("pool_needs_check", "1 while nobody can write to the pool because its metadata must be checked", self.needs_check.clone());
         registry.register("pool_checked_timestamp_seconds", "When the pool's metadata was checked last; 0: never", self.checked.clone());
         registry.register("pool_backup_timestamp_seconds", "When the pool's metadata was backed up last; 0: never", self.backed_up.clone());
+        registry.register("pool_differences", "In how many thin devices database, kernel and metadata do not agree, of what was not repaired", self.differences.clone());
+        registry.register("pool_compared_timestamp_seconds", "When they were compared last; 0: never", self.compared.clone());
         registry.register("pool_extensions", "Growths of the pool by itself", self.extensions.clone());
     }
 
@@ -83,6 +103,17 @@ impl Metrics {
     /// The pool was looked at.
     pub(crate) fn pool_seen(&self, view: &PoolView) {
         self.pool.seen(view);
+    }
+
+    /// What is written down of it was compared with what is.
+    pub(crate) fn pool_compared(&self, found: &[PoolDifference], at: jiff::Timestamp) {
+        for kind in DIFFERENCES {
+            let stand = found.iter().filter(|it| it.kind == kind && !it.repaired);
+            let count = i64::try_from(stand.count()).unwrap_or(i64::MAX);
+            let label = [("kind", kind)];
+            self.pool.differences.get_or_create(&label).set(count);
+        }
+        self.pool.compared.set(at.as_second());
     }
 
     /// The pool has grown by itself, or could not.

@@ -28,6 +28,7 @@ mod mode;
 mod orphans;
 mod overview;
 mod pool;
+mod pool_compare;
 mod pool_keeper;
 mod recovery;
 mod refs;

@@ -22,7 +22,7 @@ use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{FakeNetwork, NetworkConfig};
 use hearth_plan::Policy;
 use hearth_pool::fake::FakeGround;
-use hearth_pool::{Place, Pool, Thins};
+use hearth_pool::{Choice, Place, Pool, ThinVolumes, Thins};
 use hearth_store::{LeaseRanges, Store};
 use hearth_types::api::{ConfigView, ImportKind, Vm};
 use hearth_types::ids::InstallationId;
@@ -130,25 +130,33 @@ impl Processes for RigProcesses {
 impl Rig {
     /// A daemon with one image and one kernel, its loop running.
     pub(crate) async fn new() -> Self {
+        Self::with_disks(Choice::Files).await
+    }
+
+    /// The same whose new disks are files, or in a pool.
+    pub(crate) async fn with_disks(choice: Choice) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
         let store = Store::open(dir.join("hearth.db")).unwrap();
         let vmm = Arc::new(RigVmm::default());
-        let engine = engine(&dir, store, &vmm).await;
-        let (stop, stopping) = watch::channel(false);
         let ground = FakeGround::default();
         let pool = Pool::new(
-            Place::new(&dir.join("pool"), engine.parts.store.installation()),
+            Place::new(&dir.join("pool"), store.installation()),
             Arc::new(ground.clone()),
         );
-        let ledger = StoreLedger::new(engine.parts.store.clone());
+        let ledger = Arc::new(StoreLedger::new(store.clone()));
+        let thins = Thins::new(pool.clone(), Arc::new(ground.clone()), ledger);
+        let files = Arc::new(FileVolumes::default());
+        let disks = Arc::new(ThinVolumes::new(thins.clone(), files, choice));
+        let engine = engine(&dir, store, &vmm, disks).await;
+        let (stop, stopping) = watch::channel(false);
         let config = Arc::new(ConfigView {
             entries: Vec::new(),
         });
         let jobs = hearthd::image_jobs::open(&engine, &config).unwrap();
         let api = Api {
             engine: Arc::clone(&engine),
-            thins: Thins::new(pool.clone(), Arc::new(ground.clone()), Arc::new(ledger)),
+            thins,
             pool,
             jobs,
             config,
@@ -265,7 +273,12 @@ impl Drop for Rig {
     }
 }
 
-async fn engine(dir: &Utf8Path, store: Store, vmm: &Arc<RigVmm>) -> Arc<Engine> {
+async fn engine(
+    dir: &Utf8Path,
+    store: Store,
+    vmm: &Arc<RigVmm>,
+    disks: Arc<ThinVolumes>,
+) -> Arc<Engine> {
     let network = NetworkConfig {
         bridge: "rig0".to_owned(),
         table: "rig".to_owned(),
@@ -288,7 +301,7 @@ async fn engine(dir: &Utf8Path, store: Store, vmm: &Arc<RigVmm>) -> Arc<Engine> 
         kernels: Arc::new(kernels),
         vmm: vmm.clone(),
         net: Arc::new(FakeNetwork::new(network.clone())),
-        disks: Arc::new(FileVolumes::default()),
+        disks,
         processes: Arc::new(RigProcesses(vmm.clone())),
         clock: Arc::new(SystemClock),
         guest_segment: Arc::new(Vec::new()),
