@@ -192,6 +192,9 @@ pub enum Mending<'a> {
         from: &'a Utf8Path,
         /// The metadata: a file that is large enough.
         to: &'a Utf8Path,
+        /// How many blocks of data the pool has. Text that was written of a pool that the kernel had says
+        /// none.
+        blocks: u64,
     },
     /// Makes sound metadata of what can be read of damaged metadata.
     Repair {

@@ -54,7 +54,10 @@ pub(super) fn mend(ground: &FakeGround, work: &Mending<'_>) -> Result<Checked, P
                 std::fs::write(to, &first[8..]).map_err(io)?;
                 Ok(Checked::Good)
             }
-            Mending::Restore { from, to } => {
+            Mending::Restore { from, to, blocks } => {
+                if *blocks == 0 {
+                    return Ok(Checked::Bad("mapping beyond end of data device".to_owned()));
+                }
                 let number = std::fs::read(from).map_err(io)?;
                 whole(to, &number).map_err(io)?;
                 Ok(Checked::Good)

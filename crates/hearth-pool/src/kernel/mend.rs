@@ -179,10 +179,11 @@ fn words(work: &Mending<'_>) -> (&'static str, Vec<String>) {
             }
             ("thin_dump", words)
         }
-        Mending::Restore { from, to } => (
-            "thin_restore",
-            text(&["-q", "-i", from.as_str(), "-o", to.as_str()]),
-        ),
+        Mending::Restore { from, to, blocks } => {
+            let mut words: Vec<String> = text(&["-q", "-i", from.as_str(), "-o", to.as_str()]);
+            words.extend(["--nr-data-blocks".to_owned(), blocks.to_string()]);
+            ("thin_restore", words)
+        }
         Mending::Repair { from, to, first } => {
             let mut words: Vec<String> = text(&["-i", from.as_str(), "-o", to.as_str()]);
             if let Some(first) = first {
@@ -231,5 +232,22 @@ mod tests {
             "{broke}"
         );
         assert!(broke.contains("a newer one"), "{broke}");
+    }
+
+    /// What is held of a pool that the kernel has is written down as one of no blocks (0.9.0), which nothing
+    /// can be restored from without the number.
+    #[test]
+    fn a_backup_is_restored_with_the_number_of_blocks() {
+        let work = Mending::Restore {
+            from: "/from".into(),
+            to: "/to".into(),
+            blocks: 4096,
+        };
+        let (tool, args) = words(&work);
+        assert_eq!(tool, "thin_restore");
+        assert!(
+            args.ends_with(&["--nr-data-blocks".to_owned(), "4096".to_owned()]),
+            "{args:?}"
+        );
     }
 }

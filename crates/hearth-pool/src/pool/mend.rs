@@ -225,6 +225,7 @@ impl Pool {
                 let work = Mending::Restore {
                     from: &text,
                     to: &spare,
+                    blocks: layout.data / layout.block.bytes(),
                 };
                 let made = self.ground.mend(&work, deadline).await;
                 self.relief("the removal of a draft", move |_, _| files::forget(&text))
