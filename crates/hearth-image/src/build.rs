@@ -5,6 +5,8 @@
 //! image. It owns everything it needs, so when the asker's future is dropped it sees the flag,
 //! throws its temporary folder away and ends.
 
+mod shared;
+
 use std::io::Read;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::config::Details;
+use crate::layers::Shared;
 use crate::progress::Reporter;
 use crate::store::{Inner, Sealed, Turn, VOLUME, disk_bytes};
 use crate::unpack::{Layer, Unpacker};
@@ -46,6 +49,8 @@ pub(crate) struct Recipe {
     pub(crate) layers: usize,
     /// A guess at the bytes of the content.
     pub(crate) expected: u64,
+    /// Layer by layer, on devices that other images share.
+    pub(crate) shared: Option<Shared>,
 }
 
 /// Tells the blocking thread when the asker's future is gone.
@@ -68,21 +73,40 @@ pub(crate) async fn run(
     let cancelled = Arc::new(AtomicBool::new(false));
     let _cancel = CancelOnDrop(Arc::clone(&cancelled));
     let folder = store.inner.temporary()?;
-    let path = Utf8PathBuf::try_from(folder.path().join(VOLUME))
-        .map_err(|e| ImageError::Volume(Box::new(e)))?;
-    let volume = Volume::create(path, recipe.expected, store.inner.limits.bytes).await?;
+    let whole = match &recipe.shared {
+        Some(_) => None,
+        None => {
+            let path = Utf8PathBuf::try_from(folder.path().join(VOLUME))
+                .map_err(|e| ImageError::Volume(Box::new(e)))?;
+            Some(Volume::create(path, recipe.expected, store.inner.limits.bytes).await?)
+        }
+    };
     let (sender, admitted) = mpsc::channel(1);
     let told = reporter.clone();
     let admit = admit(store, layers, sender, &told);
+    let (all, handle) = (store.clone(), tokio::runtime::Handle::current());
     let work = store.blocking(move |inner| {
         let _turns = turns;
-        let work = Work {
-            inner,
-            recipe,
-            cancelled: &cancelled,
-            reporter,
-        };
-        work.run(folder, volume, admitted)
+        let cancelled = &cancelled;
+        match (recipe.shared.clone(), whole) {
+            (Some(shared), None) => shared::Work {
+                store: &all,
+                recipe,
+                shared,
+                cancelled,
+                reporter,
+                handle,
+            }
+            .run(&folder, admitted),
+            (_, Some(volume)) => Work {
+                inner,
+                recipe,
+                cancelled,
+                reporter,
+            }
+            .run(folder, volume, admitted),
+            (None, None) => Err(ImageError::Cancelled),
+        }
     });
     let (built, ()) = tokio::join!(work, admit);
     if let Err(error) = &built
@@ -167,6 +191,7 @@ impl Work<'_> {
                 layers: self.recipe.layers,
                 config: details.config,
                 origin: None,
+                chain: Vec::new(),
             },
             blobs: self.recipe.blobs,
         };

@@ -185,6 +185,9 @@ pub enum ImageError {
     /// A snapshot that is to become an image cannot.
     #[error("{}", .0.detail)]
     Snapshot(Box<Problem>),
+    /// What holds layers failed.
+    #[error("{}", .0.detail)]
+    Layers(Box<Problem>),
     /// The asker went away.
     #[error("the operation was cancelled")]
     Cancelled,
@@ -218,7 +221,7 @@ impl ImageError {
             | Self::Digest { .. } => Code::Upstream,
             Self::Write { source, .. } | Self::File { source, .. } => io_code(source),
             Self::Damaged { .. } | Self::Volume(_) => Code::Internal,
-            Self::Snapshot(problem) => problem.code,
+            Self::Snapshot(problem) | Self::Layers(problem) => problem.code,
             Self::Cancelled => Code::Unavailable,
         }
     }
@@ -233,7 +236,9 @@ impl ImageError {
             Self::Download { .. } => true,
             Self::S3(error) => error.is_temporary(),
             // The host may have been too busy; what the snapshot itself lacks stays as it is.
-            Self::Snapshot(problem) => matches!(problem.code, Code::Internal | Code::Unavailable),
+            Self::Snapshot(problem) | Self::Layers(problem) => {
+                matches!(problem.code, Code::Internal | Code::Unavailable)
+            }
             _ => false,
         }
     }
@@ -265,7 +270,7 @@ impl ImageError {
                 io::ErrorKind::NotFound => "not_found",
                 _ => "internal",
             },
-            Self::Snapshot(problem) => match problem.code {
+            Self::Snapshot(problem) | Self::Layers(problem) => match problem.code {
                 Code::NotFound => "not_found",
                 Code::Exhausted => "disk_full",
                 Code::Conflict | Code::InUse | Code::Invalid => "refused",
@@ -290,7 +295,7 @@ impl ImageError {
             )),
             Self::Tls { hint, .. } => Some((*hint).to_owned()),
             Self::S3(error) => error.hint(),
-            Self::Snapshot(problem) => problem.hint.clone(),
+            Self::Snapshot(problem) | Self::Layers(problem) => problem.hint.clone(),
             _ => None,
         }
     }

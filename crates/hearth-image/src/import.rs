@@ -39,6 +39,7 @@ impl Plan {
                 blobs: Vec::new(),
                 layers: 0,
                 expected,
+                shared: None,
             },
             layers: Vec::new(),
         }
@@ -145,19 +146,21 @@ fn bundled(
 
 async fn build_plan(
     store: &ImageStore,
-    plan: Plan,
+    mut plan: Plan,
     reporter: Reporter,
 ) -> Result<ImageRecord, ImageError> {
     let mut turns = Vec::new();
     if let Some(id) = &plan.recipe.id {
         turns.push(store.turn(id.as_str()).await);
-        if let Some(record) = store.inner.find(id)? {
+        if let Some(record) = store.whole(id).await? {
             return Ok(record);
         }
+        plan.recipe.shared = store.shared(&plan.recipe.details).await?;
     }
+    let present = plan.recipe.shared.as_ref().map_or(0, |it| it.present);
     reporter.done(JobState::Verify);
     let (sender, layers) = mpsc::channel(plan.layers.len().max(1));
-    for ready in plan.layers {
+    for ready in plan.layers.into_iter().skip(present) {
         // The channel has room for all of them.
         drop(sender.try_send(ready));
     }
@@ -187,6 +190,7 @@ fn rootfs(path: &Utf8Path, shown: &str) -> Result<Plan, ImageError> {
             blobs: Vec::new(),
             layers: 0,
             expected,
+            shared: None,
         },
         layers: Vec::new(),
     };
@@ -307,6 +311,7 @@ fn copy_disk(
             layers: 1,
             config: details.config,
             origin: None,
+            chain: Vec::new(),
         },
         blobs: Vec::new(),
     };

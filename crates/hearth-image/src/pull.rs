@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::build::{self, Ready, Recipe};
 use crate::config::Details;
-use crate::manifest::{Document, Manifest, Wanted};
+use crate::manifest::{Descriptor, Document, Manifest, Wanted};
 use crate::name::Name;
 use crate::origin::Origin;
 use crate::progress::{Reporter, Resolved};
@@ -207,7 +207,7 @@ impl Puller<'_> {
         manifest: &Manifest,
     ) -> Result<ImageRecord, ImageError> {
         let turn = self.store.turn_after(id.as_str(), self.reporter).await;
-        if let Some(record) = self.store.inner.find(id)? {
+        if let Some(record) = self.store.whole(id).await? {
             return Ok(record);
         }
         let what = name.to_string();
@@ -217,9 +217,16 @@ impl Puller<'_> {
             .await?;
         let config = blob::document(self.store, self.origin, &manifest.config).await?;
         let details = Details::parse(&what, &config, manifest.layers.len())?;
+        let shared = self.store.shared(&details).await?;
+        // What is there already is not downloaded.
+        let present = shared.as_ref().map_or(0, |shared| shared.present);
+        for layer in &manifest.layers[..present] {
+            let (name, size) = (blob::short(&layer.digest), layer.size);
+            self.reporter.item(&name, "cached", size, Some(size));
+        }
         self.reporter.stage(format!(
             "Pulling {} layers of {what}",
-            manifest.layers.len()
+            manifest.layers.len() - present
         ));
         let recipe = Recipe {
             id: Some(id.clone()),
@@ -231,6 +238,7 @@ impl Puller<'_> {
                 .collect(),
             layers: manifest.layers.len(),
             expected: manifest.expected_size(),
+            shared,
         };
         let (sender, layers) = mpsc::channel(self.parallel);
         let build = build::run(
@@ -244,7 +252,7 @@ impl Puller<'_> {
         // fails hangs up, which ends the downloads; downloads that fail drop the sender.
         let download = async {
             let _place = place;
-            let downloaded = self.download(manifest, sender).await;
+            let downloaded = self.download(&manifest.layers[present..], sender).await;
             if downloaded.is_ok() {
                 self.reporter.done(JobState::Download);
                 // Each was compared with its digest as it came; kept ones are as they are unpacked.
@@ -279,11 +287,11 @@ impl Puller<'_> {
 
     async fn download(
         &self,
-        manifest: &Manifest,
+        layers: &[Descriptor],
         sender: mpsc::Sender<Ready>,
     ) -> Result<(), ImageError> {
         // Owned layers: closures over references make a future that no task takes.
-        let downloads = futures::stream::iter(manifest.layers.clone())
+        let downloads = futures::stream::iter(layers.to_vec())
             .map(|layer| async move {
                 let blob = blob::ensure(self.store, self.origin, &layer, self.reporter).await?;
                 Ok(Ready {

@@ -220,6 +220,7 @@ impl Making {
             layers: 1,
             config: parent.config,
             origin: Some(origin),
+            chain: Vec::new(),
         }
     }
 }

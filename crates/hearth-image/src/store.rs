@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -32,7 +32,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore};
 
 use crate::name::Name;
 use crate::progress::{self, Reporter};
-use crate::{ImageError, Limits, ProgressSink, PullRequest, digest, import, pull};
+use crate::{ImageError, Layers, Limits, ProgressSink, PullRequest, digest, import, pull};
 
 /// Prefix of temporary folders in `images`.
 const TEMPORARY: &str = ".tmp-";
@@ -47,7 +47,6 @@ pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Inner {
     dir: Utf8PathBuf,
     pub(crate) limits: Limits,
@@ -57,6 +56,8 @@ pub(crate) struct Inner {
     pub(crate) downloads: Arc<Semaphore>,
     /// Places for layers that are unpacked.
     pub(crate) unpacks: Arc<Semaphore>,
+    /// Where layers are shared, if they are.
+    pub(crate) layers: OnceLock<Arc<dyn Layers>>,
 }
 
 /// `image.json`: the record (its references live in `refs.json`) and the blobs it came from.
@@ -70,6 +71,14 @@ pub(crate) struct Sealed {
 
 /// The right to work on one digest; others wait.
 pub(crate) type Turn = OwnedMutexGuard<()>;
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
 
 impl ImageStore {
     /// Opens a store, making its folders, and removes what crashed work has left.
@@ -100,6 +109,7 @@ impl ImageStore {
             limits,
             refs: Mutex::new(refs),
             locks: Mutex::new(HashMap::new()),
+            layers: OnceLock::new(),
         };
         inner.remove_stale_blobs(SystemTime::now());
         inner.forget_objects();
@@ -291,12 +301,21 @@ impl Inner {
     /// The same with a finished folder that somebody else cleans up; whether it was moved.
     pub(crate) fn seal_at(&self, path: &Utf8Path, sealed: &Sealed) -> Result<bool, ImageError> {
         let target = self.image_dir(&sealed.record.id);
+        let mut doomed = None;
         if target.join(RECORD).exists() {
-            return Ok(false);
+            if self.read(&sealed.record.id)?.record.chain.is_empty() {
+                return Ok(false);
+            }
+            // Its volume was lost with its pool, else nobody would have made it again.
+            let old = self.temporary()?;
+            let aside = old.path().join("image");
+            fs::rename(&target, &aside).map_err(ImageError::file("replace", &target))?;
+            doomed = Some(old);
         }
         write_durably(&path.join(RECORD), sealed)?;
         sync_folder(path)?;
         fs::rename(path, &target).map_err(ImageError::file("create", &target))?;
+        drop(doomed);
         sync_folder(&self.dir.join("images"))?;
         Ok(true)
     }

@@ -142,6 +142,12 @@ impl<'a> Unpacker<'a> {
         self
     }
 
+    /// So many layers are there already, which somebody else unpacked.
+    pub(crate) const fn over(mut self, layers: usize) -> Self {
+        self.layers = layers;
+        self
+    }
+
     /// Unpacks one layer over what is there and returns the digest if one was taken.
     ///
     /// # Errors

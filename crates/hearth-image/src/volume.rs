@@ -1,7 +1,9 @@
-//! A root volume in the making: a sparse file with ext4 on it, mounted where nobody sees it.
+//! A root volume in the making: a sparse file, or a device of the pool, with ext4 on it, mounted where
+//! nobody sees it.
 //!
 //! ```text
-//! create ── sparse file, mke2fs, loop device, detached mount
+//! create ── sparse file, mke2fs, loop device, detached mount        (a device: no file, no loop device,
+//!    │                                                               and mke2fs for the lowest layer only)
 //!    │
 //!    ├─ reserve (any number) ── grows file, device and mounted file system when room is short
 //!    │
@@ -17,7 +19,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::os::unix::fs::FileTypeExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_host::command;
@@ -26,6 +30,7 @@ use hearth_host::mount::DetachedExt4;
 use rustix::fs::{Mode, OFlags};
 
 use crate::ImageError;
+use crate::layers::{LayerDevice, failed};
 use crate::unpack::Room;
 
 /// Size of a block of the file system, in bytes.
@@ -46,6 +51,8 @@ const INODES: u64 = 1024;
 const MKFS_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the kernel may take to unmount after the last descriptor is gone.
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(120);
+/// Between two looks at whether it has.
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// For speed: a volume that is not finished is thrown away, so until then nothing needs to
 /// survive a crash.
@@ -63,7 +70,7 @@ pub(crate) struct Volume {
     mounted: Option<Mounted>,
     /// Whether the kernel lets us grow it while it is mounted.
     online: bool,
-    file: File,
+    ground: Ground,
     path: Utf8PathBuf,
     size: u64,
     largest: u64,
@@ -71,7 +78,79 @@ pub(crate) struct Volume {
     free: (u64, u64),
 }
 
+/// What the file system is on.
+enum Ground {
+    File(File),
+    Device(Arc<dyn LayerDevice>),
+}
+
+impl Ground {
+    /// Makes it larger. On a blocking thread of tokio.
+    fn resize(&self, path: &Utf8Path, size: u64) -> Result<(), ImageError> {
+        match self {
+            Self::File(file) => file.set_len(size).map_err(ImageError::file("grow", path)),
+            Self::Device(device) => tokio::runtime::Handle::current()
+                .block_on(device.grow(size))
+                .map_err(failed),
+        }
+    }
+
+    fn sync(&self, path: &Utf8Path) -> Result<(), ImageError> {
+        match self {
+            Self::File(file) => file.sync_all(),
+            // A flush of the device: what the pool has of it is durable, too.
+            Self::Device(device) => File::open(device.node()).and_then(|node| node.sync_all()),
+        }
+        .map_err(ImageError::file("write out", path))
+    }
+}
+
 impl Volume {
+    /// Mounts a device that a layer is unpacked on, with a file system made on it if it is a new one.
+    pub(crate) async fn on_device(
+        device: Arc<dyn LayerDevice>,
+        new: bool,
+        largest: u64,
+    ) -> Result<Self, ImageError> {
+        let (path, size) = (device.node().to_owned(), device.bytes().await);
+        if new {
+            mkfs(&path).await?;
+        }
+        Self::attach(Ground::Device(device), path, size, largest, new).await
+    }
+
+    /// The size of a device for the lowest layer of an image with so much content.
+    pub(crate) fn first_size(content: u64) -> u64 {
+        whole(START.max(content / 4))
+    }
+
+    async fn attach(
+        ground: Ground,
+        path: Utf8PathBuf,
+        size: u64,
+        largest: u64,
+        new: bool,
+    ) -> Result<Self, ImageError> {
+        let attach = move || {
+            let mounted = Mounted::new(&ground, &path)?;
+            if new {
+                remove_lost_found(mounted.mount.as_fd())?;
+            }
+            Ok(Self {
+                mounted: Some(mounted),
+                online: may_grow_mounted(),
+                ground,
+                path,
+                size,
+                largest,
+                free: (0, 0),
+            })
+        };
+        tokio::task::spawn_blocking(attach)
+            .await
+            .map_err(|e| ImageError::Volume(Box::new(e)))?
+    }
+
     /// Makes and mounts an empty volume at `path`. `content` is a guess at what goes in, in
     /// bytes; `largest` bounds what may.
     pub(crate) async fn create(
@@ -90,22 +169,7 @@ impl Volume {
         file.set_len(size)
             .map_err(ImageError::file("size", &path))?;
         mkfs(&path).await?;
-        let attach = move || {
-            let mounted = Mounted::new(&file)?;
-            remove_lost_found(mounted.mount.as_fd())?;
-            Ok(Self {
-                mounted: Some(mounted),
-                online: may_grow_mounted(),
-                file,
-                path,
-                size,
-                largest,
-                free: (0, 0),
-            })
-        };
-        tokio::task::spawn_blocking(attach)
-            .await
-            .map_err(|e| ImageError::Volume(Box::new(e)))?
+        Self::attach(Ground::File(file), path, size, largest, true).await
     }
 
     /// The root of the mounted volume.
@@ -128,7 +192,7 @@ impl Volume {
         }
         let Self {
             mounted,
-            file,
+            ground,
             path,
             size,
             ..
@@ -136,8 +200,7 @@ impl Volume {
         if let Some(mounted) = mounted {
             mounted.unmount(&path)?;
         }
-        file.sync_all()
-            .map_err(ImageError::file("write out", &path))?;
+        ground.sync(&path)?;
         Ok(size)
     }
 
@@ -166,9 +229,7 @@ impl Volume {
             return Ok(false);
         }
         let size = self.larger(by)?;
-        self.file
-            .set_len(size)
-            .map_err(ImageError::file("grow", &self.path))?;
+        self.ground.resize(&self.path, size)?;
         let mounted = self.mounted()?;
         mounted.device.refresh_capacity()?;
         match mounted.mount.grow(size / BLOCK) {
@@ -191,16 +252,14 @@ impl Volume {
         if let Some(mounted) = self.mounted.take() {
             mounted.unmount(&self.path)?;
         }
-        self.file
-            .set_len(size)
-            .map_err(ImageError::file("grow", &self.path))?;
+        self.ground.resize(&self.path, size)?;
         // -f: no check first; this kernel has just unmounted it.
         let args = ["-f", self.path.as_str()];
         tokio::runtime::Handle::current()
             .block_on(command::run("resize2fs", &args, b"", MKFS_DEADLINE))
             .map_err(|e| ImageError::Volume(Box::new(e)))?;
         self.size = size;
-        self.mounted = Some(Mounted::new(&self.file)?);
+        self.mounted = Some(Mounted::new(&self.ground, &self.path)?);
         Ok(())
     }
 }
@@ -209,13 +268,69 @@ impl Volume {
 struct Mounted {
     // Fields drop in this order: the mount goes before the device.
     mount: DetachedExt4,
-    device: LoopDevice,
+    device: Under,
+}
+
+/// The block device under a mount.
+enum Under {
+    Loop(LoopDevice),
+    Block(Utf8PathBuf),
+}
+
+impl Under {
+    fn refresh_capacity(&self) -> Result<(), ImageError> {
+        match self {
+            Self::Loop(device) => Ok(device.refresh_capacity()?),
+            // It is as large as its table, at once.
+            Self::Block(_) => Ok(()),
+        }
+    }
+
+    /// Waits until nobody uses it: the kernel unmounts when the last descriptor is gone.
+    fn release(self) -> Result<(), ImageError> {
+        let node = match self {
+            Self::Loop(device) => return Ok(device.release(UNMOUNT_DEADLINE)?),
+            Self::Block(node) => node,
+        };
+        let end = Instant::now() + UNMOUNT_DEADLINE;
+        loop {
+            // O_EXCL of a block device: refused as long as it is mounted (open(2)).
+            let opened = rustix::fs::open(
+                node.as_std_path(),
+                OFlags::RDONLY | OFlags::EXCL | OFlags::CLOEXEC,
+                Mode::empty(),
+            );
+            match opened {
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::BUSY) if Instant::now() < end => {
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                Err(error) => return Err(ImageError::file("unmount", &node)(error.into())),
+            }
+        }
+    }
 }
 
 impl Mounted {
-    fn new(file: &File) -> Result<Self, ImageError> {
-        let device = LoopDevice::attach(file.as_fd())?;
-        let mount = DetachedExt4::mount(device.path(), &OPTIONS)?;
+    fn new(ground: &Ground, path: &Utf8Path) -> Result<Self, ImageError> {
+        let device = match ground {
+            Ground::File(file) => Under::Loop(LoopDevice::attach(file.as_fd())?),
+            Ground::Device(_) => {
+                let opened = File::options().read(true).write(true).open(path);
+                let file = opened.map_err(ImageError::file("open", path))?;
+                let meta = file.metadata().map_err(ImageError::file("look at", path))?;
+                match meta.file_type().is_block_device() {
+                    true => Under::Block(path.to_owned()),
+                    // What stands for a device where there is no device-mapper.
+                    false => Under::Loop(LoopDevice::attach(file.as_fd())?),
+                }
+            }
+        };
+        let node = match &device {
+            Under::Loop(device) => device.path(),
+            Under::Block(node) => node.as_std_path(),
+        };
+        let mount = DetachedExt4::mount(node, &OPTIONS)?;
         Ok(Self { mount, device })
     }
 
@@ -231,7 +346,7 @@ impl Mounted {
         rustix::fs::syncfs(self.root(path)?)
             .map_err(|e| ImageError::file("write out", path)(e.into()))?;
         drop(self.mount);
-        Ok(self.device.release(UNMOUNT_DEADLINE)?)
+        self.device.release()
     }
 }
 

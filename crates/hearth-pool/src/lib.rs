@@ -55,4 +55,4 @@ pub use pool::Pool;
 pub use record::{Record, Stage};
 pub use space::{Limits, Readings};
 pub use thin::{Depth, Ledger, ThinError, ThinGround, Thins};
-pub use volumes::{Choice, ThinVolumes, volume_name};
+pub use volumes::{Choice, NewLayer, ThinVolumes, layer_name, volume_name};

@@ -248,7 +248,10 @@ impl Thins {
 
     /// Tells the pool the sizes of all that is promised from it. Orphans count: they may be full.
     fn tell_sizes(&self, all: &[ThinDevice]) {
-        let sizes = all.iter().map(|device| device.bytes);
+        // What nobody writes to any more takes no more than it has.
+        let sealed = |it: &&ThinDevice| it.kind == ThinKind::Layer && it.state == ThinState::Ready;
+        let promised = all.iter().filter(|device| !sealed(device));
+        let sizes = promised.map(|device| device.bytes);
         self.pool
             .set_provisioned(sizes.fold(0, u64::saturating_add));
     }

@@ -9,6 +9,7 @@
 //! A volume's name is that of its folder and its file. Its node has the mode and owner that a file
 //! would have, so whoever opens the path finds a disk, whatever it stands on.
 
+mod layers;
 mod making;
 mod swap;
 
@@ -24,6 +25,7 @@ use hearth_types::units::Bytes;
 use parking_lot::Mutex;
 
 use crate::thin::{ThinError, Thins, Under};
+pub use layers::{NewLayer, layer_name};
 
 /// Where new volumes are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +47,7 @@ pub struct ThinVolumes {
     choice: Choice,
     /// One at a time for each name.
     locks: Arc<Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>>,
+    filling: layers::Filling,
 }
 
 impl std::fmt::Debug for ThinVolumes {
@@ -97,6 +100,7 @@ impl ThinVolumes {
             files,
             choice,
             locks: Arc::default(),
+            filling: Arc::default(),
         }
     }
 

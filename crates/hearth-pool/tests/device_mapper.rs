@@ -8,6 +8,11 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "device_mapper/layers.rs"]
+mod layers;
+#[path = "../../hearthd/src/layers.rs"]
+#[expect(unreachable_pub, reason = "it is a part of the daemon's library, too")]
+mod pool_layers;
 #[path = "device_mapper/thin.rs"]
 mod thin;
 

@@ -9,6 +9,8 @@
 
 #[path = "thin/cuts.rs"]
 mod cuts;
+#[path = "thin/layers.rs"]
+mod layers;
 #[path = "thin/volumes.rs"]
 mod volumes;
 #[path = "thin/world.rs"]

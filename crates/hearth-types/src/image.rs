@@ -84,6 +84,9 @@ pub struct ImageRecord {
     /// Which snapshot it was made from, if it was made from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<ImageOrigin>,
+    /// Chain ids of its layers in the thin pool, the lowest first; none where it was unpacked whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
 }
 
 /// The snapshot that an image was made from. The image needs none of what is named here: all of it

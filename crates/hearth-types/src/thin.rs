@@ -13,6 +13,8 @@ use utoipa::ToSchema;
 pub enum ThinKind {
     /// An image, filled once; VMs' root disks are its snapshots.
     Image,
+    /// A layer of images, and all below it: images and layers above are its snapshots.
+    Layer,
     /// The root disk of a VM.
     VmRoot,
     /// A data volume of a VM.
@@ -25,8 +27,9 @@ pub enum ThinKind {
 
 impl ThinKind {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Image,
+        Self::Layer,
         Self::VmRoot,
         Self::VmData,
         Self::Snapshot,
@@ -38,6 +41,7 @@ impl ThinKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::Layer => "layer",
             Self::VmRoot => "vm-root",
             Self::VmData => "vm-data",
             Self::Snapshot => "snapshot",

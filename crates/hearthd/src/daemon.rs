@@ -41,6 +41,7 @@ use crate::api::Api;
 use crate::engine::{Engine, Parts, Settings, paths::Paths};
 use crate::gc::keeper::GcPolicy;
 use crate::host::{Processes, SystemClock};
+use crate::layers::PoolLayers;
 use crate::listen::Sockets;
 use crate::manager::Manager;
 use crate::safeguards::Safeguards;
@@ -261,9 +262,12 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
     .with_limits(crate::pool::limits(config));
     let volumes = crate::volumes::of_host(pool, ground, store.clone(), config.storage);
     let thins = volumes.thins().clone();
+    let image_dir = config.data_dir.join("images");
+    let layers = Arc::new(PoolLayers::new(volumes.clone(), image_dir.join("images")));
     let parts = Parts {
-        images: ImageStore::open(&config.data_dir.join("images"), limits)
-            .context("the image folder cannot be used")?,
+        images: ImageStore::open(&image_dir, limits)
+            .context("the image folder cannot be used")?
+            .with_layers(layers),
         kernels: Arc::new(
             KernelStore::open(config.data_dir.join("kernels"))
                 .context("the kernel folder cannot be used")?,

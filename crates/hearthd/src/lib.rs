@@ -26,6 +26,7 @@ pub mod health;
 pub mod history;
 pub mod host;
 pub mod image_jobs;
+pub mod layers;
 pub mod listen;
 pub mod logging;
 pub mod manager;

@@ -10,6 +10,8 @@ mod import;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod login;
 #[cfg(test)]
 mod registry;

@@ -73,6 +73,12 @@ pub enum ThinError {
         /// Its number in the pool.
         id: u32,
     },
+    /// A layer that something is to be made of.
+    #[error("{name} is not in the pool")]
+    NoLayer {
+        /// Its volume.
+        name: String,
+    },
     /// It failed too often.
     #[error("{count} devices of {name} whose making failed are kept; no more are made")]
     TooManyOrphans {

@@ -1,7 +1,7 @@
 //! Changes of the pool's thin devices, and what is done about those that were cut off.
 
 use hearth_types::survey::chain;
-use hearth_types::thin::{NewThin, ThinDevice, ThinState};
+use hearth_types::thin::{NewThin, ThinDevice, ThinKind, ThinState};
 use hearth_types::units::Bytes;
 use jiff::Timestamp;
 
@@ -16,7 +16,7 @@ const MOST_ORPHANS: usize = 3;
 
 impl Thins {
     /// Makes a volume, or finds it: one of this name is there at the end. It is `ready` if it is a
-    /// snapshot, and `filling` if nothing was ever written to it.
+    /// snapshot, and `filling` if it is to be written to first: an empty one, or a layer.
     ///
     /// # Errors
     /// See [`ThinError`]. What the kernel refused has left nothing; what else failed is decided by
@@ -103,8 +103,9 @@ impl Thins {
     async fn confirm(&self, device: ThinDevice, count: u64) -> Result<ThinDevice, ThinError> {
         self.counted(&device, count).await?;
         let state = match device.origin {
-            Some(_) => ThinState::Ready,
-            None => ThinState::Filling,
+            // A layer is written to, once.
+            Some(_) if device.kind != ThinKind::Layer => ThinState::Ready,
+            _ => ThinState::Filling,
         };
         let device = ThinDevice { state, ..device };
         self.ledger.put(device.clone()).await?;

@@ -92,15 +92,18 @@ fn a_newer_schema_is_refused_even_with_commits_in_its_log() {
     let dir = dir();
     filled(&dir);
     let newer = rusqlite::Connection::open(&dir.db).unwrap();
-    newer.execute_batch("PRAGMA user_version = 7").unwrap();
+    let next = hearth_store::SCHEMA_VERSION + 1;
+    newer
+        .execute_batch(&format!("PRAGMA user_version = {next}"))
+        .unwrap();
     drop(newer);
     let error = refused(&dir);
     assert!(matches!(
         error,
         StoreError::NewerSchema {
-            found: 7,
+            found,
             supported: hearth_store::SCHEMA_VERSION
-        }
+        } if found == next
     ));
 
     // The same with the newer version only in the write-ahead log: its writer was killed.
@@ -112,7 +115,10 @@ fn a_newer_schema_is_refused_even_with_commits_in_its_log() {
     drop(newer);
     open(&dir);
     let newer = rusqlite::Connection::open(&dir.db).unwrap();
-    newer.execute_batch("PRAGMA user_version = 8").unwrap();
+    let next = own + 2;
+    newer
+        .execute_batch(&format!("PRAGMA user_version = {next}"))
+        .unwrap();
     let killed = self::dir();
     let wal = |dir: &Dir| format!("{}-wal", dir.db);
     std::fs::copy(&dir.db, &killed.db).unwrap();
@@ -120,7 +126,7 @@ fn a_newer_schema_is_refused_even_with_commits_in_its_log() {
     let log = std::fs::read(wal(&killed)).unwrap();
     assert!(!log.is_empty());
     let error = refused(&killed);
-    assert!(matches!(error, StoreError::NewerSchema { found: 8, .. }));
+    assert!(matches!(error, StoreError::NewerSchema { found, .. } if found == next));
     assert!(std::fs::read(wal(&killed)).unwrap() == log);
 }
 

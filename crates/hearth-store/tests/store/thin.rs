@@ -67,3 +67,40 @@ async fn the_end_of_the_ids_is_followed_by_their_beginning() {
     assert!(store.put_thin(new("b").with_id(1 << 24)).await.is_err());
     assert!(store.put_thin(new("b").with_id(0)).await.is_err());
 }
+
+#[tokio::test]
+async fn a_ledger_of_before_layers_is_taken_over_and_takes_them() {
+    let folder = dir();
+    let old = rusqlite::Connection::open(&folder.db).unwrap();
+    for script in [
+        include_str!("../../src/migrations/0001.sql"),
+        include_str!("../../src/migrations/0002.sql"),
+        include_str!("../../src/migrations/0003.sql"),
+        include_str!("../../src/migrations/0004.sql"),
+        include_str!("../../src/migrations/0005.sql"),
+        include_str!("../../src/migrations/0006.sql"),
+    ] {
+        old.execute_batch(script).unwrap();
+    }
+    old.execute_batch(&format!(
+        "INSERT INTO meta (only, installation) VALUES (1, '{}');
+         INSERT INTO thin_devices VALUES (7, 'a', 'vm-root', 3, 64, 'orphaned', 'why', 9, '1970-01-01T00:00:00Z');
+         UPDATE thin_cursor SET last = 7;
+         PRAGMA application_id = 0x48727468; PRAGMA user_version = 6",
+        hearth_types::InstallationId::new()
+    ))
+    .unwrap();
+    drop(old);
+    let store = open(&folder);
+    let all = store.thin_devices().await.unwrap();
+    let kept = (all[0].id, all[0].origin, all[0].cause.as_deref());
+    assert_eq!((all.len(), kept), (1, (7, Some(3), Some("why"))));
+    let layer = NewThin {
+        kind: ThinKind::Layer,
+        ..new("layer-a")
+    };
+    let layer = store.begin_thin(layer).await.unwrap();
+    assert_eq!((layer.id, layer.kind), (8, ThinKind::Layer));
+    // A name is still one device's.
+    assert!(store.begin_thin(new("layer-a")).await.is_err());
+}

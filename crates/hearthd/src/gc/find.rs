@@ -15,6 +15,7 @@ use hearth_types::pool::PoolState;
 use hearth_types::snapshot::Snapshot;
 use hearth_types::survey::chain;
 use hearth_types::thin::{PoolVolume, ThinKind, ThinState};
+use jiff::{SignedDuration, Timestamp};
 
 use super::downloads::age;
 use super::{Ground, Order, skip};
@@ -23,6 +24,8 @@ use crate::engine::paths::{Paths, ROOT_DISK};
 
 /// An image that is younger is removed by hand alone.
 const NEW_IMAGE: Duration = Duration::from_secs(24 * 3600);
+/// A layer that is younger may be one of an image that is being pulled.
+const YOUNG_LAYER: SignedDuration = SignedDuration::from_hours(24);
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,7 +101,7 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
     for image in images.iter().flatten() {
         graph.root(Node::Image(image.id.clone()));
     }
-    found.thin_devices(&volumes, &graph.garbage());
+    found.thin_devices(&volumes, &graph.garbage(), engine.now());
     found.orphans(engine).await?;
     found.downloads(ground, order).await;
     found.dumps(engine, &rows).await;
@@ -220,7 +223,7 @@ impl Found {
         volumes
     }
 
-    fn thin_devices(&mut self, volumes: &[PoolVolume], garbage: &BTreeSet<Node>) {
+    fn thin_devices(&mut self, volumes: &[PoolVolume], garbage: &BTreeSet<Node>, now: Timestamp) {
         for volume in volumes {
             let image = match (volume.state, volume.kind) {
                 (ThinState::Orphaned, _) => None,
@@ -244,7 +247,12 @@ impl Found {
             );
             item.bytes = volume.mapped;
             item.since = Some(volume.created_at);
-            if image.is_some() && volume.kind != ThinKind::Image {
+            if image.is_some() && volume.kind == ThinKind::Layer {
+                // Images are made of them that are not there yet.
+                if now.duration_since(volume.created_at) < YOUNG_LAYER {
+                    continue;
+                }
+            } else if image.is_some() && volume.kind != ThinKind::Image {
                 skip(
                     &mut item,
                     "it may be the disk of a VM whose record is lost: see hearth orphans",
@@ -327,7 +335,7 @@ mod tests {
             origin: None,
             device: None,
             cause: None,
-            created_at: jiff::Timestamp::UNIX_EPOCH,
+            created_at: Timestamp::UNIX_EPOCH,
         }
     }
 
@@ -348,7 +356,7 @@ mod tests {
         let garbage = whole.garbage();
         assert_eq!(garbage, devices(&[1, 4, 5]));
         let mut found = Found::default();
-        found.thin_devices(&volumes, &garbage);
+        found.thin_devices(&volumes, &garbage, Timestamp::UNIX_EPOCH);
         let told: Vec<_> = found
             .items
             .iter()
@@ -365,8 +373,41 @@ mod tests {
         // Images that cannot be listed may refer to any of them; an orphan is one all the same.
         let blind = graph(&paths, &[], Err(&"the disk".to_owned()), &volumes, path);
         let mut found = Found::default();
-        found.thin_devices(&volumes, &blind.garbage());
+        found.thin_devices(&volumes, &blind.garbage(), Timestamp::UNIX_EPOCH);
         assert_eq!(found.items.len(), 1);
         assert_eq!(found.items[0].0.id, "thin-4");
+    }
+
+    #[test]
+    fn layers_stay_as_long_as_an_image_stands_on_them() {
+        let paths = Paths::new("/data".into());
+        let layer = |id, origin| PoolVolume {
+            origin,
+            ..volume(id, "layer", ThinKind::Layer, ThinState::Ready)
+        };
+        let mut volumes = vec![
+            layer(1, None),
+            layer(2, Some(1)),
+            layer(3, Some(1)),
+            PoolVolume {
+                origin: Some(2),
+                ..volume(4, "new-root", ThinKind::Image, ThinState::Filling)
+            },
+        ];
+        let path = |_: &ImageId| InstallationId::new().to_string();
+        let told = |volumes: &[PoolVolume], hours: i64| {
+            let whole = graph(&paths, &[], Ok(&[]), volumes, path);
+            let now = Timestamp::UNIX_EPOCH + SignedDuration::from_hours(hours);
+            let mut found = Found::default();
+            found.thin_devices(volumes, &whole.garbage(), now);
+            let items = found.items.into_iter().map(|(item, _)| item);
+            let found = items.filter(|item| item.outcome == GcOutcome::Found);
+            found.map(|item| item.id).collect::<Vec<_>>()
+        };
+        // The one beside it goes, when it is old enough to be in nobody's hands.
+        assert_eq!(told(&volumes, 25), ["thin-3"]);
+        assert_eq!(told(&volumes, 23), [""; 0]);
+        volumes.remove(3);
+        assert_eq!(told(&volumes, 25), ["thin-1", "thin-2", "thin-3"]);
     }
 }

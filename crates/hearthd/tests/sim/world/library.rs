@@ -70,6 +70,7 @@ fn make_library(data: &Utf8Path) {
             ..ImageConfig::default()
         },
         origin: None,
+        chain: Vec::new(),
     };
     let folder = data.join("images/images").join(image.id.hex());
     write_json(&folder.join("image.json"), &image);
