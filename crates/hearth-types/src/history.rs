@@ -67,7 +67,7 @@ pub struct Attempt {
 pub struct History {
     /// The ends, the newest first; at most 20.
     pub items: Vec<HistoryEntry>,
-    /// Dumps of the guest's memory that are kept, the newest first.
+    /// Dumps of the guest's memory and cores of the VMM that are kept, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub dumps: Vec<Dump>,
     /// Where the core of a VMM goes on this host, if the VM asks for it.
@@ -75,9 +75,23 @@ pub struct History {
     pub vmm_cores: Option<String>,
 }
 
-/// A dump of a guest's memory. It holds what the guest knew, passwords and keys included.
+/// What a dump is of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DumpKind {
+    /// The guest's memory.
+    #[default]
+    GuestMemory,
+    /// The VMM's core, with the guest's memory in it.
+    VmmCore,
+}
+
+/// A dump of a guest's memory or of its VMM. It holds what the guest knew, passwords and keys included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Dump {
+    /// What it is of.
+    #[serde(default)]
+    pub kind: DumpKind,
     /// Its file, readable by root only. Goes with the VM.
     pub file: String,
     /// What it takes on the disk.

@@ -30,7 +30,7 @@ pub(crate) struct DumpArgs {
     #[arg(long, value_name = "SIZE")]
     crash_dump_max: Option<Bytes>,
 
-    /// Dumps of the guest's memory that are kept [default: 2]
+    /// Dumps of the guest's memory, and cores, that are kept [default: 2]
     #[arg(long, value_name = "N")]
     crash_dump_keep: Option<u32>,
 }

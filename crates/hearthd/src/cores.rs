@@ -1,5 +1,5 @@
-//! What has become of the core of a VMM that a signal ended. Nothing is opened or moved: where
-//! cores go is the host's affair, and a person has to find this one (core(5)).
+//! What has become of the core of a VMM that a signal ended (core(5)). Where the kernel writes cores is the
+//! host's affair; this finds the one that is of this VMM.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,19 +26,34 @@ struct Host {
     store: Utf8PathBuf,
 }
 
-/// One sentence about the core of a VMM that ended like this; nothing if it left none.
-pub(crate) fn told(record: &ExitRecord) -> Option<String> {
+/// What is known of a core.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Core {
+    /// One sentence for people.
+    pub(crate) words: String,
+    /// The kernel wrote this file, and nobody else takes care of it.
+    pub(crate) file: Option<Utf8PathBuf>,
+}
+
+impl Core {
+    fn told(words: String) -> Self {
+        Self { words, file: None }
+    }
+}
+
+/// The core of a VMM that ended like this; nothing if it left none.
+pub(crate) fn of(record: &ExitRecord) -> Option<Core> {
     let read = |name| std::fs::read_to_string(format!("/proc/sys/kernel/{name}"));
     let host = Host {
         pattern: read("core_pattern").ok()?.trim().to_owned(),
         uses_pid: read("core_uses_pid").is_ok_and(|text| text.trim() != "0"),
         store: STORE.into(),
     };
-    host.told(record)
+    host.core(record)
 }
 
 impl Host {
-    fn told(&self, record: &ExitRecord) -> Option<String> {
+    fn core(&self, record: &ExitRecord) -> Option<Core> {
         let ProcessExit::Signal(signal) = record.vmm else {
             return None;
         };
@@ -49,19 +64,21 @@ impl Host {
         if let Some(program) = self.pattern.strip_prefix('|') {
             let program = program.split_whitespace().next().unwrap_or_default();
             if !program.ends_with("systemd-coredump") {
-                return Some(format!("its core was given to {program}"));
+                return Some(Core::told(format!("its core was given to {program}")));
             }
             let boot = record.identity.boot_id.replace('-', "");
             let mark = format!(".{boot}.{pid}.");
             let found = find(&self.store, ended, |name| {
                 name.starts_with("core.") && name.contains(&mark)
             });
-            return Some(match found {
-                Some(found) => format!("its core is {found}; coredumpctl info {pid} shows it"),
+            return Some(Core::told(match found {
+                Some((path, size)) => {
+                    format!("its core is {path} ({size}); coredumpctl info {pid} shows it")
+                }
                 None => format!(
                     "systemd-coredump was given its core: coredumpctl info {pid} says what became of it"
                 ),
-            });
+            }));
         }
         let pattern = Utf8Path::new(&self.pattern);
         let (folder, name) = (pattern.parent()?, pattern.file_name()?);
@@ -77,8 +94,11 @@ impl Host {
                         .is_some_and(|found| matches(name, found, pid))
         });
         Some(match found {
-            Some(found) => format!("its core is {found}"),
-            None => format!("no core of it was found at {pattern}"),
+            Some((path, size)) => Core {
+                words: format!("its core is {path} ({size})"),
+                file: Some(path),
+            },
+            None => Core::told(format!("no core of it was found at {pattern}")),
         })
     }
 }
@@ -120,7 +140,11 @@ fn matches(pattern: &str, name: &str, pid: i32) -> bool {
 }
 
 /// The newest file of such a name that was written about then, with its size.
-fn find(folder: &Utf8Path, ended: SystemTime, fits: impl Fn(&str) -> bool) -> Option<String> {
+fn find(
+    folder: &Utf8Path,
+    ended: SystemTime,
+    fits: impl Fn(&str) -> bool,
+) -> Option<(Utf8PathBuf, String)> {
     let near = |time: SystemTime| {
         let apart = time
             .duration_since(ended)
@@ -137,7 +161,7 @@ fn find(folder: &Utf8Path, ended: SystemTime, fits: impl Fn(&str) -> bool) -> Op
                 .then(|| (time, entry.into_path(), meta.len()))
         });
     let (_, path, size) = found.max_by_key(|(time, ..)| *time)?;
-    Some(format!("{path} ({})", Bytes(size).human()))
+    Some((path, Bytes(size).human()))
 }
 
 #[cfg(test)]
@@ -179,20 +203,20 @@ mod tests {
         let dir = Utf8Path::from_path(dir.path()).unwrap();
         let pattern = "|/lib/systemd/systemd-coredump %P %u %g %s %t 9223372036854775808 %h";
         let host = host(pattern.to_owned(), dir);
-        let said = host.told(&record(11)).unwrap();
+        let said = host.core(&record(11)).unwrap().words;
         assert!(said.contains("coredumpctl info 4711 says"), "{said}");
         let boot = "0d5bf1a25fae4fdfb3ac9d9d34b5a4a7";
         let name = format!("core.hearth-vm.64000.{boot}.4711.1700000000000000.zst");
         std::fs::write(dir.join(&name), [7; 5000]).unwrap();
         let other = name.replace("4711", "47110");
         std::fs::write(dir.join(other), "another's").unwrap();
-        let said = host.told(&record(11)).unwrap();
+        let said = host.core(&record(11)).unwrap().words;
         assert!(
             said.contains(&name) && said.contains("coredumpctl info 4711 shows"),
             "{said}"
         );
         // Killed by somebody, or ended well: there is no core.
-        assert_eq!(host.told(&record(9)), None);
+        assert_eq!(host.core(&record(9)), None);
     }
 
     #[test]
@@ -205,20 +229,20 @@ mod tests {
             ("core", "core.4711"),
         ] {
             let host = host(dir.join(pattern).into_string(), dir);
-            let said = host.told(&record(6)).unwrap();
+            let said = host.core(&record(6)).unwrap().words;
             assert!(said.starts_with("no core of it was found"), "{said}");
             std::fs::write(dir.join(name), [7; 10]).unwrap();
-            let said = host.told(&record(6)).unwrap();
+            let said = host.core(&record(6)).unwrap().words;
             assert_eq!(said, format!("its core is {} (10 B)", dir.join(name)));
             // One of a process that had this pid long before.
             let old = SystemTime::now() - 2 * NEAR;
             let file = std::fs::File::open(dir.join(name)).unwrap();
             file.set_modified(old).unwrap();
-            let said = host.told(&record(6)).unwrap();
+            let said = host.core(&record(6)).unwrap().words;
             assert!(said.starts_with("no core of it was found"), "{said}");
             std::fs::remove_file(dir.join(name)).unwrap();
         }
-        assert_eq!(host("core".to_owned(), dir).told(&record(6)), None);
+        assert_eq!(host("core".to_owned(), dir).core(&record(6)), None);
         assert!(!matches("core.%p", "core.47110", 4711));
     }
 }

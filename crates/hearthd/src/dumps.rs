@@ -8,15 +8,17 @@
 //! The folder lies in the VM's own: it goes with the VM. A dump that fails is told and holds up nothing: the
 //! VMM is ended and its restart policy asked as ever.
 
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_host::aside::aside;
 use hearth_host::process::Condition;
 use hearth_store::VmRow;
 use hearth_types::event::{NewEvent, Severity};
-use hearth_types::history::Dump;
+use hearth_types::history::{Dump, DumpKind};
 use hearth_types::ids::VmId;
 use hearth_types::observe::RunState;
 use hearth_types::units::Bytes;
@@ -30,8 +32,11 @@ use crate::engine::Engine;
 const FOLDER: &str = "dumps";
 /// What the VMM writes into, in the VM's folder.
 pub(crate) const UNFINISHED: &str = "guest.dump";
-/// How a finished dump's name begins and ends: what `crash` and `makedumpfile` read.
-const NAME: (&str, &str) = ("guest-", ".kdump");
+/// How a finished dump's name begins and ends: what `crash` and `makedumpfile` read, or a debugger.
+const NAMES: [(DumpKind, &str, &str); 2] = [
+    (DumpKind::GuestMemory, "guest-", ".kdump"),
+    (DumpKind::VmmCore, "vmm-", ".core"),
+];
 /// How long a dump may take at most; a slow disk writes 4 GiB in less.
 const DEADLINE: Duration = Duration::from_secs(540);
 /// How often VMs are asked whether their guest has panicked.
@@ -99,6 +104,16 @@ impl Engine {
             .iter()
             .filter(|row| row.spec.crash_dump.guest_memory && row.status.vmm.is_some());
         *self.kept_guests.lock() = kept.map(|row| row.id).collect();
+    }
+
+    /// Takes the core that a VMM of this VM left into the VM's folder.
+    ///
+    /// # Errors
+    /// When it is nobody's of this VM, or on another file system.
+    pub(crate) async fn keep_core(&self, row: &VmRow, core: Utf8PathBuf) -> anyhow::Result<Dump> {
+        let folder = self.paths.vm(row.id).join(FOLDER);
+        let (uid, keep, now) = (row.leases.uid, row.spec.crash_dump.keep, self.now());
+        aside(move || take_core(&core, uid, &folder, keep, now)).await?
     }
 
     async fn room_for_dump(&self, row: &VmRow, dir: &Utf8Path) -> anyhow::Result<()> {
@@ -241,7 +256,7 @@ fn finish(
     keep: u32,
     now: Timestamp,
 ) -> anyhow::Result<Dump> {
-    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+    use std::os::unix::fs::MetadataExt as _;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(unfinished.as_std_path(), flags, Mode::empty())
         .with_context(|| format!("cannot open {unfinished}"))?;
@@ -260,23 +275,78 @@ fn finish(
     }
     rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).context("cannot take the dump")?;
     file.sync_all()?;
+    let target = place(folder, DumpKind::GuestMemory, now)?;
+    std::fs::rename(unfinished, &target).with_context(|| format!("cannot make {target}"))?;
+    rotate(folder, DumpKind::GuestMemory, keep)?;
+    Ok(Dump {
+        kind: DumpKind::GuestMemory,
+        file: target.into_string(),
+        size,
+        at: now,
+    })
+}
+
+/// Takes the core that the kernel wrote for a VMM of this user. Whatever else has its name meanwhile
+/// is left alone: the file that was looked at gets another name, then loses its first.
+fn take_core(
+    core: &Utf8Path,
+    uid: u32,
+    folder: &Utf8Path,
+    keep: u32,
+    now: Timestamp,
+) -> anyhow::Result<Dump> {
+    use std::os::unix::fs::MetadataExt as _;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(core.as_std_path(), flags, Mode::empty())
+        .with_context(|| format!("cannot open {core}"))?;
+    let file = std::fs::File::from(file);
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.uid() != uid || meta.nlink() != 1 {
+        bail!("{core} is not what a process of user {uid} left");
+    }
+    let target = place(folder, DumpKind::VmmCore, now)?;
+    let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let (here, follow) = (rustix::fs::CWD, rustix::fs::AtFlags::SYMLINK_FOLLOW);
+    rustix::fs::linkat(here, &opened, here, target.as_std_path(), follow)
+        .with_context(|| format!("cannot make {target} of {core}"))?;
+    let (root, group) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    rustix::fs::fchown(&file, Some(root), Some(group)).context("cannot take the core")?;
+    rustix::fs::fchmod(&file, Mode::RUSR | Mode::WUSR).context("cannot take the core")?;
+    let same = |now: std::fs::Metadata| (now.dev(), now.ino()) == (meta.dev(), meta.ino());
+    if core.symlink_metadata().is_ok_and(same) {
+        std::fs::remove_file(core).with_context(|| format!("cannot remove {core}"))?;
+    }
+    rotate(folder, DumpKind::VmmCore, keep)?;
+    Ok(Dump {
+        kind: DumpKind::VmmCore,
+        file: target.into_string(),
+        size: Bytes(meta.blocks().saturating_mul(512)),
+        at: now,
+    })
+}
+
+/// The name of a new dump, in a folder that is there.
+fn place(folder: &Utf8Path, kind: DumpKind, now: Timestamp) -> anyhow::Result<Utf8PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .recursive(true)
         .create(folder)
         .with_context(|| format!("cannot make {folder}"))?;
     let stamp = now.strftime("%Y%m%dT%H%M%S%.3fZ");
-    let target = folder.join(format!("{}{stamp}{}", NAME.0, NAME.1));
-    std::fs::rename(unfinished, &target).with_context(|| format!("cannot make {target}"))?;
+    let names = NAMES.iter().filter(|(of, ..)| *of == kind);
+    let name = names.map(|(_, before, after)| format!("{before}{stamp}{after}"));
+    Ok(folder.join(name.collect::<String>()))
+}
+
+/// Lets the oldest of a kind go.
+fn rotate(folder: &Utf8Path, kind: DumpKind, keep: u32) -> anyhow::Result<()> {
     let keep = usize::try_from(keep).unwrap_or(usize::MAX);
-    for old in list(folder)?.into_iter().skip(keep) {
+    let dumps = list(folder)?.into_iter().filter(|dump| dump.kind == kind);
+    for old in dumps.skip(keep) {
         std::fs::remove_file(&old.file).with_context(|| format!("cannot remove {}", old.file))?;
     }
-    Ok(Dump {
-        file: target.into_string(),
-        size,
-        at: now,
-    })
+    Ok(())
 }
 
 fn list(folder: &Utf8Path) -> anyhow::Result<Vec<Dump>> {
@@ -289,21 +359,23 @@ fn list(folder: &Utf8Path) -> anyhow::Result<Vec<Dump>> {
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {folder}"))?;
         let path = Utf8PathBuf::try_from(entry.path())?;
-        let ours = path
-            .file_name()
-            .is_some_and(|name| name.starts_with(NAME.0) && name.ends_with(NAME.1));
-        if !ours {
+        let name = path.file_name().unwrap_or_default();
+        let kind = NAMES
+            .iter()
+            .find(|(_, before, after)| name.starts_with(before) && name.ends_with(after));
+        let Some((kind, ..)) = kind else {
             continue;
-        }
+        };
         let meta = entry.metadata()?;
         dumps.push(Dump {
-            file: path.into_string(),
+            kind: *kind,
+            file: path.to_string(),
             size: Bytes(meta.blocks().saturating_mul(512)),
             at: Timestamp::try_from(meta.modified()?)?,
         });
     }
-    // The names are times.
-    dumps.sort_by(|a, b| b.file.cmp(&a.file));
+    // Of each kind the names are times.
+    dumps.sort_by(|a: &Dump, b: &Dump| b.at.cmp(&a.at).then(b.file.cmp(&a.file)));
     Ok(dumps)
 }
 
@@ -353,6 +425,36 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", &unfinished).unwrap();
         make(&unfinished, rustix::process::geteuid().as_raw()).unwrap();
         assert!(unfinished.symlink_metadata().unwrap().is_file());
+    }
+
+    #[test]
+    fn a_core_is_taken_from_its_vmm_alone_and_the_newest_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = Utf8Path::from_path(dir.path()).unwrap();
+        let (core, folder) = (dir.join("core.4711"), dir.join(FOLDER));
+        let uid = rustix::process::geteuid().as_raw();
+        let now = |second| Timestamp::from_second(second).unwrap();
+        for second in 1..=3 {
+            std::fs::write(&core, [7; 5000]).unwrap();
+            let dump = take_core(&core, uid, &folder, 2, now(second)).unwrap();
+            assert_eq!(dump.kind, DumpKind::VmmCore);
+            assert!(!core.exists() && dump.size >= Bytes(5000));
+        }
+        let kept = list(&folder).unwrap();
+        let name = |second| folder.join(format!("vmm-19700101T00000{second}.000Z.core"));
+        let names: Vec<_> = kept.iter().map(|dump| dump.file.as_str()).collect();
+        assert_eq!(names, [name(3), name(2)]);
+        let mode = std::fs::metadata(names[0]).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        // Another's, one that has another name, and a link are none of ours.
+        std::fs::write(&core, "another's").unwrap();
+        take_core(&core, uid + 1, &folder, 2, now(4)).unwrap_err();
+        std::fs::hard_link(&core, dir.join("kept")).unwrap();
+        take_core(&core, uid, &folder, 2, now(4)).unwrap_err();
+        std::os::unix::fs::symlink(&core, dir.join("core.1")).unwrap();
+        take_core(&dir.join("core.1"), uid, &folder, 2, now(4)).unwrap_err();
+        assert_eq!(std::fs::read(&core).unwrap(), b"another's");
+        assert_eq!(list(&folder).unwrap(), kept);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use hearth_types::ids::VmId;
 use hearth_types::process::ProcessExit;
 use hearth_types::status::Goal;
 use hearth_types::survey::chain;
+use hearth_types::units::MIB;
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
 use rustix::fs::{Mode, OFlags};
 
@@ -77,7 +78,26 @@ impl Engine {
         if ended != Some(record.vmm) {
             return None;
         }
-        aside(move || crate::cores::told(&record)).await.ok()?
+        let core = aside(move || crate::cores::of(&record)).await.ok()??;
+        let file = core.file.filter(|_| self.settings.unprivileged);
+        let Some(file) = file else {
+            return Some(core.words);
+        };
+        let told = match self.keep_core(row, file).await {
+            Ok(dump) => {
+                let (file, size) = (&dump.file, dump.size.human());
+                // The kernel ends with the last page that fits.
+                let whole = dump.size.0 + MIB < row.spec.crash_dump.max_size.0;
+                let cut = if whole {
+                    ""
+                } else {
+                    ", cut off at crash_dump.max_size"
+                };
+                format!("its core is kept as {file} ({size}{cut})")
+            }
+            Err(error) => format!("{}, and stays there: {error:#}", core.words),
+        };
+        Some(told)
     }
 
     /// An attempt to start the VM again has ended; `problem` says why it failed.

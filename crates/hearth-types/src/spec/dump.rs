@@ -16,14 +16,15 @@ const SIZE_MIN: Bytes = Bytes(MIB);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CrashDump {
-    /// The core of the VMM when a signal ends it. Where it goes is said by the host's
-    /// `kernel.core_pattern`, which Hearth does not touch.
+    /// The core of the VMM when a signal ends it. Where the kernel writes it is said by the host's
+    /// `kernel.core_pattern`, which Hearth does not touch; one that an absolute path of it leaves is taken
+    /// into the VM's folder.
     pub vmm_core: bool,
     /// The guest's memory when its kernel panics, and whenever it is asked for. QEMU only.
     pub guest_memory: bool,
     /// The largest dump that is kept.
     pub max_size: Bytes,
-    /// How many dumps of the guest's memory are kept, the newest; 1 to 20.
+    /// How many dumps of the guest's memory are kept, and how many cores, the newest; 1 to 20.
     pub keep: u32,
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use hearth_types::history::HistoryEntry;
+use hearth_types::history::{DumpKind, HistoryEntry};
 use hearth_types::process::ProcessExit;
 use jiff::Timestamp;
 
@@ -71,10 +71,12 @@ pub(crate) async fn run(context: &Context, args: HistoryArgs) -> Outcome {
         }
     }
     for dump in &history.dumps {
-        out.line(format!(
-            "memory dump  {}  {}  {}",
-            dump.at, dump.size, dump.file
-        ))?;
+        let kind = match dump.kind {
+            DumpKind::GuestMemory => "memory dump ",
+            DumpKind::VmmCore => "VMM core    ",
+        };
+        let (at, ago, size) = (dump.at, ago(dump.at, out.now), dump.size.human());
+        out.line(format!("{kind} {at}  {ago}  {size}  {}", dump.file))?;
     }
     if let Some(cores) = &history.vmm_cores {
         out.line(format!("VMM cores    {cores}"))?;

@@ -224,6 +224,11 @@ pub(crate) fn history() -> Value {
             "reason": "entrypoint exited with status 1", "started_at": null,
             "ended_at": "2026-03-01T10:00:00Z", "recorded_at": "2026-03-01T10:05:00Z",
             "back_at": null, "tried": [], "console": [], "vmm_log": []}
+    ], "dumps": [
+        {"kind": "vmm_core", "file": "/var/lib/hearth/vms/1/dumps/vmm-20260301T115900.000Z.core", "size": "12MiB",
+            "at": "2026-03-01T11:59:00Z"},
+        {"kind": "guest_memory", "file": "/var/lib/hearth/vms/1/dumps/guest-20260301T100000.000Z.kdump",
+            "size": "64MiB", "at": "2026-03-01T10:00:00Z"}
     ]})
 }
 

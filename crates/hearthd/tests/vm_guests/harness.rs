@@ -6,6 +6,7 @@
 //! | `template` | an image and a kernel, imported once and copied for each host |
 //! | `programs` | an image with a program of this host in it |
 //! | `registry` | a real registry on the host's loopback |
+//! | `cores` | where the kernel writes cores |
 //! | `small_disk` | a file system of its own for the data folder |
 //! | `strangers` | what looks like ours and is not |
 //! | `netns` | a network namespace that goes with its value |
@@ -13,6 +14,7 @@
 //! | `host` | a host: namespace, data folder, daemon |
 //! | `vm` | one VM and what one does with it |
 
+pub(crate) mod cores;
 mod host;
 mod netns;
 mod programs;
