@@ -1,6 +1,7 @@
 //! The pool's two files.
 
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -145,7 +146,12 @@ pub(crate) fn sync(path: &Utf8Path) -> Result<(), PoolError> {
 
 /// Removes both, and what was kept of the metadata; those that are gone are a success.
 pub(crate) fn remove(place: &Place) -> Result<(), PoolError> {
-    for path in [place.data(), place.metadata(), place.spare()] {
+    for path in [
+        place.data(),
+        place.metadata(),
+        place.spare(),
+        place.ledger(),
+    ] {
         forget(&path)?;
     }
     for path in kept(place)? {
@@ -221,6 +227,28 @@ pub(crate) fn remove_record(place: &Place) -> Result<(), PoolError> {
     // What others have put there stays, and so does the folder.
     drop(std::fs::remove_dir(&place.dir));
     Ok(())
+}
+
+/// Writes a file of a folder, so that it is there whole, also after a power cut; until then the old one is.
+pub(crate) fn write_whole(
+    folder: &Utf8Path,
+    path: &Utf8Path,
+    text: &[u8],
+) -> Result<(), PoolError> {
+    let draft = Utf8PathBuf::from(format!("{path}.new"));
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().map_err(PoolError::io("write", path))
 }
 
 pub(crate) fn forget(path: &Utf8Path) -> Result<(), PoolError> {

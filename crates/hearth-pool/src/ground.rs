@@ -70,6 +70,12 @@ impl Place {
         self.dir.join("hearth-pool-metadata.spare")
     }
 
+    /// The copy of the ledger of what is in it.
+    #[must_use]
+    pub(crate) fn ledger(&self) -> Utf8PathBuf {
+        self.dir.join("ledger.json")
+    }
+
     /// What is known of it.
     #[must_use]
     pub fn record(&self) -> Utf8PathBuf {

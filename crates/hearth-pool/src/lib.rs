@@ -54,5 +54,5 @@ pub use kernel::HostGround;
 pub use pool::Pool;
 pub use record::{Record, Stage};
 pub use space::{Limits, Readings};
-pub use thin::{Depth, Ledger, ThinError, ThinGround, Thins};
+pub use thin::{Depth, Expected, Ledger, Rebuilt, ThinError, ThinGround, Thins};
 pub use volumes::{Choice, NewLayer, ThinVolumes, layer_name, volume_name};

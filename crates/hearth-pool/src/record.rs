@@ -1,15 +1,12 @@
 //! `pool.json`: what is known of the pool while the kernel does not have it.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-
 use hearth_dm::thin::{BlockSize, SECTOR};
 use hearth_types::pool::PoolCheck;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::PoolError;
+use crate::files;
 use crate::ground::{Layout, Place};
 
 /// The largest record that is read, in bytes; a real one has a few hundred.
@@ -156,24 +153,11 @@ impl Record {
     /// When it cannot be written; the old one is there then.
     pub fn write(&self, place: &Place) -> Result<(), PoolError> {
         let path = place.record();
-        let draft = place.dir.join("pool.json.new");
         let mut text = serde_json::to_vec_pretty(self).map_err(|source| PoolError::Record {
             path: path.clone(),
             source,
         })?;
         text.push(b'\n');
-        let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&draft)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &path)?;
-            File::open(&place.dir)?.sync_all()
-        };
-        write().map_err(PoolError::io("write", path))
+        files::write_whole(&place.dir, &path, &text)
     }
 }

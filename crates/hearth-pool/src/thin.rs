@@ -26,10 +26,12 @@
 
 mod clear;
 mod compare;
+mod copy;
 mod error;
 mod ground;
 mod kernel;
 mod ledger;
+mod rebuild;
 mod work;
 
 use std::sync::Arc;
@@ -45,6 +47,7 @@ pub use compare::Depth;
 pub use error::ThinError;
 pub use ground::{Active, Mapped, Target, ThinGround, Under, id_of, uuid_of};
 pub use ledger::{Ledger, MemoryLedger, contract as ledger_contract};
+pub use rebuild::{Expected, Rebuilt};
 
 use crate::error::PoolError;
 use crate::ground::{Place, Running};

@@ -8,6 +8,8 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "device_mapper/helper.rs"]
+mod helper;
 #[path = "device_mapper/layers.rs"]
 mod layers;
 #[path = "../../hearthd/src/layers.rs"]

@@ -17,6 +17,7 @@ mod volumes;
 mod world;
 
 use hearth_pool::thin::{Depth, MemoryLedger, ThinError, Wanted, ledger_contract};
+use hearth_pool::{Expected, ThinGround as _, Thins};
 use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use hearth_types::units::MIB;
 
@@ -283,4 +284,109 @@ async fn an_orphan_that_cannot_be_cleared_stays_one_and_nothing_tries_again() {
     assert_eq!(world.state(half.id).await, Some(ThinState::Orphaned));
     world.thins.clear(half.id, |_| false).await.unwrap();
     assert!(world.ground.thin_ids().is_empty());
+}
+
+#[tokio::test]
+async fn the_ledger_is_made_anew_of_what_metadata_kernel_nodes_and_its_copy_tell() {
+    let world = World::up().await;
+    let path = |name: &str| world.folder.join(format!("{name}.img"));
+    let placed = async |device: &ThinDevice, name: &str| {
+        let number = world.thins.activate(device).await.unwrap();
+        world.ground.place_node(&path(name), number, 0).unwrap();
+    };
+    let image = ready(&world, "image").await;
+    let old = ready(&world, "vm-old").await;
+    ready(&world, "gone").await;
+    let half = world.thins.make(&wanted("half", None)).await.unwrap();
+    let failed = world.thins.make(&wanted("failed", None)).await.unwrap();
+    world.thins.orphan(failed, "mkfs timed out").await.unwrap();
+    world.thins.survey(Depth::Kernel).await.unwrap();
+    // Since then: a device of a VM that runs, one that a disk has another name for by now, one that nobody knows,
+    // and one is not there any more.
+    let late = world
+        .thins
+        .make(&wanted("vm-late", Some(image.id)))
+        .await
+        .unwrap();
+    placed(&late, "late").await;
+    placed(&old, "renamed").await;
+    world.ground.put_thin(77);
+    world.ground.lose_thin(3);
+    std::fs::write(path("file"), "a disk that is a file").unwrap();
+    let names = ["late", "renamed", "file", "off"];
+    let expected = names.map(|name| Expected {
+        path: path(name),
+        kind: ThinKind::VmRoot,
+    });
+
+    let ledger = std::sync::Arc::new(MemoryLedger::default());
+    let ground = std::sync::Arc::new(world.ground.clone());
+    let thins = Thins::new(world.pool.clone(), ground, ledger);
+    let rebuilt = thins.rebuild(expected.to_vec()).await.unwrap().unwrap();
+    let all = thins.devices().await.unwrap();
+    let told: Vec<_> = all
+        .iter()
+        .map(|it| (it.id, it.name.as_str(), it.state, it.bytes))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (image.id, "image", ThinState::Ready, MIB),
+            (old.id, "vm-renamed", ThinState::Ready, MIB),
+            (half.id, "half", ThinState::Orphaned, MIB),
+            (5, "failed", ThinState::Orphaned, MIB),
+            (late.id, "vm-late", ThinState::Ready, MIB),
+            (77, "unknown-77", ThinState::Orphaned, 0),
+        ]
+    );
+    assert_eq!((rebuilt.known.len(), rebuilt.orphans.len()), (3, 3));
+    assert_eq!(rebuilt.lost, ["gone"]);
+    assert_eq!((rebuilt.unknown, rebuilt.no_copy), (Vec::new(), None));
+    let causes: Vec<_> = all.iter().filter_map(|it| it.cause.as_deref()).collect();
+    assert!(causes[0].contains("it was filling"), "{causes:?}");
+    assert_eq!(causes[1], "mkfs timed out");
+    assert!(causes[2].contains("nothing says what it is"), "{causes:?}");
+    // Nothing of it differs from what is there.
+    assert!(thins.compare().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_copy_only_what_runs_is_known_and_nothing_is_removed() {
+    let mut world = World::up().await;
+    let on = ready(&world, "vm-on").await;
+    ready(&world, "vm-off").await;
+    let number = world.thins.activate(&on).await.unwrap();
+    let path = world.folder.join("on.img");
+    world.ground.place_node(&path, number, 0).unwrap();
+    let expected = vec![Expected {
+        path,
+        kind: ThinKind::VmRoot,
+    }];
+    let anew = |world: &World| {
+        let ground = std::sync::Arc::new(world.ground.clone());
+        let ledger = std::sync::Arc::new(MemoryLedger::default());
+        Thins::new(world.pool.clone(), ground, ledger)
+    };
+    std::fs::write(world.pool.place().dir.join("ledger.json"), "{ cut off").unwrap();
+    let rebuilt = anew(&world)
+        .rebuild(expected.clone())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(rebuilt.known[0].name, "vm-on");
+    assert_eq!(rebuilt.orphans[0].name, "unknown-2");
+    assert!(rebuilt.no_copy.unwrap().contains("ledger.json"));
+    // After a reboot the node's number is nobody's, or another one's: it is put together, and nothing is guessed.
+    world.reboot();
+    let rebuilt = anew(&world)
+        .rebuild(expected.clone())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((rebuilt.known.len(), rebuilt.orphans.len()), (0, 2));
+    assert_eq!(rebuilt.unknown, [expected[0].path.clone()]);
+    assert_eq!(world.ground.thin_ids(), [1, 2]);
+    // Where no pool was set up there is nothing to be known.
+    let none = World::new(hearth_pool::Choice::Auto);
+    assert_eq!(anew(&none).rebuild(expected).await.unwrap(), None);
 }

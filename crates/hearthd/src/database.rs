@@ -39,7 +39,7 @@ pub enum DbCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Make the database anew from what the VMs' folders keep; what was there is kept beside it
+    /// Make the database anew from what the VMs' folders and the pool keep; what was there is kept beside it
     Rebuild {
         /// Even if the database that is there is whole
         #[arg(long)]

@@ -29,11 +29,15 @@ use hearth_types::thin::{
 use jiff::Timestamp;
 
 use super::Thins;
+use super::copy;
 use super::error::ThinError;
 use super::ground::{Active, Mapped, Target};
 
 /// How long the list of the metadata may take: it is read as a whole.
 const LIST: Duration = Duration::from_secs(120);
+
+/// How long the copy of the ledger may take.
+const COPY: Duration = Duration::from_secs(5);
 
 /// How much is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub(super) struct Found {
     suspended: BTreeSet<u32>,
     /// Changes that could not be gone on with.
     stubborn: BTreeSet<u32>,
+    /// The ledger as it was copied last.
+    copied: Option<Vec<ThinDevice>>,
 }
 
 impl Found {
@@ -144,7 +150,27 @@ impl Thins {
             }
             None => {}
         }
+        self.copy_ledger().await;
         Ok(self.keep(found, of_metadata))
+    }
+
+    /// Copies the ledger if it has changed. It is for a day that may never come: a failure is only told.
+    async fn copy_ledger(&self) {
+        let Ok(ledger) = self.devices().await else {
+            return;
+        };
+        if self.found.lock().copied.as_ref() == Some(&ledger) {
+            return;
+        }
+        let (place, devices) = (self.place().clone(), ledger.clone());
+        let write = move || copy::write(&place, devices);
+        let looks = self.pool.looks();
+        match looks.take("the copy of the ledger", COPY, write).await {
+            Ok(Ok(())) => self.found.lock().copied = Some(ledger),
+            Ok(Err(error)) | Err(error) => {
+                tracing::warn!(error = %chain(&error), "the pool's ledger cannot be copied beside the pool");
+            }
+        }
     }
 
     /// Keeps what was found, and tells what was not there before.
@@ -272,7 +298,7 @@ impl Thins {
     }
 
     /// Holds the metadata still. What a daemon that died has held is let go by that.
-    async fn hold(&self) -> Result<Device, ThinError> {
+    pub(super) async fn hold(&self) -> Result<Device, ThinError> {
         self.change("the holding of the metadata", |ground, place| {
             ground.reserve_metadata(place)
         })
@@ -280,7 +306,7 @@ impl Thins {
     }
 
     /// Lists the metadata that is held, and lets it go, whatever happens.
-    async fn read_held(&self, on: Device) -> Result<Vec<Mapped>, ThinError> {
+    pub(super) async fn read_held(&self, on: Device) -> Result<Vec<Mapped>, ThinError> {
         let listed = self.ground.listed(self.place(), on, LIST).await;
         let released = self
             .change("the letting go of the metadata", |ground, place| {

@@ -13,30 +13,36 @@ use hearth_disk::{FileVolumes, Volumes};
 use hearth_dm::Suspend;
 use hearth_dm::thin::Message;
 use hearth_pool::thin::{MemoryLedger, ThinGround, Wanted, uuid_of};
-use hearth_pool::{Choice, HostGround, ThinVolumes, Thins};
+use hearth_pool::{Choice, HostGround, Place, Pool, ThinVolumes, Thins};
 use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use hearth_types::units::{Bytes, MIB};
 
 use super::{Key, SIZE, World};
 
-const OWNER: u32 = 34567;
+pub(super) const OWNER: u32 = 34567;
 const AT: u64 = 3 * MIB + 512;
 
-struct Thin {
+pub(super) struct Thin {
     world: World,
     folder: Utf8PathBuf,
-    thins: Thins,
-    volumes: ThinVolumes,
+    pub(super) thins: Thins,
+    pub(super) volumes: ThinVolumes,
 }
 
 impl Thin {
     async fn new() -> Option<Self> {
-        let world = World::new()?;
+        Self::on(Arc::new(HostGround)).await
+    }
+
+    /// By those who make its calls.
+    pub(super) async fn on(ground: Arc<dyn ThinGround>) -> Option<Self> {
+        let mut world = World::new()?;
+        world.pool = Pool::new(world.pool.place().clone(), Arc::clone(&ground) as _);
         world.pool.setup(SIZE).await.unwrap();
         let folder = world.pool.place().dir.parent().unwrap().join("vm");
         std::fs::create_dir(&folder).unwrap();
         let ledger = Arc::new(MemoryLedger::default());
-        let thins = Thins::new(world.pool.clone(), Arc::new(HostGround), ledger);
+        let thins = Thins::new(world.pool.clone(), ground, ledger);
         let files = Arc::new(FileVolumes::default());
         let volumes = ThinVolumes::new(thins.clone(), files, Choice::Auto);
         Some(Self {
@@ -47,7 +53,11 @@ impl Thin {
         })
     }
 
-    async fn device(&self, name: &str) -> ThinDevice {
+    pub(super) fn place(&self) -> &Place {
+        self.world.pool.place()
+    }
+
+    pub(super) async fn device(&self, name: &str) -> ThinDevice {
         let wanted = Wanted {
             name: name.to_owned(),
             kind: ThinKind::Data,
@@ -58,7 +68,7 @@ impl Thin {
         self.thins.filled(made).await.unwrap()
     }
 
-    fn ids(&self) -> Vec<u32> {
+    pub(super) fn ids(&self) -> Vec<u32> {
         let place = self.world.pool.place();
         (1..30)
             .filter(|id| HostGround.holds(place, *id).unwrap())

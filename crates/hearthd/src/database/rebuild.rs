@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! vm.json of each folder ─► whose? ─► living VMMs of that installation ─► records ─► in place
+//!                                     the pool's metadata, nodes of disks ──► its ledger ─┘
 //! ```
 //! A VM whose VMM lives goes on; any other is a stopped VM, whatever was wanted of it: nobody
 //! knows. What could not be known is said.
+
+mod thin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -33,6 +36,8 @@ struct Report {
     left: Vec<(Utf8PathBuf, String)>,
     /// VMs, and the names of the variables whose values are lost.
     environment: Vec<(String, Vec<String>)>,
+    /// The pool's devices.
+    thin: thin::Thin,
 }
 
 /// Makes it and says what is in it and what could not be known.
@@ -50,9 +55,11 @@ pub(super) async fn run(
     place.clear_new()?;
     offline::make(&place.new, installation)?;
     let store = Store::open(&place.new)?;
+    let expected = thin::expected(&found);
     for (folder, kept) in found {
         record(config, &store, &living, folder, kept, &mut report).await?;
     }
+    report.thin = thin::run(config, &store, expected).await;
     tell(&store, &report).await?;
     // Closed, so that all of it is in the one file.
     drop(store);
@@ -257,6 +264,7 @@ impl Report {
                 line(&mut text, format_args!("  {what}: {}", names.join(" ")));
             }
         }
+        self.thin.done(&mut text);
         for (folder, why) in &self.left {
             line(&mut text, format_args!("  not recorded: {folder}: {why}"));
         }
@@ -270,6 +278,7 @@ impl Report {
                 ),
             );
         }
+        self.thin.unknown(&mut text);
         text.push_str(
             "  which of the stopped VMs were to run: hearth start\n\
              \u{20} changes of VMs that have not been written to their folders, and VMs without one\n\
