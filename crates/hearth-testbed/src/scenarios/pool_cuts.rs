@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -132,36 +132,27 @@ fn new_ledger(worker: u64) -> Ledger {
 /// Lets the workers ask until a random moment, then pulls the plug. Returns how many requests were
 /// acknowledged.
 fn under_load(host: &mut Host, ledgers: &mut [Ledger], random: &mut Random) -> anyhow::Result<u64> {
-    let wanted = 2 + random.below(9);
-    let rest = Duration::from_millis(random.below(3000));
-    let over = AtomicBool::new(false);
-    let (sender, receiver) = mpsc::channel();
+    let moment = (
+        2 + random.below(9),
+        Duration::from_millis(random.below(3000)),
+    );
     let ssh = host.shell();
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = ledgers
-            .iter_mut()
-            .map(|ledger| {
-                let worker = Worker {
-                    ssh: ssh.clone(),
-                    random: Random::new(random.below(u64::MAX)),
-                    done: sender.clone(),
-                    over: &over,
-                };
-                scope.spawn(move || worker.work(ledger))
-            })
-            .collect();
-        drop(sender);
-        let count = power_cut::moment(&receiver, wanted, rest);
-        over.store(true, Ordering::SeqCst);
-        let cut = host.pull_plug();
-        let mut result = Ok(());
-        for worker in workers {
-            let ended = worker.join().unwrap_or_else(|_| bail!("a worker panicked"));
-            result = result.and(ended);
-        }
-        let late = u64::try_from(receiver.try_iter().count())?;
-        cut.and(result).map(|()| count + late)
-    })
+    power_cut::cut_off(
+        host,
+        ledgers,
+        random,
+        moment,
+        |ledger, random, done, over| {
+            let (ssh, done) = (ssh.clone(), done.clone());
+            let worker = Worker {
+                ssh,
+                random,
+                done,
+                over,
+            };
+            worker.work(ledger)
+        },
+    )
 }
 
 struct Worker<'a> {

@@ -81,18 +81,38 @@ fn new_ledger(worker: u64) -> Ledger {
 /// Lets the workers ask until a random moment, then pulls the plug. Returns how many
 /// requests were acknowledged.
 fn under_load(host: &mut Host, ledgers: &mut [Ledger], random: &mut Random) -> anyhow::Result<u64> {
-    let wanted = 2 + random.below(20);
-    let rest = Duration::from_millis(random.below(1500));
+    let moment = (
+        2 + random.below(20),
+        Duration::from_millis(random.below(1500)),
+    );
+    let ssh = host.shell();
+    cut_off(
+        host,
+        ledgers,
+        random,
+        moment,
+        |ledger, random, done, over| work(&ssh, ledger, random, done, over),
+    )
+}
+
+/// Lets a worker for each ledger work until so many requests were acknowledged and then for a rest, and pulls the
+/// plug. Returns how many were acknowledged.
+pub(super) fn cut_off<L: Send>(
+    host: &mut Host,
+    ledgers: &mut [L],
+    random: &mut Random,
+    (wanted, rest): (u64, Duration),
+    work: impl Fn(&mut L, Random, &Sender<()>, &AtomicBool) -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<u64> {
     let over = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
-    let ssh = host.shell();
     std::thread::scope(|scope| {
         let workers: Vec<_> = ledgers
             .iter_mut()
             .map(|ledger| {
-                let (ssh, sender, over) = (ssh.clone(), sender.clone(), &over);
+                let (sender, over, work) = (sender.clone(), &over, &work);
                 let seed = random.below(u64::MAX);
-                scope.spawn(move || work(&ssh, ledger, Random::new(seed), &sender, over))
+                scope.spawn(move || work(ledger, Random::new(seed), &sender, over))
             })
             .collect();
         drop(sender);
@@ -110,7 +130,7 @@ fn under_load(host: &mut Host, ledgers: &mut [Ledger], random: &mut Random) -> a
 }
 
 /// Returns after `wanted` acknowledgements and then `rest`, in which more may come.
-pub(super) fn moment(receiver: &Receiver<()>, wanted: u64, rest: Duration) -> u64 {
+fn moment(receiver: &Receiver<()>, wanted: u64, rest: Duration) -> u64 {
     let mut count = 0;
     while count < wanted && receiver.recv().is_ok() {
         count += 1;
