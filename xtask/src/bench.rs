@@ -11,6 +11,7 @@
 mod adopt;
 mod detect;
 mod disk_clone;
+mod example;
 mod http;
 mod libvirt;
 mod memory;
@@ -21,6 +22,7 @@ mod pull;
 mod recover;
 mod report;
 mod rig;
+mod safeguards;
 mod start;
 mod unit_start;
 mod unpack;
@@ -142,7 +144,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 18] = [
+const BENCHES: [Bench; 20] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -207,6 +209,16 @@ const BENCHES: [Bench; 18] = [
         name: "planner",
         about: "the planner over a world with nothing to do",
         cases: planner::cases,
+    },
+    Bench {
+        name: "gc",
+        about: "the graph that decides what is garbage: made, and asked",
+        cases: planner::garbage,
+    },
+    Bench {
+        name: "safeguards",
+        about: "what the safeguards cost an operation on device-mapper",
+        cases: safeguards::cases,
     },
     Bench {
         name: "pull",

@@ -267,6 +267,13 @@ keys! {
     IMAGE_MAX_DEPTH image_max_depth: u32 = "255", DEPTH;
     /// How many layers are downloaded at once.
     PULL_CONCURRENCY pull_concurrency: u32 = "4", CONCURRENCY;
+    /// How many images are downloaded at once; the others wait.
+    PULL_IMAGES pull_images: u32 = "5", CONCURRENCY;
+    /// How many times a download that breaks off is tried in all. What came is kept, and gone on with.
+    PULL_ATTEMPTS pull_attempts: u32 = "6", CONCURRENCY;
+    /// How long one try of a download, of its comparison or of unpacking may take; time in a queue does not
+    /// count. Finding a name and sealing an image have 10 minutes.
+    PULL_DEADLINE pull_deadline: Span = "6h", POSITIVE_DURATION;
     /// A PEM file with the certificates of authorities that registries' certificates may come
     /// from, and those of S3 servers, beside those that the system trusts. It is read at each pull.
     REGISTRY_CA registry_ca: Option<Utf8PathBuf> = "", OPTIONAL_PATH;

@@ -75,6 +75,8 @@ pub enum News {
 pub enum Action {
     /// A clean stop.
     Stop,
+    /// A start of one that does not run and waits for nothing.
+    Start,
     /// Starts it now, if it waits for its restart.
     Recover {
         /// Also if its breaker or its restart policy keeps it down.

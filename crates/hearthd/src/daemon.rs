@@ -17,6 +17,7 @@ use camino::Utf8Path;
 use hearth_config::{AccelMode, Config, DefaultDriver, DiskReserve, Loaded, OrphanMode};
 use hearth_host::boot::BootId;
 use hearth_host::lock::{LockError, LockFile};
+use hearth_image::jobs::Patience;
 use hearth_image::{ImageStore, Limits};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{HostNetwork, NetworkConfig};
@@ -139,8 +140,13 @@ pub async fn run(
     let shown = Arc::new(ConfigView {
         entries: loaded.entries,
     });
-    let jobs =
-        crate::image_jobs::open(&engine, &shown).context("the image folder cannot be used")?;
+    let patience = Patience {
+        download: config.pull_attempts,
+        long: config.pull_deadline.as_duration(),
+        ..Patience::default()
+    };
+    let jobs = crate::image_jobs::open(&engine, &shown, patience)
+        .context("the image folder cannot be used")?;
     engine.backups.configure(
         config.db_backup_interval.as_duration(),
         config.db_backup_keep,
@@ -243,6 +249,7 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
         bytes: config.image_max_bytes.0,
         entries: config.image_max_entries.into(),
         depth: config.image_max_depth as usize,
+        downloads: config.pull_images as usize,
         ..Limits::default()
     };
     hearth_vmm::sweep_probes(&config.data_dir);

@@ -18,13 +18,17 @@ use crate::engine::{Engine, ImageSource};
 ///
 /// # Errors
 /// When what is written down of jobs cannot be read.
-pub fn open(engine: &Arc<Engine>, config: &Arc<ConfigView>) -> Result<ImageJobs, ImageError> {
+pub fn open(
+    engine: &Arc<Engine>,
+    config: &Arc<ConfigView>,
+    patience: Patience,
+) -> Result<ImageJobs, ImageError> {
     let config = Arc::clone(config);
     let prepare = Arc::new(move |request| prepared(&config, request));
     let images = engine.parts.images.clone();
     let (jobs, ended) = ImageJobs::open(
         images,
-        Patience::default(),
+        patience,
         prepare,
         Some(Arc::new(ImageSource::new(Arc::clone(engine)))),
         crate::failpoint::image_states(),

@@ -127,6 +127,23 @@ fn stop_is_asked_first() {
 }
 
 #[test]
+fn the_same_key_starts_one_that_does_not_run() {
+    for phase in [Phase::Created, Phase::Exited] {
+        let mut told = three();
+        told.vms[0].phase = phase;
+        let mut model = model(told, 80, 24);
+        assert_eq!(letter(&mut model, 's'), None, "it is asked first");
+        assert_eq!(model.question.as_ref().unwrap().action, Action::Start);
+        let start = Effect::Act {
+            action: Action::Start,
+            vm: id(2),
+            name: "db".to_owned(),
+        };
+        assert_eq!(letter(&mut model, 'y'), Some(start));
+    }
+}
+
+#[test]
 fn a_question_is_about_the_vm_it_was_asked_of() {
     let mut told = three();
     let mut model = model(told.clone(), 80, 24);

@@ -118,6 +118,7 @@ impl Model {
         let (objection, action) = match letter {
             'l' => return Some(Effect::Logs { vm: id }),
             'c' => (runs_not(vm), None),
+            's' if rests(vm) => (None, Some(Action::Start)),
             's' => (cannot_stop(vm), Some(Action::Stop)),
             _ => (runs_already(vm), Some(Action::Recover { force: false })),
         };
@@ -196,10 +197,13 @@ fn runs_already(vm: &VmGlance) -> Option<&'static str> {
     }
 }
 
+const fn rests(vm: &VmGlance) -> bool {
+    matches!(vm.phase, Phase::Created | Phase::Exited)
+}
+
 /// What waits for its restart can be stopped, too: it then waits no more.
 fn cannot_stop(vm: &VmGlance) -> Option<&'static str> {
     match vm.phase {
-        Phase::Created | Phase::Exited => Some("does not run"),
         Phase::Stopping => Some("is being stopped"),
         Phase::Removing => Some("is being removed"),
         _ => None,

@@ -23,7 +23,7 @@ const HELP: &[&str] = &[
     "",
     "l       what it wrote on its console (hearth logs -f); Ctrl-C comes back",
     "c       its console (hearth console); Ctrl-] comes back",
-    "s       stop it cleanly, after a question",
+    "s       stop it cleanly, or start it; after a question",
     "r       start it now if it waits for its restart, after a question",
     "",
     "e  events    w  what is under way    o  orphans    R  look now    q  quit",

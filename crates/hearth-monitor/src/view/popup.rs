@@ -19,6 +19,10 @@ pub(super) fn draw(theme: Theme, question: &Question, buffer: &mut Buffer, whole
             ),
             &["y: stop it", "any other key: leave it"],
         ),
+        Action::Start => (
+            format!("Start {name}? It does not run."),
+            &["y: start it", "any other key: leave it"],
+        ),
         Action::Recover { .. } => (
             format!("Recover {name}? It is started now if it waits for its restart."),
             &[

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  keys, size ──┐                              ┌── draws
-//!  feed ────────┼──► Model::update ──► Effect ─┼── asks the daemon (stop, recover)
+//!  feed ────────┼──► Model::update ──► Effect ─┼── asks the daemon (stop, start, recover)
 //!  signals ─────┘                              └── leaves the screen to `hearth logs`, `hearth console`
 //! ```
 
@@ -219,6 +219,12 @@ async fn act(client: &Client, action: Action, vm: VmId, name: &str) -> Result<St
             let asked = StopVm::default();
             let stop = client.stop_vm(&id, &asked, &ActOptions::default()).await;
             stop.map(|_| format!("{name} is being stopped."))
+        }
+        Action::Start => {
+            let start = client
+                .act(&id, hearth_client::Action::Start, &ActOptions::default())
+                .await;
+            start.map(|_| format!("{name} is being started."))
         }
         Action::Recover { force } => {
             let recovered = client.recover(&id, force).await;

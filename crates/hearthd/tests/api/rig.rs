@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, Method, Request, StatusCode};
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::FileVolumes;
 use hearth_host::process::Condition;
+use hearth_image::jobs::Patience;
 use hearth_image::{ImageStore, Limits, NoProgress};
 use hearth_kernel::{Import, KernelStore, Source};
 use hearth_net::{FakeNetwork, NetworkConfig};
@@ -153,7 +154,7 @@ impl Rig {
         let config = Arc::new(ConfigView {
             entries: Vec::new(),
         });
-        let jobs = hearthd::image_jobs::open(&engine, &config).unwrap();
+        let jobs = hearthd::image_jobs::open(&engine, &config, Patience::default()).unwrap();
         let api = Api {
             engine: Arc::clone(&engine),
             thins,

@@ -198,7 +198,12 @@ fn api(life: &Life) -> Api {
         entries: Vec::new(),
     });
     Api {
-        jobs: hearthd::image_jobs::open(&life.engine, &config).unwrap(),
+        jobs: hearthd::image_jobs::open(
+            &life.engine,
+            &config,
+            hearth_image::jobs::Patience::default(),
+        )
+        .unwrap(),
         engine: Arc::clone(&life.engine),
         thins: hearth_pool::Thins::new(pool.clone(), ground, ledger),
         pool,
