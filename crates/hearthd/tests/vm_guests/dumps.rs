@@ -94,7 +94,8 @@ async fn vm_whose_vmm_crashes_has_its_newest_cores_kept() {
         // Two are kept unless more are asked for.
         assert_eq!(history.dumps.len(), (round + 1).min(2), "{history:?}");
         assert!(core.contains(&history.dumps[0].file), "{core}");
-        assert!(core.contains("cut off"), "{core}");
+        // One that boots may have used less than the limit.
+        assert!(round > 0 || core.contains("cut off"), "{core}");
         for dump in &history.dumps {
             assert_eq!(dump.kind, DumpKind::VmmCore);
             let mut magic = [0; 4];
