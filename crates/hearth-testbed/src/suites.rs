@@ -20,7 +20,7 @@ use crate::{paths, process};
 const BUILD_DEADLINE: Duration = Duration::from_mins(40);
 const STEP_DEADLINE: Duration = Duration::from_mins(5);
 /// How long one test may take. Guests in it run without KVM, under emulation already.
-const TEST_DEADLINE: Duration = Duration::from_mins(20);
+const TEST_DEADLINE: Duration = Duration::from_mins(40);
 /// The host's own kernel, which is Debian's, for the guests of tests.
 const KERNEL: &str = "HEARTH_TEST_KERNEL=$(ls /boot/vmlinuz-* | tail -n 1)";
 
