@@ -86,6 +86,9 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     host.promise("cut off at any write, with any part of the disk's cache lost: all that was acknowledged is there, no number is used twice, what differs is settled");
 
+    // The kernel's log has what the tests did to devices, and the safeguards would refuse a set-up.
+    host.reboot()?;
+    host.wait_daemon()?;
     let (mut random, seed) = Random::seeded();
     host.evidence.fact("seed", &seed.to_string());
     let cuts = power_cut::asked(CUTS);
