@@ -13,7 +13,7 @@
 //! the daemon's threads make no such calls: they wait for a helper's answer, and hear every signal.
 //!
 //! - A helper makes one call at a time. Who asks while it works has another one: looks and what the guard permits
-//!   go on beside one that hangs. How many hang is bounded by the guard's turns and by [`MOST`].
+//!   go on beside one that hangs. How many hang is bounded by the guard's turns and by [`ask::MOST`].
 //! - It is never killed in the middle of a call: a snapshot that was begun has suspended its origin, and only
 //!   the helper's own end of the call resumes it. A signal breaks off the waits that the kernel can undo.
 //! - It ends when the daemon is gone, after the call that it is in. It holds nothing of the daemon's: no lock, no

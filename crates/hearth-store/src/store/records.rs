@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Store;
+#[cfg(doc)]
+use crate::StoreError;
 use crate::{OpenIntentRow, Result, events, history, journal};
 
 impl Store {

@@ -3,6 +3,8 @@
 use hearth_types::thin::{NewThin, ThinDevice};
 
 use super::Store;
+#[cfg(doc)]
+use crate::StoreError;
 use crate::{Result, thin};
 
 impl Store {

@@ -8,6 +8,8 @@ use hearth_types::units::Span;
 use jiff::Timestamp;
 
 use super::Store;
+#[cfg(doc)]
+use crate::StoreError;
 use crate::{
     Created, FindResult, IdempotencyKey, LeaseRanges, NewSpec, NewVm, Reserved, Result, VmRow,
     journal, keys, leases, vms,
