@@ -37,7 +37,7 @@ impl Crowd {
             let thread = std::thread::Builder::new().stack_size(64 << 10);
             crowd.threads.push(thread.spawn(move || {
                 // Ends with the sender.
-                drop(stopped.recv());
+                stopped.recv().ok();
             })?);
             crowd.stop.push(stop);
         }
