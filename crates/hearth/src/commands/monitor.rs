@@ -101,10 +101,15 @@ pub(crate) async fn run(context: &Context, args: MonitorArgs) -> Outcome {
     refuse_unfit_terminals()?;
     let mut signals = Signals::ending()?;
     let mut screen = Screen::enter()?;
-    let feed = Feed::start(&context.client, args.interval);
-    let result = watch(context, &mut model, &mut screen, feed, &mut signals).await;
+    let mut feed = Feed::start(&context.client, args.interval);
+    let result = watch(context, &mut model, &mut screen, &mut feed, &mut signals).await;
     // What is printed about a failure belongs on the screen that was there before.
     drop(screen);
+    if result.is_ok() {
+        for refused in feed.finish().await {
+            context.out.warn(refused);
+        }
+    }
     result
 }
 
@@ -162,7 +167,7 @@ async fn watch(
     context: &Context,
     model: &mut Model,
     screen: &mut Screen,
-    mut feed: Feed,
+    feed: &mut Feed,
     signals: &mut Signals,
 ) -> Outcome {
     let mut keys = Keys::new()?;
@@ -201,7 +206,7 @@ async fn watch(
                 let scene = child::Scene {
                     model: &mut *model,
                     screen: &mut *screen,
-                    feed: &mut feed,
+                    feed: &mut *feed,
                     signals: &mut *signals,
                 };
                 child::show(context, view, vm, scene).await?;

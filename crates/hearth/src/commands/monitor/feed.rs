@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use hearth_client::{Client, ClientError};
 use hearth_monitor::News;
@@ -35,10 +35,11 @@ const ORPHANS: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Feed {
     news: mpsc::Receiver<News>,
-    sender: mpsc::Sender<News>,
     look: Arc<Notify>,
     look_for_orphans: Arc<Notify>,
     tasks: JoinSet<()>,
+    /// What the person has asked for, and the daemon has not answered.
+    requests: JoinSet<Result<String, String>>,
 }
 
 /// The event after which the shown ones begin.
@@ -57,17 +58,17 @@ impl Feed {
         let mut tasks = JoinSet::new();
         let asker = Asker {
             client: client.clone(),
-            news: sender.clone(),
+            news: sender,
         };
         tasks.spawn(overviews(asker.clone(), interval, look.clone(), answered));
         tasks.spawn(events(asker.clone(), heard.clone()));
         tasks.spawn(orphans(asker, look_for_orphans.clone(), heard));
         Self {
             news,
-            sender,
             look,
             look_for_orphans,
             tasks,
+            requests: JoinSet::new(),
         }
     }
 
@@ -75,15 +76,16 @@ impl Feed {
     pub(super) async fn next(&mut self) -> News {
         loop {
             tokio::select! {
-                // It holds a sender itself: the queue does not end.
-                news = self.news.recv() => return news.unwrap_or(News::Tick),
-                Some(ended) = self.tasks.join_next() => {
-                    if let Err(error) = ended
-                        && let Ok(panic) = error.try_into_panic()
-                    {
-                        std::panic::resume_unwind(panic);
+                // The askers hold senders until all of it ends.
+                Some(news) = self.news.recv() => return news,
+                Some(done) = self.requests.join_next() => {
+                    if let Some(done) = unless_panicked(done) {
+                        self.look();
+                        return News::Acted(done);
                     }
                 }
+                Some(ended) = self.tasks.join_next() => drop(unless_panicked(ended)),
+                else => return News::Tick,
             }
         }
     }
@@ -108,12 +110,31 @@ impl Feed {
         &mut self,
         asked: impl Future<Output = Result<String, String>> + Send + 'static,
     ) {
-        let (sender, look) = (self.sender.clone(), self.look.clone());
-        self.tasks.spawn(async move {
-            let done = asked.await;
-            look.notify_one();
-            drop(sender.send(News::Acted(done)).await);
-        });
+        self.requests.spawn(asked);
+    }
+
+    /// Who leaves has what was asked for done all the same: waits for the daemon's answers, and says what
+    /// was refused.
+    pub(super) async fn finish(&mut self) -> Vec<String> {
+        let mut refused = Vec::new();
+        let answers = async {
+            while let Some(done) = self.requests.join_next().await {
+                refused.extend(unless_panicked(done).and_then(Result::err));
+            }
+        };
+        if tokio::time::timeout(DEADLINE, answers).await.is_err() {
+            refused.push("the daemon did not answer in time: see hearth events".to_owned());
+        }
+        refused
+    }
+}
+
+/// `None`: it was cancelled.
+fn unless_panicked<T>(ended: Result<T, JoinError>) -> Option<T> {
+    match ended.map_err(JoinError::try_into_panic) {
+        Ok(done) => Some(done),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_cancelled)) => None,
     }
 }
 
