@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-/// The workspace's folder.
+/// The workspace's folder: the one that cargo runs this in. Two checkouts may share a target folder, and then
+/// this program may have been built in the other.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let mine = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    mine.as_deref()
+        .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
         .parent()
         .expect("xtask lies in the workspace's folder")
         .to_owned()
