@@ -29,6 +29,7 @@ mod socket;
 mod system;
 mod templates;
 mod vms;
+mod volumes;
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,9 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::units::{Bytes, MIB};
 
-use crate::{DiskError, Made, Volumes};
+use hearth_types::volume::StorageKind;
+
+use crate::{Borrower, DiskError, Made, Volumes};
 
 /// The test's own access to the ground that volumes stand on.
 pub trait Ground: Sync {
@@ -44,6 +46,82 @@ pub async fn contract(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
     folders_are_cleared(volumes, ground, owner).await;
     duplicates_take_the_place(volumes, ground, owner).await;
     images_are_made_of_volumes(volumes, ground, owner).await;
+    lent_and_taken_back(volumes, ground, owner).await;
+    converted(volumes, ground, owner).await;
+}
+
+/// A second name is the same volume, of whoever it is lent to, and nothing is lost with it.
+async fn lent_and_taken_back(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let [path, at, next] = ["kept", "lent", "next"].map(|it| ground.path(it));
+    let made = volumes.create_ext4(&path, SIZE, "kept", 0).await;
+    made.expect("an empty volume is made");
+    for read_only in [false, true, false] {
+        let to = Borrower { owner, read_only };
+        for _ in 0..2 {
+            volumes.lend(&path, &at, to).await.expect("it is lent");
+        }
+        assert_eq!(ground.owner_and_mode(&at), to.owner_and_mode());
+        assert_eq!(ground.size(&at), Some(SIZE));
+    }
+    ground.write(&at, AT, b"CHANGED");
+    assert_eq!(ground.read(&path, AT, 7), b"CHANGED");
+    // It has grown under its second name, too.
+    volumes.grow(&path, GROWN).await.expect("a volume grows");
+    assert_eq!(ground.size(&at), Some(GROWN));
+    for _ in 0..2 {
+        volumes.take_back(&at).await.expect("it is taken back");
+    }
+    assert!(!ground.names().contains(&"lent".to_owned()));
+    // Another one comes in the place of what was there.
+    let to = Borrower {
+        owner,
+        read_only: false,
+    };
+    volumes.lend(&path, &at, to).await.expect("it is lent");
+    let made = volumes.create_ext4(&next, SIZE, "next", 0).await;
+    made.expect("an empty volume is made");
+    volumes.lend(&next, &at, to).await.expect("it is lent");
+    assert_eq!(ground.size(&at), Some(SIZE));
+    assert_eq!(ground.read(&path, AT, 7), b"CHANGED");
+    volumes.take_back(&at).await.expect("it is taken back");
+    remove_all(volumes, ground, &[path, next]).await;
+}
+
+/// A copy in the same and, where there is one, in the other kind of storage.
+async fn converted(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {
+    let [source, path] = ["source", "converted"].map(|it| ground.path(it));
+    for (from, to) in [
+        (StorageKind::Files, StorageKind::Files),
+        (StorageKind::Files, StorageKind::Thin),
+        (StorageKind::Thin, StorageKind::Files),
+        (StorageKind::Thin, StorageKind::Thin),
+    ] {
+        let file = ground.path("file");
+        ground.put(&file, SIZE, AT, DATA);
+        let first = volumes.convert(&file, &source, from, owner).await;
+        if first.is_err() {
+            // No pool here: then nothing of it is there.
+            assert_eq!(from, StorageKind::Thin);
+            remove_all(volumes, ground, &[file]).await;
+            continue;
+        }
+        remove_all(volumes, ground, &[file]).await;
+        assert_eq!(volumes.kind(&source).await.expect("it is told"), from);
+        let made = volumes.convert(&source, &path, to, owner).await;
+        if made.is_ok() {
+            volumes.ready(&path, owner).await.expect("it is usable");
+            assert_eq!(volumes.kind(&path).await.expect("it is told"), to);
+            assert_eq!(ground.size(&path), Some(SIZE));
+            assert_eq!(ground.read(&path, AT, DATA.len()), DATA);
+            assert_eq!(ground.read(&path, 0, 16), [0; 16]);
+            assert_eq!(ground.owner_and_mode(&path), (owner, 0o600));
+            remove_all(volumes, ground, std::slice::from_ref(&path)).await;
+        } else {
+            assert_eq!(to, StorageKind::Thin);
+            assert_eq!(ground.size(&path), None);
+        }
+        remove_all(volumes, ground, std::slice::from_ref(&source)).await;
+    }
 }
 
 async fn clones(volumes: &dyn Volumes, ground: &dyn Ground, owner: u32) {

@@ -51,8 +51,8 @@ pub fn sparse_onto(from: &File, to: &File) -> io::Result<()> {
     to.sync_all()
 }
 
-/// Calls for each part of a file that is no hole.
-fn parts(
+/// Calls for each part of a file that is no hole. Of a device, which does not tell, all is one part.
+pub(crate) fn parts(
     from: &File,
     length: u64,
     mut each: impl FnMut(u64, u64) -> io::Result<()>,
@@ -63,6 +63,7 @@ fn parts(
             Ok(start) => start,
             // Nothing but a hole up to the end.
             Err(Errno::NXIO) => break,
+            Err(Errno::INVAL) if at == 0 => return each(0, length),
             Err(error) => return Err(error.into()),
         };
         let end = rustix::fs::seek(from, SeekFrom::Hole(start))?.min(length);

@@ -4,17 +4,19 @@
 //! has its name is whole. See `unfinished` for the states.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_host::command::CommandError;
 use hearth_types::units::Bytes;
+use hearth_types::volume::StorageKind;
 
 use crate::unfinished::{
     Unfinished, failed, folder_of, hand_over, open_volume, remove_file, remove_stale, sync_folder,
 };
-use crate::{DiskError, Made, Volumes, copy};
+use crate::{DiskError, Made, Volumes, copy, copy_verified};
 
 /// mke2fs with lazy initialisation takes well under a second for any size.
 const MKE2FS_DEADLINE: Duration = Duration::from_secs(120);
@@ -90,6 +92,32 @@ impl FileVolumes {
             .set_len(size.0)
             .map_err(failed("set the size of", path))?;
         finish(new, path, owner, made)
+    }
+
+    /// A sparse copy of a file or device, compared with it.
+    fn convert_blocking(
+        self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        owner: u32,
+    ) -> Result<(), DiskError> {
+        // One that has this name was whole when it got it.
+        if existing(path)?.is_some() {
+            return Ok(());
+        }
+        let mut from = File::open(source).map_err(failed("open the volume", source))?;
+        // A device has no length but its end.
+        let length = from.seek(SeekFrom::End(0));
+        let length = length.map_err(failed("measure", source))?;
+        remove_stale(path)?;
+        self.check_space(path, 0)?;
+        let new = Unfinished::create(path)?;
+        new.file
+            .set_len(length)
+            .map_err(failed("set the size of", path))?;
+        copy_verified(&from, &new.file, length)
+            .map_err(|error| full(error, "copy to", path, length))?;
+        finish(new, path, owner, Made::Copy).map(drop)
     }
 
     /// An empty file of this size beside `path`; `None` when the volume is there already.
@@ -295,6 +323,24 @@ impl Volumes for FileVolumes {
 
     async fn grow(&self, path: &Utf8Path, size: Bytes) -> Result<(), DiskError> {
         blocking(path, move |path| grow_blocking(path, size)).await
+    }
+
+    async fn convert(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        kind: StorageKind,
+        owner: u32,
+    ) -> Result<(), DiskError> {
+        if kind != StorageKind::Files {
+            let unsupported = std::io::Error::from(std::io::ErrorKind::Unsupported);
+            return Err(failed("put into a pool", path)(unsupported));
+        }
+        let (this, source) = (*self, source.to_owned());
+        blocking(path, move |path| {
+            this.convert_blocking(&source, path, owner)
+        })
+        .await
     }
 
     async fn clones_at_once(&self, source: &Utf8Path, path: &Utf8Path) -> Result<bool, DiskError> {

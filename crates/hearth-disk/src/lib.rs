@@ -9,14 +9,19 @@
 pub mod contract;
 mod copy;
 mod files;
+mod lend;
 mod unfinished;
+mod verified;
 
 pub use copy::sparse_onto;
 pub use files::{FileVolumes, make_ext4};
+pub use lend::Borrower;
+pub use verified::{copy_verified, write_data};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::units::Bytes;
+use hearth_types::volume::StorageKind;
 
 /// How a volume operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -221,6 +226,54 @@ pub trait Volumes: Send + Sync {
     async fn ready(&self, _path: &Utf8Path, _owner: u32) -> Result<Standing, DiskError> {
         Ok(Standing::default())
     }
+
+    /// Lends the volume `path`, which is not used by anybody it may not be shared with, to a VM that
+    /// is about to start: usable under the second name `at`, in the place of what was there.
+    async fn lend(
+        &self,
+        path: &Utf8Path,
+        at: &Utf8Path,
+        to: Borrower,
+    ) -> Result<Standing, DiskError> {
+        let (source, target) = (path.to_owned(), at.to_owned());
+        let linked = hearth_host::aside::aside(move || lend::link(&source, &target, to)).await;
+        let interrupted = |error| unfinished::failed("lend", path)(std::io::Error::other(error));
+        linked.map_err(interrupted)??;
+        Ok(Standing::default())
+    }
+
+    /// Takes back the second name that [`Volumes::lend`] has given; one that is gone is a success.
+    async fn take_back(&self, at: &Utf8Path) -> Result<(), DiskError> {
+        let name = at.to_owned();
+        let removed = hearth_host::aside::aside(move || unfinished::remove_file(&name)).await;
+        removed
+            .map_err(|error| unfinished::failed("take back", at)(std::io::Error::other(error)))?
+    }
+
+    /// What a volume is kept in.
+    async fn kind(&self, _path: &Utf8Path) -> Result<StorageKind, DiskError> {
+        Ok(StorageKind::Files)
+    }
+
+    /// What a new volume of a folder would be kept in.
+    async fn kind_of_new(&self, _folder: &Utf8Path) -> StorageKind {
+        StorageKind::Files
+    }
+
+    /// Why no volume of this kind can be made in a folder, as far as can be told without trying.
+    async fn cannot(&self, kind: StorageKind, _folder: &Utf8Path) -> Option<String> {
+        (kind == StorageKind::Thin).then(|| "volumes are files here, and nothing else".to_owned())
+    }
+
+    /// Makes `path` a copy of `source`, kept in `kind`, and compares the two. `source` is a volume that
+    /// nobody uses, or a file that holds one. Cut off, it is begun anew; holes stay holes.
+    async fn convert(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        kind: StorageKind,
+        owner: u32,
+    ) -> Result<(), DiskError>;
 
     /// Gives up what stands behind the volumes of a folder that is about to be removed with all
     /// that is in it. Files go with the folder.

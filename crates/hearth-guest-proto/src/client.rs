@@ -264,6 +264,21 @@ impl AgentClient {
         }
     }
 
+    /// Has the file system of a volume fill its disk, and tells how large the guest knows the disk to
+    /// be, in bytes.
+    ///
+    /// # Errors
+    /// When there is no such volume, or its file system cannot grow.
+    pub async fn grow_volume(&self, mount: &str) -> Result<u64, ClientError> {
+        let mount = mount.to_owned();
+        match self.call(&Request::GrowVolume { mount }).await? {
+            Response::Disk(disk) => Ok(disk.bytes),
+            _ => Err(ClientError::Protocol {
+                what: "the answer to grow_volume is none",
+            }),
+        }
+    }
+
     /// Stops all writes to the guest's disks, for `max` at the longest.
     ///
     /// # Errors

@@ -136,6 +136,12 @@ pub enum Request {
     Thaw,
     /// About the guest.
     Info,
+    /// The host has made a volume's disk larger: make its file system fill it. Asked again until the
+    /// answer is as large as the disk is: the guest's kernel is told at some time.
+    GrowVolume {
+        /// Where the volume is mounted.
+        mount: String,
+    },
     /// Set the guest's clock.
     SetClock {
         /// Milliseconds after the Unix epoch.
@@ -216,6 +222,16 @@ pub enum Response {
     Info(GuestInfo),
     /// To `stat`.
     Stat(GuestStat),
+    /// To `grow_volume`.
+    Disk(GuestDisk),
+}
+
+/// A volume's disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestDisk {
+    /// How large the guest's kernel knows it to be, in bytes.
+    pub bytes: u64,
 }
 
 /// How the guest is doing.

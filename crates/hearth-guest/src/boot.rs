@@ -29,6 +29,8 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 use crate::error::{Context, Failure, say, tell};
 use crate::{supervise, uevent};
 
+pub(crate) use disks::grow_volume;
+
 /// Where the root disk is mounted before it becomes the root.
 pub(crate) const NEW_ROOT: &str = "/newroot";
 

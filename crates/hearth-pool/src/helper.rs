@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_disk::Borrower;
 use hearth_dm::Device;
 
 use crate::error::PoolError;
@@ -193,8 +194,8 @@ impl ThinGround for HelperGround {
         self.local.under(path)
     }
 
-    fn place_node(&self, path: &Utf8Path, device: Device, owner: u32) -> Result<(), ThinError> {
-        self.local.place_node(path, device, owner)
+    fn place_node(&self, path: &Utf8Path, device: Device, to: Borrower) -> Result<(), ThinError> {
+        self.local.place_node(path, device, to)
     }
 
     fn lacks(&self, folder: &Utf8Path) -> Option<String> {

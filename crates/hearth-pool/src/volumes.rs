@@ -11,6 +11,7 @@
 
 mod layers;
 mod making;
+mod moves;
 mod swap;
 
 use std::collections::HashMap;
@@ -18,10 +19,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use camino::Utf8Path;
-use hearth_disk::{DiskError, Made, Room, Standing, Volumes};
+use hearth_disk::{Borrower, DiskError, Made, Room, Standing, Volumes};
 use hearth_host::aside::aside;
 use hearth_types::thin::{ThinDevice, ThinState};
 use hearth_types::units::Bytes;
+use hearth_types::volume::StorageKind;
 use parking_lot::Mutex;
 
 use crate::thin::{ThinError, Thins, Under};
@@ -82,6 +84,14 @@ fn prefix_of(folder: &Utf8Path) -> String {
     format!("{}-", folder.file_name().unwrap_or_default())
 }
 
+/// Nobody else has it.
+const fn alone(owner: u32) -> Borrower {
+    Borrower {
+        owner,
+        read_only: false,
+    }
+}
+
 fn failed(operation: &'static str, path: &Utf8Path) -> impl FnOnce(ThinError) -> DiskError {
     let path = path.to_owned();
     move |source| DiskError::Ground {
@@ -89,6 +99,18 @@ fn failed(operation: &'static str, path: &Utf8Path) -> impl FnOnce(ThinError) ->
         path,
         source: Box::new(source),
     }
+}
+
+/// A device that can be used.
+fn whole(device: ThinDevice) -> Result<ThinDevice, ThinError> {
+    if device.state == ThinState::Ready {
+        return Ok(device);
+    }
+    Err(ThinError::NotReady {
+        name: device.name,
+        id: device.id,
+        state: device.state,
+    })
 }
 
 impl ThinVolumes {
@@ -176,13 +198,13 @@ impl ThinVolumes {
         &self,
         device: &ThinDevice,
         path: &Utf8Path,
-        owner: u32,
+        to: Borrower,
     ) -> Result<Standing, ThinError> {
         let number = self.thins.activate(device).await?;
         let (thins, at) = (self.thins.clone(), path.to_owned());
         aside(move || {
             let ground = thins.ground();
-            ground.place_node(&at, number, owner)?;
+            ground.place_node(&at, number, to)?;
             Ok(Standing {
                 device: Some(ground.node(number)),
             })
@@ -207,7 +229,7 @@ impl ThinVolumes {
     ) -> Result<Made, DiskError> {
         let grown = self.thins.grow(device, size.0).await;
         let device = grown.map_err(failed("grow", path))?;
-        self.place(&device, path, owner)
+        self.place(&device, path, alone(owner))
             .await
             .map_err(failed("use", path))?;
         Ok(Made::Present)
@@ -328,20 +350,51 @@ impl Volumes for ThinVolumes {
     async fn ready(&self, path: &Utf8Path, owner: u32) -> Result<Standing, DiskError> {
         let _lock = self.lock(&volume_name(path)).await;
         match self.present(path).await? {
-            Present::Thin(device) if device.state != ThinState::Ready => {
-                let unfinished = ThinError::NotReady {
-                    name: device.name,
-                    id: device.id,
-                    state: device.state,
-                };
-                Err(failed("use", path)(unfinished))
-            }
             Present::Thin(device) => {
-                let placed = self.place(&device, path, owner).await;
+                let device = whole(device).map_err(failed("use", path))?;
+                let placed = self.place(&device, path, alone(owner)).await;
                 placed.map_err(failed("use", path))
             }
             Present::File | Present::Nothing => Ok(Standing::default()),
         }
+    }
+
+    async fn lend(
+        &self,
+        path: &Utf8Path,
+        at: &Utf8Path,
+        to: Borrower,
+    ) -> Result<Standing, DiskError> {
+        self.lend_as(path, at, to).await
+    }
+
+    async fn kind(&self, path: &Utf8Path) -> Result<StorageKind, DiskError> {
+        match self.present(path).await? {
+            Present::Thin(_) => Ok(StorageKind::Thin),
+            Present::File | Present::Nothing => Ok(StorageKind::Files),
+        }
+    }
+
+    async fn kind_of_new(&self, folder: &Utf8Path) -> StorageKind {
+        if self.in_pool(folder).await {
+            StorageKind::Thin
+        } else {
+            StorageKind::Files
+        }
+    }
+
+    async fn cannot(&self, kind: StorageKind, folder: &Utf8Path) -> Option<String> {
+        self.lacks(kind, folder).await
+    }
+
+    async fn convert(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        kind: StorageKind,
+        owner: u32,
+    ) -> Result<(), DiskError> {
+        self.convert_to(source, path, kind, owner).await
     }
 
     async fn clear(&self, folder: &Utf8Path) -> Result<(), DiskError> {

@@ -23,6 +23,12 @@ use hearth_types::units::MIB;
 
 use world::World;
 
+/// The daemon, and nobody else.
+const ALONE: hearth_disk::Borrower = hearth_disk::Borrower {
+    owner: 0,
+    read_only: false,
+};
+
 fn wanted(name: &str, origin: Option<u32>) -> Wanted {
     Wanted {
         name: name.to_owned(),
@@ -292,7 +298,7 @@ async fn the_ledger_is_made_anew_of_what_metadata_kernel_nodes_and_its_copy_tell
     let path = |name: &str| world.folder.join(format!("{name}.img"));
     let placed = async |device: &ThinDevice, name: &str| {
         let number = world.thins.activate(device).await.unwrap();
-        world.ground.place_node(&path(name), number, 0).unwrap();
+        world.ground.place_node(&path(name), number, ALONE).unwrap();
     };
     let image = ready(&world, "image").await;
     let old = ready(&world, "vm-old").await;
@@ -357,7 +363,7 @@ async fn without_a_copy_only_what_runs_is_known_and_nothing_is_removed() {
     ready(&world, "vm-off").await;
     let number = world.thins.activate(&on).await.unwrap();
     let path = world.folder.join("on.img");
-    world.ground.place_node(&path, number, 0).unwrap();
+    world.ground.place_node(&path, number, ALONE).unwrap();
     let expected = vec![Expected {
         path,
         kind: ThinKind::VmRoot,

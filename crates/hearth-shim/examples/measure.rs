@@ -42,6 +42,7 @@ fn spec(root: &Utf8Path, installation: InstallationId, kernel: &Utf8Path) -> Lau
             serial: "root".to_owned(),
             read_only: false,
             device: None,
+            lent: false,
         }],
         nic: None,
         cid: 3,

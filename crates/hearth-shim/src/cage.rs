@@ -111,7 +111,8 @@ fn new_root() -> rustix::io::Result<OwnedFd> {
 
 /// One of the VM's own files, which the VMM was given.
 fn open_own(request: &Request, path: &str) -> Result<OwnedFd, Failure> {
-    if !request.owned.iter().any(|owned| owned == path) {
+    let mut own = request.owned.iter().chain(&request.lent);
+    if !own.any(|own| own == path) {
         return Err(Failure {
             reason: Reason::Request,
             detail: format!("{path:?} is not a file of this VM"),

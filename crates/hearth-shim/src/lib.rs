@@ -109,6 +109,10 @@ pub struct Request {
     pub sockets: Vec<PassedSocket>,
     /// Files within the folder that the VMM's uid must be able to open: they get that uid.
     pub owned: Vec<String>,
+    /// Files within the folder that are other names of disks which the VM has for a while. The daemon
+    /// has said who may open them; they are left as they are.
+    #[serde(default)]
+    pub lent: Vec<String>,
     /// The uid and gid of the VMM; `None` keeps the shim's.
     pub user: Option<u32>,
     /// Supplementary groups of the VMM, if `user` is given.

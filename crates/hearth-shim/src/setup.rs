@@ -287,7 +287,8 @@ pub(crate) fn open_readable(request: &Request, path: &Path) -> Result<OwnedFd, F
 /// Gives the VM's own files to the VMM's uid, and lets it pass (not list, not write) the
 /// folder.
 fn hand_over(request: &Request) -> Result<(), Failure> {
-    for file in &request.owned {
+    let lent = request.lent.iter().map(|file| (file, true));
+    for (file, lent) in request.owned.iter().map(|file| (file, false)).chain(lent) {
         check_name(file)?;
         // O_PATH would not do: ownership is changed through the descriptor.
         let opened = rustix::fs::open(
@@ -301,7 +302,7 @@ fn hand_over(request: &Request) -> Result<(), Failure> {
             .metadata()
             .map_err(failed(format!("examine {file}")))?;
         let disk = meta.is_file() || meta.file_type().is_block_device();
-        if !disk || meta.nlink() != 1 {
+        if !disk || (!lent && meta.nlink() != 1) {
             return Err(Failure {
                 reason: Reason::Request,
                 detail: format!(
@@ -310,7 +311,7 @@ fn hand_over(request: &Request) -> Result<(), Failure> {
                 ),
             });
         }
-        if let Some(user) = request.user {
+        if let Some(user) = request.user.filter(|_| !lent) {
             give(&opened, user).map_err(failed(format!("hand over {file}")))?;
         }
     }

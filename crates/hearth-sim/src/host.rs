@@ -207,6 +207,8 @@ pub struct SimHost {
     pub free: Option<u64>,
     /// The beginning of a volume goes into its clones, so that they can be told apart.
     pub content: bool,
+    /// Volumes that were moved into the pool.
+    pub in_pool: BTreeSet<camino::Utf8PathBuf>,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }
@@ -244,6 +246,7 @@ impl SimHost {
             leaky_survey: false,
             free: None,
             content: false,
+            in_pool: BTreeSet::new(),
             violations: Vec::new(),
         }
     }

@@ -117,6 +117,30 @@ pub enum StoreError {
         /// The snapshot.
         name: VmName,
     },
+    /// Another volume has the name.
+    #[error("the name {name} is taken by another volume: choose another name or remove that one")]
+    VolumeNamed {
+        /// The name.
+        name: VmName,
+    },
+    /// A VM has the volume.
+    #[error("volume {name} is attached to {vm}")]
+    VolumeUsed {
+        /// The volume.
+        name: VmName,
+        /// The VM.
+        vm: VmName,
+    },
+    /// A VM cannot have the volume.
+    #[error("volume {name} cannot be attached to {vm}: {why}")]
+    NotAttached {
+        /// The volume.
+        name: VmName,
+        /// The VM.
+        vm: VmName,
+        /// Why not.
+        why: String,
+    },
     /// Another VM publishes the port (`0.0.0.0` overlaps every address).
     #[error(
         "host port {port} is published by VM {by} already: choose another host port or address"

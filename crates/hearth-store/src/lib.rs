@@ -32,6 +32,7 @@ mod store;
 mod templates;
 mod thin;
 mod vms;
+mod volumes;
 mod writer;
 
 pub use error::StoreError;

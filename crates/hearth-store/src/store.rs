@@ -5,6 +5,7 @@ mod snapshots;
 mod templates;
 mod thin;
 mod vms;
+mod volumes;
 
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};

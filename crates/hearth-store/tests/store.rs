@@ -21,3 +21,5 @@ mod requests;
 mod thin;
 #[path = "store/threads.rs"]
 mod threads;
+#[path = "store/volumes.rs"]
+mod volumes;

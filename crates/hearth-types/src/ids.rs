@@ -111,6 +111,11 @@ uuid_id!(
     "snapshot id"
 );
 uuid_id!(
+    /// Names one data volume of its own; never used again.
+    VolumeId,
+    "volume id"
+);
+uuid_id!(
     /// Names one journal entry: an effect on the host that was intended.
     IntentId,
     "intent id"

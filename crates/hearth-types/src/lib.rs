@@ -30,8 +30,9 @@ pub mod survey;
 pub mod template;
 pub mod thin;
 pub mod units;
+pub mod volume;
 
-pub use ids::{EventSeq, ImageId, InstallationId, IntentId, SnapshotId, VmId};
+pub use ids::{EventSeq, ImageId, InstallationId, IntentId, SnapshotId, VmId, VolumeId};
 pub use mark::OwnerMark;
 pub use names::{Label, VmName};
 pub use spec::{RestartPolicy, VmSpec};

@@ -18,6 +18,8 @@ use crate::names::VmName;
 use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
+pub(crate) use check::check_guest_path;
+
 pub use bootstrap::{BootstrapPolicy, BreakerSpec};
 pub use dump::CrashDump;
 pub use health::HealthSpec;

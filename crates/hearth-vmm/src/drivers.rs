@@ -18,7 +18,8 @@ use hearth_types::spec::{DriverChoice, VmSpec};
 
 use crate::firecracker::{self, place};
 use crate::{
-    Disk, KernelFiles, LaunchSpec, Launcher, Probe, Stream, Terms, Vmm, VmmError, launch, record,
+    Disk, GrownDisk, KernelFiles, LaunchSpec, Launcher, Probe, Stream, Terms, Vmm, VmmError,
+    launch, record,
 };
 
 /// QEMU and Firecracker.
@@ -135,6 +136,10 @@ impl Vmm for Drivers {
 
     async fn quit(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
         self.of(dir).quit(vm, dir).await
+    }
+
+    async fn disk_grown(&self, vm: VmId, dir: &Utf8Path, disk: &GrownDisk) -> Result<(), VmmError> {
+        self.of(dir).disk_grown(vm, dir, disk).await
     }
 
     async fn panicked(&self, vm: VmId, dir: &Utf8Path) -> Result<bool, VmmError> {

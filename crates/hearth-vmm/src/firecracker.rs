@@ -40,8 +40,8 @@ use serde_json::{Value, json};
 
 use crate::launch::{self, Launcher, Needs};
 use crate::{
-    Disk, KernelFiles, LaunchSpec, Probe, Stream, Terms, Vmm, VmmError, VsockPorts, find_companion,
-    record,
+    Disk, GrownDisk, KernelFiles, LaunchSpec, Probe, Stream, Terms, Vmm, VmmError, VsockPorts,
+    find_companion, record,
 };
 
 mod api;
@@ -364,6 +364,16 @@ impl Vmm for FirecrackerDriver {
     async fn resume(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError> {
         let request = Request::patch("/vm", json!({"state": "Resumed"}));
         self.command(vm, dir, "resume", &request, COMMAND_DEADLINE)
+            .await
+            .map(drop)
+    }
+
+    /// Its file is looked at anew, under the name that it has in the cage.
+    async fn disk_grown(&self, vm: VmId, dir: &Utf8Path, disk: &GrownDisk) -> Result<(), VmmError> {
+        let id = format!("disk{}", disk.number);
+        let body = json!({"drive_id": id, "path_on_host": disk.file});
+        let request = Request::patch(&format!("/drives/{id}"), body);
+        self.command(vm, dir, "PATCH /drives", &request, COMMAND_DEADLINE)
             .await
             .map(drop)
     }

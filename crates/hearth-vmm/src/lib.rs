@@ -130,6 +130,19 @@ pub struct Disk {
     pub read_only: bool,
     /// The host's own node of the device (`/dev/dm-7`), if the file is the node of one.
     pub device: Option<Utf8PathBuf>,
+    /// The VM has it for a while: it is not the VM's own, and the VMM may open it already.
+    pub lent: bool,
+}
+
+/// A disk of a VM that runs, which has become larger on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrownDisk {
+    /// Its place among the disks that the VM was started with.
+    pub number: usize,
+    /// Its file, relative to the VM's folder.
+    pub file: String,
+    /// Its new size.
+    pub size: Bytes,
 }
 
 /// The network device of a VM.
@@ -331,6 +344,21 @@ pub trait Vmm: Send + Sync {
 
     /// Asks the VMM to quit.
     async fn quit(&self, vm: VmId, dir: &Utf8Path) -> Result<(), VmmError>;
+
+    /// Tells the VMM, and so its guest, that a disk has become larger.
+    async fn disk_grown(
+        &self,
+        _vm: VmId,
+        _dir: &Utf8Path,
+        _disk: &GrownDisk,
+    ) -> Result<(), VmmError> {
+        Err(VmmError::Unsuitable {
+            detail: format!(
+                "{} cannot make a disk larger while its VM runs",
+                self.name()
+            ),
+        })
+    }
 
     /// Whether its guest's kernel has panicked and the VMM has kept it as it was then. Only those whose
     /// [`LaunchSpec::crash_dump`] asks for the guest's memory are kept.

@@ -26,7 +26,9 @@ use hearth_types::process::{ExitRecord, ProcessIdentity};
 use serde_json::Value;
 
 use crate::launch::{self, Launcher};
-use crate::{KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError, find_companion, record};
+use crate::{
+    GrownDisk, KernelFiles, LaunchSpec, Probe, Stream, Vmm, VmmError, find_companion, record,
+};
 
 mod args;
 mod greet;
@@ -254,6 +256,16 @@ impl Vmm for QemuDriver {
         Self::command(vm, dir, "quit", COMMAND_DEADLINE)
             .await
             .map(drop)
+    }
+
+    async fn disk_grown(&self, vm: VmId, dir: &Utf8Path, disk: &GrownDisk) -> Result<(), VmmError> {
+        const COMMAND: &str = "block_resize";
+        let node = format!("disk{}", disk.number);
+        let arguments = serde_json::json!({ "node-name": node, "size": disk.size.0 });
+        let answer = qmp::execute_with(dir, COMMAND, Some(arguments), COMMAND_DEADLINE).await;
+        answer
+            .map(drop)
+            .map_err(|error| control(vm, COMMAND, &error))
     }
 
     async fn panicked(&self, vm: VmId, dir: &Utf8Path) -> Result<bool, VmmError> {

@@ -119,6 +119,9 @@ enum Command {
     /// Makes, lists and removes templates: images that stay, with defaults for VMs
     #[command(subcommand)]
     Template(commands::template::TemplateCommand),
+    /// Makes, lists, grows, attaches, snapshots, exports, imports and moves data volumes
+    #[command(subcommand)]
+    Volume(commands::volume::VolumeCommand),
     /// Backs up, checks, restores and rebuilds the database
     #[command(subcommand)]
     Db(commands::db::DbCommand),
@@ -224,6 +227,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Pool(command) => commands::pool::run(context, command).await,
         Command::Snapshot(command) => commands::snapshot::run(context, command).await,
         Command::Template(command) => commands::template::run(context, command).await,
+        Command::Volume(command) => commands::volume::run(context, command).await,
         Command::Db(command) => commands::db::run(context, command).await,
         Command::Plan(args) => commands::recovery::plan(context, args).await,
         Command::History(args) => commands::history::run(context, args).await,

@@ -28,6 +28,7 @@ pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod system;
 pub(crate) mod template;
+pub(crate) mod volume;
 pub(crate) mod wait;
 
 use std::pin::pin;

@@ -24,6 +24,8 @@ mod runner;
 mod snapshot;
 #[path = "cli/sockets.rs"]
 mod sockets;
+#[path = "cli/volume.rs"]
+mod volume;
 
 #[path = "cli/template.rs"]
 mod template;

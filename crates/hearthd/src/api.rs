@@ -34,6 +34,7 @@ pub mod stream;
 pub mod templates;
 pub mod view;
 pub mod vms;
+pub mod volumes;
 pub mod wait;
 mod whole;
 
@@ -163,6 +164,15 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(templates::list, templates::create))
         .routes(routes!(templates::get, templates::delete))
         .routes(routes!(templates::create_vm))
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::get, volumes::delete))
+        .routes(routes!(volumes::grow))
+        .routes(routes!(volumes::attach))
+        .routes(routes!(volumes::detach))
+        .routes(routes!(volumes::snapshot))
+        .routes(routes!(volumes::export))
+        .routes(routes!(volumes::migrate))
+        .routes(routes!(volumes::migrate_vm))
         .routes(routes!(database::get))
         .routes(routes!(database::back_up))
         .routes(routes!(meta::version))
@@ -175,6 +185,7 @@ fn routes() -> OpenApiRouter<Api> {
         .merge(
             OpenApiRouter::new()
                 .routes(routes!(archive::copy_in))
+                .routes(routes!(volumes::import))
                 .layer(DefaultBodyLimit::disable()),
         )
 }

@@ -41,6 +41,7 @@ mod slow;
 mod snapshots;
 pub mod survey;
 mod units;
+pub mod volumes;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -148,7 +149,9 @@ pub struct Engine {
     pub(crate) metrics: Metrics,
     failpoints: Failpoints,
     /// Who works with which snapshot.
-    snapshots: snapshots::Holds,
+    snapshots: snapshots::Holds<hearth_types::SnapshotId>,
+    /// Who works with which volume.
+    volumes: snapshots::Holds<hearth_types::VolumeId>,
     launches: launches::Launches,
     wake: Arc<Notify>,
     looks: looks::Looks,
@@ -254,6 +257,7 @@ impl Engine {
             metrics,
             failpoints,
             snapshots: snapshots::Holds::default(),
+            volumes: snapshots::Holds::default(),
             launches: launches::Launches::default(),
             parts,
             settings,
@@ -375,6 +379,7 @@ impl Engine {
         self.recall_mode().await;
         self.recall_host_breaker().await;
         self.settle_snapshots().await;
+        self.settle_volumes().await;
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),
         ));

@@ -16,8 +16,8 @@ pub type Hook = Arc<dyn Fn(&'static str, &'static str) -> BoxFuture<'static, ()>
 
 /// The sides of a step.
 const SIDES: [&str; 2] = ["before", "after"];
-/// Places within steps, between two effects of one, and within the work on snapshots.
-const WITHIN: [(&str, &str); 10] = [
+/// Places within steps, between two effects of one, and within the work on snapshots and volumes.
+const WITHIN: [(&str, &str); 20] = [
     ("after", "launch"),
     ("after", "snapshot_begun"),
     ("after", "snapshot_still"),
@@ -28,6 +28,16 @@ const WITHIN: [(&str, &str); 10] = [
     ("after", "restore_decided"),
     ("after", "restore_settled"),
     ("after", "clone_recorded"),
+    ("after", "volume_begun"),
+    ("after", "volume_made"),
+    ("after", "volume_detached"),
+    ("after", "volume_grown"),
+    ("after", "volume_removal_begun"),
+    ("after", "volume_disks_removed"),
+    ("after", "move_begun"),
+    ("after", "move_copied"),
+    ("after", "move_decided"),
+    ("after", "draft_removed"),
 ];
 
 /// Every place there is.

@@ -22,6 +22,7 @@ mod process;
 mod recovery;
 mod scrape;
 mod snapshots;
+mod volumes;
 
 pub use scrape::CONTENT_TYPE;
 
@@ -129,6 +130,7 @@ pub struct Metrics {
     gc: gc::GcMetrics,
     pool: pool::PoolMetrics,
     snapshots: snapshots::Figures,
+    volumes: volumes::Figures,
     image_failures: Family<Labels, Counter>,
     image_jobs: Family<Label, Gauge>,
     stories: Mutex<HashMap<VmId, Story>>,
@@ -180,6 +182,7 @@ impl Default for Metrics {
             gc: gc::GcMetrics::default(),
             pool: pool::PoolMetrics::default(),
             snapshots: snapshots::Figures::default(),
+            volumes: volumes::Figures::default(),
             image_failures: Family::default(),
             image_jobs: Family::default(),
             stories: Mutex::default(),
@@ -192,6 +195,7 @@ impl Default for Metrics {
         metrics.register_loop();
         metrics.register_vms();
         metrics.snapshots.register(&mut metrics.registry);
+        metrics.volumes.register(&mut metrics.registry);
         metrics
     }
 }

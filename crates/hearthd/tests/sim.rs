@@ -33,6 +33,7 @@ mod sim {
     mod units;
     mod unkillable;
     mod unknown;
+    mod volumes;
     mod watchdog;
     mod words;
     mod world;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use hearth_guest_proto::config::InitMode;
 use hearth_guest_proto::message::{
-    ErrorCode, ExecRequest, GuestReport, GuestStat, PathKind, Request, Response, ShutdownKind,
-    StreamReply,
+    ErrorCode, ExecRequest, GuestDisk, GuestReport, GuestStat, PathKind, Request, Response,
+    ShutdownKind, StreamReply,
 };
 
 use super::exec::{Exec, Kind};
@@ -63,6 +63,7 @@ impl Session {
                 self.freezer.freeze(mounts, Duration::from_millis(max_ms))?;
                 Ok(Some(Response::Ok))
             }
+            Request::GrowVolume { mount } => self.grow_volume(&mount).map(Some),
             Request::Thaw => {
                 self.demand_power()?;
                 self.freezer.thaw()?;
@@ -75,6 +76,18 @@ impl Session {
                 Ok(Some(Response::Ok))
             }
         }
+    }
+
+    fn grow_volume(&self, mount: &str) -> Result<Response, Refusal> {
+        self.demand_power()?;
+        let mut volumes = self.config.volumes.iter();
+        let Some(volume) = volumes.find(|volume| volume.mount == mount) else {
+            let message = format!("no volume is mounted at {mount:?}");
+            return Err(Refusal::new(ErrorCode::NotFound, message));
+        };
+        let bytes = crate::boot::grow_volume(volume);
+        let bytes = bytes.map_err(|error| Refusal::new(ErrorCode::Failed, error.to_string()))?;
+        Ok(Response::Disk(GuestDisk { bytes }))
     }
 
     fn demand_power(&self) -> Result<(), Refusal> {

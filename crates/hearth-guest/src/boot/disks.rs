@@ -62,10 +62,30 @@ fn find(serial: &str) -> Option<String> {
     })
 }
 
+/// Has the file system of a volume that is mounted fill its disk; how large that is, in bytes.
+pub(crate) fn grow_volume(volume: &VolumeConfig) -> Result<u64, Failure> {
+    let serial = &volume.serial;
+    let Some(name) = find(serial) else {
+        return Err(Failure::new(
+            "find",
+            format!("the disk {serial:?}"),
+            "it is not there",
+        ));
+    };
+    if !volume.read_only {
+        grow(&name, &volume.mount)?;
+    }
+    Ok(sectors(&name)? * 512)
+}
+
+fn sectors(name: &str) -> Result<u64, Failure> {
+    let size = fs::read_to_string(format!("/sys/block/{name}/size")).context("size", name)?;
+    size.trim().parse().context("size", name)
+}
+
 /// The host makes disks larger and leaves the file system to the guest.
 fn grow(name: &str, target: &str) -> Result<(), Failure> {
-    let size = fs::read_to_string(format!("/sys/block/{name}/size")).context("size", name)?;
-    let sectors: u64 = size.trim().parse().context("size", name)?;
+    let sectors = sectors(name)?;
     let folder = rustix::fs::open(target, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .context("open", target)?;
     let found = rustix::fs::fstatfs(&folder).context("size", target)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_disk::Borrower;
 use hearth_dm::{Device, DmError};
 use rustix::io::Errno;
 
@@ -353,7 +354,8 @@ impl ThinGround for FakeGround {
         Ok(node.map_or(Under::File, |node| Under::Node(node.device)))
     }
 
-    fn place_node(&self, path: &Utf8Path, device: Device, owner: u32) -> Result<(), ThinError> {
+    fn place_node(&self, path: &Utf8Path, device: Device, to: Borrower) -> Result<(), ThinError> {
+        let (owner, mode) = to.owner_and_mode();
         if self.under(path)? == Under::File {
             let file = io::ErrorKind::AlreadyExists.into();
             return Err(ThinError::io("make the node", path)(file));
@@ -362,7 +364,7 @@ impl ThinGround for FakeGround {
         let place = || {
             drop(std::fs::remove_file(path));
             std::fs::hard_link(&content, path)?;
-            std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+            std::fs::set_permissions(path, Permissions::from_mode(mode))?;
             std::os::unix::fs::chown(path, Some(owner), Some(owner))?;
             path.metadata()
         };

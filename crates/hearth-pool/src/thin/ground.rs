@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_disk::Borrower;
 use hearth_dm::Device;
 use hearth_dm::thin::SECTOR;
 use hearth_types::thin::ThinDevice;
@@ -196,12 +197,12 @@ pub trait ThinGround: Ground {
     /// When it cannot be looked at.
     fn under(&self, path: &Utf8Path) -> Result<Under, ThinError>;
 
-    /// Makes a device's node under a path, of this user alone, in the place of an older node. Never
-    /// in the place of a file.
+    /// Makes a device's node under a path, of this user alone, or for reading, in the place of an
+    /// older node. Never in the place of a file.
     ///
     /// # Errors
     /// [`ThinError::Io`].
-    fn place_node(&self, path: &Utf8Path, device: Device, owner: u32) -> Result<(), ThinError>;
+    fn place_node(&self, path: &Utf8Path, device: Device, to: Borrower) -> Result<(), ThinError>;
 
     /// Why this host cannot have thin volumes in a folder; `None` if it can, as far as can be told
     /// without trying.

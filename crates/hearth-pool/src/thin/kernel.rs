@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_disk::Borrower;
 use hearth_dm::thin::{self, Message, thin_table};
 use hearth_dm::{Control, Device, DmError, Key, Remove, Suspend};
 use hearth_host::command;
@@ -202,7 +203,8 @@ impl ThinGround for HostGround {
         }
     }
 
-    fn place_node(&self, path: &Utf8Path, device: Device, owner: u32) -> Result<(), ThinError> {
+    fn place_node(&self, path: &Utf8Path, device: Device, to: Borrower) -> Result<(), ThinError> {
+        let (owner, mode) = to.owner_and_mode();
         match path.symlink_metadata() {
             Ok(meta) if !meta.file_type().is_block_device() => {
                 let file = std::io::ErrorKind::AlreadyExists.into();
@@ -213,13 +215,13 @@ impl ThinGround for HostGround {
             Ok(meta)
                 if number(meta.rdev()) == device
                     && (meta.uid(), meta.gid()) == (owner, owner)
-                    && meta.mode() & 0o7777 == 0o600 =>
+                    && meta.mode() & 0o7777 == mode =>
             {
                 return Ok(());
             }
             _ => {}
         }
-        make_node(path, device, owner).map_err(ThinError::io("make the node", path))
+        make_node(path, device, owner, mode).map_err(ThinError::io("make the node", path))
     }
 
     fn lacks(&self, folder: &Utf8Path) -> Option<String> {
@@ -374,27 +376,28 @@ fn patiently(
 }
 
 /// Beside its place, and renamed: who opens it finds an old one, or the new one, with its owner.
-fn make_node(path: &Utf8Path, device: Device, owner: u32) -> std::io::Result<()> {
+fn make_node(path: &Utf8Path, device: Device, owner: u32, mode: u32) -> std::io::Result<()> {
     let name = path.file_name().unwrap_or_default();
     let draft = path.with_file_name(format!(".{name}.node"));
     match std::fs::remove_file(&draft) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mode = Mode::RUSR | Mode::WUSR;
+    // Nobody has both, the last permissions and the first owner.
     mknodat(
         CWD,
         draft.as_std_path(),
         FileType::BlockDevice,
-        mode,
+        Mode::empty(),
         makedev(device.major, device.minor),
     )?;
-    rustix::fs::chmodat(CWD, draft.as_std_path(), mode, rustix::fs::AtFlags::empty())?;
     rustix::fs::chown(
         draft.as_std_path(),
         Some(Uid::from_raw(owner)),
         Some(Gid::from_raw(owner)),
     )?;
+    let mode = Mode::from_raw_mode(mode);
+    rustix::fs::chmodat(CWD, draft.as_std_path(), mode, rustix::fs::AtFlags::empty())?;
     std::fs::rename(&draft, path)?;
     let folder = path.parent().unwrap_or_else(|| Utf8Path::new("."));
     std::fs::File::open(folder)?.sync_all()

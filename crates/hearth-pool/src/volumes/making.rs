@@ -12,7 +12,7 @@ use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use hearth_types::units::{Bytes, MIB};
 use rustix::fs::OFlags;
 
-use super::{Choice, ThinVolumes, failed, volume_name};
+use super::{Choice, ThinVolumes, alone, failed, volume_name};
 use crate::thin::{ThinError, Wanted};
 
 /// A unit of `st_blocks`, whatever the file system's blocks are (stat(2)).
@@ -20,7 +20,10 @@ const STAT_BLOCK: u64 = 512;
 /// What stays free in the pool beside an image that is filled: what is written meanwhile.
 const RESERVE: u64 = 64 * MIB;
 
-fn io(operation: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -> DiskError {
+pub(super) fn io(
+    operation: &'static str,
+    path: &Utf8Path,
+) -> impl FnOnce(std::io::Error) -> DiskError {
     let path = path.to_owned();
     move |source| DiskError::Io {
         operation,
@@ -30,7 +33,7 @@ fn io(operation: &'static str, path: &Utf8Path) -> impl FnOnce(std::io::Error) -
 }
 
 /// What was filled, or why it was not.
-type Filled = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(super) type Filled = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 impl ThinVolumes {
     /// A snapshot of a volume of the pool under a path.
@@ -46,7 +49,7 @@ impl ThinVolumes {
         let device = self
             .share(origin, source, path, size, ThinKind::VmRoot)
             .await?;
-        let placed = self.place(&device, path, owner).await;
+        let placed = self.place(&device, path, alone(owner)).await;
         placed.map_err(failed("use", path))?;
         tracing::info!(
             id = device.id,
@@ -194,13 +197,13 @@ impl ThinVolumes {
         }
         let filled = self.thins.filled(device).await;
         let device = filled.map_err(failed("record", path))?;
-        let placed = self.place(&device, path, owner).await;
+        let placed = self.place(&device, path, alone(owner)).await;
         placed.map_err(failed("use", path))?;
         Ok(Made::Empty)
     }
 
     /// The node of a device that is to be written to.
-    async fn switched_on(
+    pub(super) async fn switched_on(
         &self,
         device: &ThinDevice,
         of: &Utf8Path,
@@ -211,7 +214,7 @@ impl ThinVolumes {
     }
 
     /// Leaves a device that failed half-way.
-    async fn leave(&self, device: ThinDevice, cause: &str) {
+    pub(super) async fn leave(&self, device: ThinDevice, cause: &str) {
         let id = device.id;
         if let Err(error) = self.thins.orphan(device, cause).await {
             tracing::error!(id, error = %chain(&error), "an orphaned device cannot be written down; it is filled again");
@@ -219,7 +222,7 @@ impl ThinVolumes {
     }
 
     /// On first use the pool is set up, where the host chose it.
-    async fn may_set_up(&self, of: &Utf8Path) -> Result<(), DiskError> {
+    pub(super) async fn may_set_up(&self, of: &Utf8Path) -> Result<(), DiskError> {
         if self.choice == Choice::Files {
             return Ok(());
         }
@@ -227,7 +230,11 @@ impl ThinVolumes {
         set_up.map_err(failed("set up a pool for", of))
     }
 
-    async fn check_room(&self, source: &Utf8Path, allotted: u64) -> Result<(), DiskError> {
+    pub(super) async fn check_room(
+        &self,
+        source: &Utf8Path,
+        allotted: u64,
+    ) -> Result<(), DiskError> {
         let free = self.thins.free().await;
         let available = Bytes(free.map_err(failed("find room in the pool for", source))?);
         let needed = Bytes(allotted.saturating_add(RESERVE));

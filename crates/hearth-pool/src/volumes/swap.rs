@@ -6,6 +6,7 @@ use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::Bytes;
 
 use super::{Present, ThinVolumes, failed, volume_name};
+use crate::thin::Under;
 
 impl ThinVolumes {
     /// A volume of the same kind: one of the pool is snapshotted, a file is copied as files are.
@@ -79,16 +80,25 @@ impl ThinVolumes {
     /// ```text
     ///  both named ─► the old one deleting: its name is free ─► the new one has it ─► the old one gone
     /// ```
-    /// Each arrow is one entry of the ledger; begun again, it goes on from where it was. The new one
+    /// Each arrow is one entry of the ledger; begun again, it goes on from where it was: the node of the
+    /// new one is the last to go, and tells that its device has been renamed. The new one
     /// is off then: its name is that of its device, and it is switched on before the next start.
     pub(super) async fn swap(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
         let name = volume_name(path);
         let _lock = self.lock(&name).await;
         let what = "put another volume in the place of";
+        let named = self.thins.find(&name).await.map_err(failed(what, path))?;
+        let nameless = self.thins.find(&volume_name(new)).await;
+        let nameless = nameless.map_err(failed(what, path))?.is_none();
+        if named.is_some() && nameless && matches!(self.under(new).await?, Under::Node(_)) {
+            // Cut off between the ledger and the folder: its device has the name already.
+            self.files.remove(path).await?;
+            return self.files.remove(new).await;
+        }
         match self.present(new).await? {
             Present::Thin(device) => {
-                let old = self.thins.find(&name).await.map_err(failed(what, path))?;
-                let swapped = self.thins.take_over(&device, old, &name).await;
+                self.thins.up().await.map_err(failed(what, path))?;
+                let swapped = self.thins.take_over(&device, named, &name).await;
                 swapped.map_err(failed(what, path))?;
                 // Nodes, or the file that the old one was.
                 self.files.remove(path).await?;
@@ -102,7 +112,12 @@ impl ThinVolumes {
             // It was put there before.
             Present::Nothing => match self.present(path).await? {
                 Present::Nothing => self.files.replace(path, new).await,
-                Present::Thin(_) | Present::File => Ok(()),
+                Present::Thin(_) => Ok(()),
+                // The device that it came in the place of may still be there.
+                Present::File => {
+                    let removed = self.thins.remove(|device| device.name == name).await;
+                    removed.map_err(failed(what, path))
+                }
             },
         }
     }

@@ -11,6 +11,7 @@ use hearth_pool::space::Room;
 use hearth_types::pool::PoolState;
 use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::units::Bytes;
+use hearth_types::volume::StorageKind;
 
 use super::world::World;
 
@@ -288,4 +289,82 @@ async fn an_image_without_room_is_refused_before_anything_is_written() {
         .await;
     assert!(matches!(made, Err(DiskError::NoSpace { .. })), "{made:?}");
     assert!(world.ground.thin_ids().is_empty());
+}
+
+/// The power is cut at each step of a replacement, and it is asked for again: the new volume is there,
+/// whole, and nothing of the old one is.
+#[tokio::test]
+async fn a_replacement_that_is_cut_off_anywhere_is_gone_on_with() {
+    use StorageKind::{Files, Thin};
+    for (old, new) in [(Thin, Thin), (Files, Thin), (Thin, Files)] {
+        let mut done = false;
+        for cut in 0..60 {
+            let mut world = World::up().await;
+            let (path, draft) = (world.path("root.img"), world.path("restored-root.new"));
+            let file = world.path("file");
+            for (content, at, kind) in [(b"old", &path, old), (b"new", &draft, new)] {
+                world.put(&file, SIZE, AT, content);
+                world
+                    .volumes
+                    .convert(&file, at, kind, owner())
+                    .await
+                    .unwrap();
+                std::fs::remove_file(&file).unwrap();
+            }
+            world.ground.cut_at(cut / 2, cut % 2 == 1);
+            done = world.volumes.replace(&path, &draft).await.is_ok();
+            world.reboot();
+            world.volumes.replace(&path, &draft).await.unwrap();
+            world.volumes.ready(&path, owner()).await.unwrap();
+            assert_eq!(world.read(&path, AT, 3), b"new", "{old} {new} {cut}");
+            assert_eq!(world.volumes.kind(&path).await.unwrap(), new);
+            assert_eq!(world.names(), ["root.img"], "{old} {new} {cut}");
+            // One device, or none.
+            world.thins.up().await.unwrap();
+            world.thins.settle().await.unwrap();
+            let count = usize::from(new == Thin);
+            assert_eq!(world.thins.devices().await.unwrap().len(), count);
+            if done {
+                break;
+            }
+        }
+        assert!(done, "it never came to its end");
+    }
+}
+
+/// The power is cut at each step of a copy into the pool: the source is as it was, and begun anew the
+/// copy is of what the source is by then.
+#[tokio::test]
+async fn a_copy_into_the_pool_that_is_cut_off_is_begun_anew() {
+    let mut done = false;
+    for cut in 0..80 {
+        let mut world = World::up().await;
+        let (source, path) = (world.path("source"), world.path("copy.img"));
+        world.put(&source, SIZE, AT, b"first");
+        world.ground.cut_at(cut / 2, cut % 2 == 1);
+        let copy = world
+            .volumes
+            .convert(&source, &path, StorageKind::Thin, owner());
+        done = copy.await.is_ok();
+        world.reboot();
+        assert_eq!(world.read(&source, AT, 5), b"first");
+        std::fs::remove_file(&source).unwrap();
+        // What was there may not be any more.
+        world.put(&source, SIZE, AT + 100_000, b"later");
+        world.volumes.remove(&path).await.unwrap();
+        let copy = world
+            .volumes
+            .convert(&source, &path, StorageKind::Thin, owner());
+        copy.await.unwrap();
+        world.volumes.ready(&path, owner()).await.unwrap();
+        assert_eq!(world.read(&path, AT, 5), [0; 5]);
+        assert_eq!(world.read(&path, AT + 100_000, 5), b"later");
+        world.thins.up().await.unwrap();
+        world.thins.settle().await.unwrap();
+        assert_eq!(world.thins.devices().await.unwrap().len(), 1);
+        if done {
+            break;
+        }
+    }
+    assert!(done, "it never came to its end");
 }

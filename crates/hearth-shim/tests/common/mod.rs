@@ -138,6 +138,7 @@ impl Vms {
                 serial: "root".to_owned(),
                 read_only: false,
                 device: None,
+                lent: false,
             }],
             nic: None,
             cid: 3,

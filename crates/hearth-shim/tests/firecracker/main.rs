@@ -133,6 +133,7 @@ impl Vms {
             serial: name.to_owned(),
             read_only,
             device: None,
+            lent: false,
         };
         LaunchSpec {
             vm,
@@ -282,6 +283,7 @@ fn launch_for(caller: &std::process::Child, vms: &Vms, spec: &LaunchSpec) -> Pro
         taps: Vec::new(),
         sockets: Vec::new(),
         owned: Vec::new(),
+        lent: Vec::new(),
         user: spec.user,
         groups: Vec::new(),
         oom_score: Some(700),

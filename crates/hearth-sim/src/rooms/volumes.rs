@@ -9,6 +9,7 @@ use camino::Utf8Path;
 
 use hearth_disk::{DiskError, Made, Room, Volumes};
 use hearth_types::Bytes;
+use hearth_types::volume::StorageKind;
 
 use super::Rooms;
 
@@ -83,6 +84,41 @@ impl Volumes for Rooms {
         self.make_volume(path, size, Made::Empty)
     }
 
+    async fn kind(&self, path: &Utf8Path) -> Result<StorageKind, DiskError> {
+        let thin = self.see(|host| host.in_pool.contains(path));
+        Ok(if thin {
+            StorageKind::Thin
+        } else {
+            StorageKind::Files
+        })
+    }
+
+    async fn cannot(&self, _kind: StorageKind, _folder: &Utf8Path) -> Option<String> {
+        None
+    }
+
+    async fn convert(
+        &self,
+        source: &Utf8Path,
+        path: &Utf8Path,
+        kind: StorageKind,
+        _owner: u32,
+    ) -> Result<(), DiskError> {
+        let failed = |source| DiskError::Io {
+            operation: "copy",
+            path: path.to_owned(),
+            source,
+        };
+        let size = fs::metadata(source).map_err(failed)?.len();
+        self.make_volume(path, Bytes(size), Made::Copy)?;
+        copy_beginning(source, path).map_err(failed)?;
+        self.change(|host| match kind {
+            StorageKind::Thin => host.in_pool.insert(path.to_owned()),
+            StorageKind::Files => host.in_pool.remove(path),
+        });
+        Ok(())
+    }
+
     async fn clones_at_once(
         &self,
         _source: &Utf8Path,
@@ -92,6 +128,16 @@ impl Volumes for Rooms {
     }
 
     async fn replace(&self, path: &Utf8Path, new: &Utf8Path) -> Result<(), DiskError> {
+        self.change(|host| {
+            if !new.exists() {
+                return;
+            }
+            if host.in_pool.remove(new) {
+                host.in_pool.insert(path.to_owned());
+            } else {
+                host.in_pool.remove(path);
+            }
+        });
         match fs::rename(new, path) {
             Err(source) if source.kind() != ErrorKind::NotFound => Err(DiskError::Io {
                 operation: "put in place",

@@ -174,7 +174,7 @@ impl VmSpec {
     }
 }
 
-fn check_guest_path(field: &str, path: &str, errors: &mut Vec<FieldError>) {
+pub(crate) fn check_guest_path(field: &str, path: &str, errors: &mut Vec<FieldError>) {
     let clean =
         path.starts_with('/') && !path.contains('\0') && path.split('/').all(|part| part != "..");
     if !clean {

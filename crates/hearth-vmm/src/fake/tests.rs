@@ -49,6 +49,7 @@ impl Fixture for Fakes {
                 serial: "root".to_owned(),
                 read_only: false,
                 device: None,
+                lent: false,
             }],
             nic: None,
             cid: 3,

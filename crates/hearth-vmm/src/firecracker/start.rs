@@ -55,7 +55,11 @@ pub(super) fn shim_request(
         file(config::INITRD, spec.initramfs.clone(), false),
     ];
     let own = i32::try_from(std::process::id()).unwrap_or_default();
-    let owned = spec.disks.iter().filter(|disk| !disk.read_only);
+    let owned = spec
+        .disks
+        .iter()
+        .filter(|disk| !disk.read_only && !disk.lent);
+    let lent = spec.disks.iter().filter(|disk| disk.lent);
     Ok(ShimRequest {
         vm: spec.vm,
         mark: spec.mark,
@@ -66,6 +70,7 @@ pub(super) fn shim_request(
         taps: Vec::new(),
         sockets: Vec::new(),
         owned: owned.map(|disk| disk.file.clone()).collect(),
+        lent: lent.map(|disk| disk.file.clone()).collect(),
         user: spec.user,
         groups: kvm::groups(),
         oom_score: None,

@@ -8,7 +8,7 @@ use hearth_shim::{AgentSocket, PassedFile, PassedSocket, PassedTap, REPORT, Requ
 use hearth_types::spec::Machine;
 use hearth_types::units::MIB;
 
-use crate::{LaunchSpec, VmmError};
+use crate::{Disk, LaunchSpec, VmmError};
 
 /// QMP's socket within the VM's folder.
 pub(super) const QMP_SOCKET: &str = "qmp.sock";
@@ -71,6 +71,10 @@ pub(super) fn request(
         name: name.to_owned(),
         file: file.to_owned(),
     };
+    let names = |which: fn(&&Disk) -> bool| {
+        let disks = spec.disks.iter().filter(which);
+        disks.map(|disk| disk.file.clone()).collect()
+    };
     Ok(Request {
         vm: spec.vm,
         mark: spec.mark,
@@ -97,7 +101,8 @@ pub(super) fn request(
         .into_iter()
         .flatten()
         .collect(),
-        owned: spec.disks.iter().map(|disk| disk.file.clone()).collect(),
+        owned: names(|disk| !disk.lent),
+        lent: names(|disk| disk.lent),
         user: spec.user,
         groups: match accelerator {
             Accelerator::Kvm { groups } => groups.clone(),

@@ -10,7 +10,7 @@
 //! ```
 
 mod pack;
-mod pipe;
+pub(crate) mod pipe;
 mod unpack;
 
 use std::path::{Path, PathBuf};

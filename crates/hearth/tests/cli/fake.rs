@@ -136,6 +136,7 @@ fn router(seen: Shared) -> Router {
         .merge(crate::monitor::routes())
         .merge(crate::snapshot::routes())
         .merge(crate::template::routes())
+        .merge(crate::volume::routes())
         .merge(crate::db::routes())
         .layer(middleware::from_fn_with_state(seen.clone(), record))
         .with_state(seen)

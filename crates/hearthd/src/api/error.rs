@@ -94,6 +94,8 @@ impl From<StoreError> for ApiError {
             | StoreError::SnapshotNamed { .. }
             | StoreError::TemplateNamed { .. }
             | StoreError::SnapshotGone { .. }
+            | StoreError::VolumeNamed { .. }
+            | StoreError::NotAttached { .. }
             | StoreError::PortTaken { .. }
             | StoreError::AddressTaken { .. }
             | StoreError::LeaseTaken { .. }
@@ -103,7 +105,7 @@ impl From<StoreError> for ApiError {
             | StoreError::StillWanted { .. } => Code::Conflict,
             StoreError::AddressOutside { .. } => Code::Invalid,
             StoreError::Exhausted { .. } | StoreError::Full { .. } => Code::Exhausted,
-            StoreError::SnapshotUsed { .. } => Code::InUse,
+            StoreError::SnapshotUsed { .. } | StoreError::VolumeUsed { .. } => Code::InUse,
             StoreError::NotFound { .. } => Code::NotFound,
             StoreError::Stale { .. } => Code::PreconditionFailed,
             StoreError::KeyReused { .. } => Code::IdempotencyMismatch,
@@ -115,6 +117,9 @@ impl From<StoreError> for ApiError {
             )),
             StoreError::TemplateNamed { name } => Some(format!(
                 "replace it with: hearth template create --replace {name} …"
+            )),
+            StoreError::VolumeUsed { name, vm } => Some(format!(
+                "take it from the VM first: hearth volume detach {vm} {name}"
             )),
             StoreError::Connected { name } => Some(format!("stop it first: hearth stop {name}")),
             _ => None,

@@ -9,6 +9,7 @@ use hearth_guest_proto::config::{
 use hearth_store::VmRow;
 use hearth_types::image::ImageConfig;
 use hearth_types::spec::{self, NetworkMode, VmSpec};
+use hearth_types::volume::Attachment;
 use hearth_vmm::Terms;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use super::Settings;
 /// Puts the guest's configuration together.
 pub(super) fn guest_config(
     row: &VmRow,
+    lent: &[Attachment],
     image: &ImageConfig,
     settings: &Settings,
     boot_nonce: String,
@@ -35,16 +37,13 @@ pub(super) fn guest_config(
         domain: Some(settings.network.domain.clone()),
         boot_nonce,
         root_serial: serial(0)?,
-        volumes: row
-            .spec
-            .volumes
-            .iter()
+        volumes: mounts(row, lent)
             .enumerate()
-            .map(|(number, volume)| {
+            .map(|(number, (mount, read_only))| {
                 Ok(VolumeConfig {
                     serial: serial(number + 1)?,
-                    mount: volume.mount.clone(),
-                    read_only: volume.read_only,
+                    mount: mount.to_owned(),
+                    read_only,
                 })
             })
             .collect::<anyhow::Result<_>>()?,
@@ -73,6 +72,13 @@ pub(super) fn guest_config(
             .collect(),
         ends_by_reset: terms.ends_by_reset,
     })
+}
+
+/// Where volumes are mounted, and whether read-only: the VM's own first.
+fn mounts<'a>(row: &'a VmRow, lent: &'a [Attachment]) -> impl Iterator<Item = (&'a str, bool)> {
+    let own = row.spec.volumes.iter();
+    let own = own.map(|volume| (volume.mount.as_str(), volume.read_only));
+    own.chain(lent.iter().map(|it| (it.mount.as_str(), it.read_only)))
 }
 
 fn network(row: &VmRow, settings: &Settings) -> anyhow::Result<Option<NetworkConfig>> {

@@ -10,6 +10,7 @@ use hearth_types::OwnerMark;
 use hearth_types::names::tap_name;
 use hearth_types::spec::{NetworkMode, VolumeSpec};
 use hearth_types::units::Bytes;
+use hearth_types::volume::Attachment;
 use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Nic};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub struct LaunchRecord {
     /// Where the console's log ended before the run; absent in records of an older Hearth.
     #[serde(default)]
     pub console: Option<ConsoleMark>,
+    /// The files of the disks, in their order; empty in records of an older Hearth.
+    #[serde(default)]
+    pub disks: Vec<String>,
 }
 
 impl Engine {
@@ -135,13 +139,15 @@ impl Engine {
             elf: files.elf.clone(),
         };
         let owner = self.vmm_uid(row);
-        let disks = self.ready_disks(row, &dir, owner).await?;
+        let lent = self.attachments_of(row.id).await?;
+        let disks = self.ready_disks(row, &lent, &dir, owner).await?;
         let vmm = &self.parts.vmm;
         let terms = vmm.terms(row.spec.driver, &kernel, &dir, &disks).await?;
         let image = self.parts.images.get(row.image.as_str()).await?;
         let boot_nonce = format!("{:016x}{:016x}", nonce()?, nonce()?);
         let config = guest_config(
             row,
+            &lent,
             &image.config,
             &self.settings,
             boot_nonce.clone(),
@@ -155,6 +161,7 @@ impl Engine {
             driver: terms.driver.to_owned(),
             accelerator: terms.accelerator,
             console: Some(console_mark(&dir)),
+            disks: disks.iter().map(|disk| disk.file.clone()).collect(),
         };
         // Speaks of a VMM that does not outlive a power cut, so it need not either.
         place_aside(dir.join(LAUNCH_RECORD), serde_json::to_vec(&record)?, false).await?;
@@ -194,6 +201,7 @@ impl Engine {
     async fn ready_disks(
         &self,
         row: &VmRow,
+        lent: &[Attachment],
         dir: &Utf8Path,
         owner: u32,
     ) -> anyhow::Result<Vec<Disk>> {
@@ -202,6 +210,7 @@ impl Engine {
             let standing = self.parts.disks.ready(&dir.join(&disk.file), owner).await?;
             disk.device = standing.device;
         }
+        disks.extend(self.lend_volumes(lent, dir, owner).await?);
         Ok(disks)
     }
 
@@ -243,12 +252,14 @@ fn disks(row: &VmRow) -> Vec<Disk> {
         serial: "root".to_owned(),
         read_only: false,
         device: None,
+        lent: false,
     };
     let data = row.spec.volumes.iter().map(|volume| Disk {
         file: Paths::volume_file(volume.name.as_str()),
         serial: volume.name.to_string(),
         read_only: volume.read_only,
         device: None,
+        lent: false,
     });
     std::iter::once(root).chain(data).collect()
 }

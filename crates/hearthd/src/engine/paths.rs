@@ -1,7 +1,7 @@
 //! Where the files of an installation are.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_types::VmId;
+use hearth_types::{VmId, VolumeId};
 
 /// The folders of an installation.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub const LAUNCH_RECORD: &str = "launch.json";
 pub const VMM_LOCK: &str = hearth_vmm::VMM_LOCK;
 /// In a VM's folder: the root disk.
 pub const ROOT_DISK: &str = "root.img";
+/// What the second names of volumes of their own begin with, in a VM's folder.
+pub const LENT: &str = "attached-";
 /// In a VM's folder: the initramfs of the current run.
 pub const INITRD: &str = "initrd";
 
@@ -61,6 +63,30 @@ impl Paths {
     #[must_use]
     pub fn snapshots(&self) -> Utf8PathBuf {
         self.data.join("snapshots")
+    }
+
+    /// The folder of all volumes of their own.
+    #[must_use]
+    pub fn volumes(&self) -> Utf8PathBuf {
+        self.data.join("volumes")
+    }
+
+    /// The folder of a volume of its own.
+    #[must_use]
+    pub fn volume(&self, volume: VolumeId) -> Utf8PathBuf {
+        self.volumes().join(volume.to_string())
+    }
+
+    /// A disk in the folder of a volume of its own.
+    #[must_use]
+    pub fn volume_disk(&self, volume: VolumeId, number: u32) -> Utf8PathBuf {
+        self.volume(volume).join(format!("disk-{number}.img"))
+    }
+
+    /// The second name that a volume of its own has in the folder of a VM that has it.
+    #[must_use]
+    pub fn lent_file(name: &str) -> String {
+        format!("{LENT}{name}.img")
     }
 
     /// The file of a data volume in a VM's folder.

@@ -38,11 +38,14 @@ use super::Engine;
 use super::paths::{Paths, ROOT_DISK, VMM_LOCK};
 
 pub(super) use clones::Origin;
-pub(super) use holds::Holds;
+pub(super) use holds::{Hold, Holds};
 pub use images::ImageSource;
+pub(super) use make::make_folder;
+pub(super) use restore::{Restore, draft};
+pub(super) use still::Way;
 
 /// How long a VM's owner task may take to finish what it is at.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A disk's file, in a VM's folder and in a snapshot's.
 fn file_of(disk: &SnapshotDisk) -> String {
@@ -54,7 +57,7 @@ fn file_of(disk: &SnapshotDisk) -> String {
 }
 
 /// A failed volume operation, as the API tells it.
-fn disk_problem(what: &str, error: &DiskError) -> anyhow::Error {
+pub(super) fn disk_problem(what: &str, error: &DiskError) -> anyhow::Error {
     let code = match error {
         DiskError::NoSpace { .. } => Code::Exhausted,
         _ => Code::Internal,
@@ -62,11 +65,11 @@ fn disk_problem(what: &str, error: &DiskError) -> anyhow::Error {
     Problem::new(code, format!("{what}: {}", chain(error))).into()
 }
 
-fn conflict(detail: impl Into<String>) -> Problem {
+pub(super) fn conflict(detail: impl Into<String>) -> Problem {
     Problem::new(Code::Conflict, detail)
 }
 
-fn still_worked_on(row: &VmRow) -> anyhow::Error {
+pub(super) fn still_worked_on(row: &VmRow) -> anyhow::Error {
     let name = &row.spec.name;
     let detail = format!(
         "{name} is being worked on, and was for {} s",
@@ -150,7 +153,7 @@ impl Engine {
     }
 
     /// Proves that no VMM uses a VM's disks, and keeps one from it as long as the lock is held.
-    async fn unused(&self, row: &VmRow) -> anyhow::Result<Option<LockFile>> {
+    pub(super) async fn unused(&self, row: &VmRow) -> anyhow::Result<Option<LockFile>> {
         let lock = self.paths.vm(row.id).join(VMM_LOCK);
         let name = row.spec.name.clone();
         let taken = aside(move || LockFile::of_existing(&lock)).await?;

@@ -8,7 +8,7 @@ use hearth_plan::gc::Graph;
 use hearth_pool::volume_name;
 use hearth_store::VmRow;
 use hearth_types::gc::{GcItem, GcKind, GcOutcome};
-use hearth_types::ids::{ImageId, SnapshotId, VmId};
+use hearth_types::ids::{ImageId, SnapshotId, VmId, VolumeId};
 use hearth_types::image::ImageRecord;
 use hearth_types::orphan::{Orphan, OrphanKind, OrphanState};
 use hearth_types::pool::PoolState;
@@ -32,6 +32,7 @@ const YOUNG_LAYER: SignedDuration = SignedDuration::from_hours(24);
 enum Node {
     Vm(VmId),
     Snapshot(SnapshotId),
+    Volume(VolumeId),
     Image(ImageId),
     Device(u32),
 }
@@ -94,6 +95,7 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
             .for_each(|one| graph.root(Node::Image(one.image_id))),
         Err(error) => graph.cannot_tell(format!("templates: {}", chain(&error))),
     }
+    refer_volumes(engine, &mut graph, &volumes).await;
     found.unknown.extend(graph.unknown().iter().cloned());
     let garbage = graph.garbage();
     found.images(images.as_deref().unwrap_or_default(), &garbage, order);
@@ -183,6 +185,28 @@ fn refer_snapshots(graph: &mut Graph<Node>, snapshots: &[Snapshot], volumes: &[P
         for volume in volumes {
             if volume.state.is_named() && volume.name.starts_with(&prefix) {
                 graph.refer(node.clone(), Node::Device(volume.id));
+            }
+        }
+    }
+}
+
+/// A volume of its own needs the devices of its own folder, and a VM the volumes that it has.
+async fn refer_volumes(engine: &Engine, graph: &mut Graph<Node>, devices: &[PoolVolume]) {
+    let all = match engine.volume_views().await {
+        Ok(all) => all,
+        Err(error) => return graph.cannot_tell(format!("volumes: {error:#}")),
+    };
+    for view in all {
+        let id = view.volume.id;
+        // Somebody asked for it, also where no VM has it.
+        graph.root(Node::Volume(id));
+        for attached in &view.attached {
+            graph.refer(Node::Vm(attached.vm), Node::Volume(id));
+        }
+        let prefix = format!("{id}-");
+        for device in devices {
+            if device.state.is_named() && device.name.starts_with(&prefix) {
+                graph.refer(Node::Volume(id), Node::Device(device.id));
             }
         }
     }

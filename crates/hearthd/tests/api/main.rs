@@ -36,3 +36,4 @@ mod snapshots;
 mod streams;
 mod templates;
 mod vms;
+mod volumes;

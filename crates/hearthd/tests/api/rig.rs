@@ -217,6 +217,15 @@ impl Rig {
         self.send(request(Method::POST, path, body)).await
     }
 
+    pub(crate) async fn put_bytes(&self, path: &str, bytes: Vec<u8>) -> Answer {
+        self.send(request(Method::PUT, path, Body::from(bytes)))
+            .await
+    }
+
+    pub(crate) async fn vm(&self, name: &str) -> Vm {
+        self.get(&format!("/v1/vms/{name}")).await.vm()
+    }
+
     pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(request(Method::DELETE, path, Body::empty()))
             .await

@@ -57,7 +57,7 @@ const TOLD: [(Story, &[&str]); 8] = [
 
 /// Steps that are never taken on a host like this one. All of them have a death before and after
 /// them on the simulated host (`sim/crash.rs`).
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 22] = [
     ("set_goal", "is taken after a reboot of the host"),
     ("snapshot_begun", SNAPSHOTS),
     ("snapshot_still", SNAPSHOTS),
@@ -68,12 +68,25 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ("restore_decided", SNAPSHOTS),
     ("restore_settled", SNAPSHOTS),
     ("clone_recorded", SNAPSHOTS),
+    ("volume_begun", VOLUMES),
+    ("volume_made", VOLUMES),
+    ("volume_detached", VOLUMES),
+    ("volume_grown", VOLUMES),
+    ("volume_removal_begun", VOLUMES),
+    ("volume_disks_removed", VOLUMES),
+    ("move_begun", VOLUMES),
+    ("move_copied", VOLUMES),
+    ("move_decided", VOLUMES),
+    ("draft_removed", VOLUMES),
     ("remove_orphan_unit", "is taken where systemd is the init"),
     ("ensure_limits", "is taken where systemd is the init"),
 ];
 
 /// Where the deaths in the work on snapshots are.
 const SNAPSHOTS: &str = "is in the story of sim/snapshots.rs";
+
+/// Where the deaths in the work on volumes, and in moves of disks, are.
+const VOLUMES: &str = "is in the story of sim/volumes.rs";
 
 /// What is taken unless all are asked for: each kind of story, and the places where most is at
 /// stake.

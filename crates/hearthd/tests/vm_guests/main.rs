@@ -30,3 +30,4 @@ mod shutdown;
 mod snapshots;
 mod survival;
 mod terminal;
+mod volumes;

@@ -32,7 +32,7 @@ pub(super) fn writer() -> (ChunkWriter, Receiver<io::Result<Bytes>>) {
 }
 
 /// What a channel receives, as a stream.
-pub(super) fn stream(
+pub(crate) fn stream(
     receiver: Receiver<io::Result<Bytes>>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     futures::stream::unfold(receiver, |mut receiver| async move {

@@ -1,9 +1,9 @@
-//! Who works with which snapshot: many may read one, and who makes or removes it is alone.
+//! Who works with which snapshot or volume: many may read one, and who makes, changes or removes it is
+//! alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hearth_types::ids::SnapshotId;
 use parking_lot::Mutex;
 
 /// How one is used.
@@ -13,20 +13,26 @@ enum Use {
     Read(u32),
 }
 
-/// The snapshots in use.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Holds(Arc<Mutex<BTreeMap<SnapshotId, Use>>>);
+/// Those in use.
+#[derive(Debug, Clone)]
+pub(crate) struct Holds<Id: Ord + Copy>(Arc<Mutex<BTreeMap<Id, Use>>>);
+
+impl<Id: Ord + Copy> Default for Holds<Id> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 /// A use; it ends with this.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    holds: Holds,
-    id: SnapshotId,
+pub(crate) struct Hold<Id: Ord + Copy> {
+    holds: Holds<Id>,
+    id: Id,
 }
 
-impl Holds {
+impl<Id: Ord + Copy> Holds<Id> {
     /// Nobody else uses it; `None` if somebody does.
-    pub(super) fn alone(&self, id: SnapshotId) -> Option<Hold> {
+    pub(in crate::engine) fn alone(&self, id: Id) -> Option<Hold<Id>> {
         let mut uses = self.0.lock();
         if uses.contains_key(&id) {
             return None;
@@ -36,7 +42,7 @@ impl Holds {
     }
 
     /// It does not go; `None` if it is being made or removed.
-    pub(super) fn read(&self, id: SnapshotId) -> Option<Hold> {
+    pub(in crate::engine) fn read(&self, id: Id) -> Option<Hold<Id>> {
         let mut uses = self.0.lock();
         match uses.entry(id).or_insert(Use::Read(0)) {
             Use::Alone => return None,
@@ -45,13 +51,13 @@ impl Holds {
         Some(self.hold(id))
     }
 
-    fn hold(&self, id: SnapshotId) -> Hold {
+    fn hold(&self, id: Id) -> Hold<Id> {
         let holds = self.clone();
         Hold { holds, id }
     }
 }
 
-impl Drop for Hold {
+impl<Id: Ord + Copy> Drop for Hold<Id> {
     fn drop(&mut self) {
         let mut uses = self.holds.0.lock();
         match uses.get_mut(&self.id) {
@@ -63,6 +69,8 @@ impl Drop for Hold {
 
 #[cfg(test)]
 mod tests {
+    use hearth_types::ids::SnapshotId;
+
     use super::*;
 
     #[test]

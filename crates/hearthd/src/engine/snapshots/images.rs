@@ -7,6 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_image::{OpenSnapshot, Snapshots};
+use hearth_types::ids::SnapshotId;
 use hearth_types::image::ImageOrigin;
 use hearth_types::problem::{Code, Problem};
 use hearth_types::snapshot::Snapshot;
@@ -64,7 +65,7 @@ struct Open {
     snapshot: Snapshot,
     disk: Utf8PathBuf,
     bytes: u64,
-    _hold: Hold,
+    _hold: Hold<SnapshotId>,
 }
 
 #[async_trait]

@@ -74,7 +74,7 @@ impl Engine {
     }
 
     /// The VM as it is now that it is borrowed.
-    pub(super) async fn present(&self, row: &VmRow) -> anyhow::Result<VmRow> {
+    pub(in crate::engine) async fn present(&self, row: &VmRow) -> anyhow::Result<VmRow> {
         let now = self.parts.store.vm(row.id).await;
         now.filter(|row| row.goal != Goal::Absent)
             .ok_or_else(|| conflict(format!("{} is being removed", row.spec.name)).into())
@@ -255,7 +255,7 @@ impl Engine {
 }
 
 /// Only the daemon looks into it.
-fn make_folder(folder: &Utf8Path) -> anyhow::Result<()> {
+pub(in crate::engine) fn make_folder(folder: &Utf8Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .mode(0o700)
         .recursive(true)

@@ -1,4 +1,5 @@
-//! Giving a VM the disks of one of its snapshots.
+//! Giving a VM other disks in the place of its present ones: those of one of its snapshots, or copies in
+//! another kind of storage.
 //!
 //! ```text
 //!  record `preparing` ─► a new disk beside each present one ─► record `decided` ─► each put in place ─► record gone
@@ -30,13 +31,14 @@ pub(in crate::engine) const RECORD: &str = "restore.json";
 
 /// The content of [`RECORD`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Restore {
-    /// From what.
-    snapshot: SnapshotId,
+pub(in crate::engine) struct Restore {
+    /// From what; absent when they are copies of the present ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::engine) snapshot: Option<SnapshotId>,
     /// All new disks are whole: they are the VM's.
-    decided: bool,
+    pub(in crate::engine) decided: bool,
     /// The disks that are replaced.
-    files: Vec<String>,
+    pub(in crate::engine) files: Vec<String>,
 }
 
 impl Restore {
@@ -53,7 +55,7 @@ impl Restore {
 }
 
 /// Where the new disk is until it is put in place. Its name ends as that of anything that is being made.
-fn draft(dir: &Utf8Path, file: &str) -> Utf8PathBuf {
+pub(in crate::engine) fn draft(dir: &Utf8Path, file: &str) -> Utf8PathBuf {
     dir.join(format!("restored-{}.new", file.trim_end_matches(".img")))
 }
 
@@ -94,7 +96,7 @@ impl Engine {
         let _unused = self.unused(row).await?;
         self.settle_disks(row.id).await?;
         let mut restore = Restore {
-            snapshot: snapshot.id,
+            snapshot: Some(snapshot.id),
             decided: false,
             files: snapshot.disks.iter().map(file_of).collect(),
         };
@@ -138,7 +140,11 @@ impl Engine {
         Ok(())
     }
 
-    async fn record_restore(&self, vm: VmId, restore: &Restore) -> anyhow::Result<()> {
+    pub(in crate::engine) async fn record_restore(
+        &self,
+        vm: VmId,
+        restore: &Restore,
+    ) -> anyhow::Result<()> {
         let path = self.paths.vm(vm).join(RECORD);
         let text = serde_json::to_vec(restore)?;
         aside(move || place_file(&path, &text, true)).await?
@@ -160,13 +166,19 @@ impl Engine {
             } else {
                 disks.remove(&new).await
             };
-            done.map_err(|error| disk_problem("a restore cannot be brought to its end", &error))?;
+            done.map_err(|error| {
+                disk_problem(
+                    "the replacement of its disks cannot be brought to its end",
+                    &error,
+                )
+            })?;
             self.failpoints.hit("after", "restore_settled").await;
         }
         let (path, snapshot) = (dir.join(RECORD), restore.snapshot);
         aside(move || std::fs::remove_file(&path).with_context(|| format!("cannot remove {path}")))
             .await??;
-        tracing::info!(%vm, %snapshot, restored = restore.decided, "the restore is over");
+        let snapshot = snapshot.map(|id| id.to_string());
+        tracing::info!(%vm, snapshot, replaced = restore.decided, "the replacement of its disks is over");
         Ok(())
     }
 }

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// How a VM's disks are made to belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(in crate::engine) enum Way {
     /// It does not run.
     Stopped,
     /// It stands still already.
@@ -45,7 +45,7 @@ pub(super) enum Way {
 }
 
 /// A VM that stands still, or does not.
-pub(super) enum Still {
+pub(in crate::engine) enum Still {
     Frozen(AgentClient, Instant),
     Paused(Instant),
     AsItIs(Consistency),
@@ -53,7 +53,7 @@ pub(super) enum Still {
 
 impl Engine {
     /// What a VM does, and so what has to be done.
-    pub(super) async fn way_of(
+    pub(in crate::engine) async fn way_of(
         &self,
         row: &VmRow,
         pause: bool,
@@ -82,7 +82,11 @@ impl Engine {
     }
 
     /// Holds a VM still.
-    pub(super) async fn hold_still(&self, row: &VmRow, way: Way) -> anyhow::Result<Option<Still>> {
+    pub(in crate::engine) async fn hold_still(
+        &self,
+        row: &VmRow,
+        way: Way,
+    ) -> anyhow::Result<Option<Still>> {
         let still = match way {
             Way::Stopped => return Ok(None),
             Way::Standing => Still::AsItIs(Consistency::Paused),
@@ -131,7 +135,7 @@ impl Engine {
 
     /// Lets it go on. What was done for the snapshot's consistency, and for how long the guest could
     /// not write, in milliseconds.
-    pub(super) async fn let_go(
+    pub(in crate::engine) async fn let_go(
         &self,
         row: &VmRow,
         still: Still,

@@ -10,7 +10,7 @@ use hearth_types::orphan::{Fate, FateKind, Orphan, OrphanKind, OrphanState};
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
 
 use super::{Scene, Wanted, changed, kept, unproven};
-use crate::engine::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, Paths, ROOT_DISK};
+use crate::engine::paths::{DISKS_MARKER, INITRD, LAUNCH_RECORD, LENT, Paths, ROOT_DISK};
 use crate::orphans::keepsake::KEEPSAKE;
 
 /// What the daemon makes in a VM's folder, apart from data volumes.
@@ -119,7 +119,8 @@ impl Home<'_> {
                 with_reason(disk, "its VM has no volume of this name any more")
             });
         }
-        let known = OURS.contains(&name) || hearth_vmm::FILES.contains(&name);
+        let known =
+            OURS.contains(&name) || name.starts_with(LENT) || hearth_vmm::FILES.contains(&name);
         let draft = name.starts_with('.') || name.ends_with(DRAFT);
         // A VMM makes what it needs while it runs, and drafts are soon renamed.
         if known || !self.quiet {
