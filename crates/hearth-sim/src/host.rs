@@ -6,6 +6,7 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -208,7 +209,7 @@ pub struct SimHost {
     /// The beginning of a volume goes into its clones, so that they can be told apart.
     pub content: bool,
     /// Volumes that were moved into the pool.
-    pub in_pool: BTreeSet<camino::Utf8PathBuf>,
+    pub in_pool: BTreeSet<PathBuf>,
     /// What must never happen and did.
     pub violations: Vec<String>,
 }

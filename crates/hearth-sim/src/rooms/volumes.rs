@@ -85,7 +85,7 @@ impl Volumes for Rooms {
     }
 
     async fn kind(&self, path: &Utf8Path) -> Result<StorageKind, DiskError> {
-        let thin = self.see(|host| host.in_pool.contains(path));
+        let thin = self.see(|host| host.in_pool.contains(path.as_std_path()));
         Ok(if thin {
             StorageKind::Thin
         } else {
@@ -113,8 +113,8 @@ impl Volumes for Rooms {
         self.make_volume(path, Bytes(size), Made::Copy)?;
         copy_beginning(source, path).map_err(failed)?;
         self.change(|host| match kind {
-            StorageKind::Thin => host.in_pool.insert(path.to_owned()),
-            StorageKind::Files => host.in_pool.remove(path),
+            StorageKind::Thin => host.in_pool.insert(path.as_std_path().to_owned()),
+            StorageKind::Files => host.in_pool.remove(path.as_std_path()),
         });
         Ok(())
     }
@@ -132,10 +132,10 @@ impl Volumes for Rooms {
             if !new.exists() {
                 return;
             }
-            if host.in_pool.remove(new) {
-                host.in_pool.insert(path.to_owned());
+            if host.in_pool.remove(new.as_std_path()) {
+                host.in_pool.insert(path.as_std_path().to_owned());
             } else {
-                host.in_pool.remove(path);
+                host.in_pool.remove(path.as_std_path());
             }
         });
         match fs::rename(new, path) {

@@ -42,6 +42,7 @@ async fn every_route_of_a_vm_says_when_there_is_none() {
             let body = match path.rsplit('/').next() {
                 Some("spec") => spec("nosuch", json!({})).to_string(),
                 Some("restore") => json!({ "snapshot": "nosuch" }).to_string(),
+                Some("migrate") => json!({ "to": "files" }).to_string(),
                 _ => String::new(),
             };
             let method: Method = method.to_uppercase().parse().unwrap();
