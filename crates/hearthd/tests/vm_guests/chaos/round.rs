@@ -9,7 +9,7 @@ use hearth_types::ids::EventSeq;
 use hearth_types::mode::Mode;
 use hearth_types::names::tap_name;
 use hearth_types::status::Phase;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::draw::{Drawn, Fault, Round, Scope, Sign};
@@ -20,6 +20,9 @@ use super::stage::Stage;
 /// How long a host may take to become whole: several guests boot at once, emulated, on a machine
 /// that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(200);
+/// A guest that ends itself is seen to end by the test and by the daemon, each with a thread of its own: the
+/// daemon's word may have the earlier time. No VM ends twice in so short a time.
+const FIRST: SignedDuration = SignedDuration::from_millis(500);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between the end of a VMM and the next one's start everything else may be asked for; that a VM
@@ -312,10 +315,11 @@ impl Stage {
 
 /// When the daemon said first that it knows.
 fn noticed(one: &Open, vm: Option<&Vm>, sight: &Sight) -> Option<Timestamp> {
+    let from = one.case.injured - FIRST;
     let told = |codes: &[&str]| {
         let about = |event: &&Event| {
             codes.contains(&event.code.as_str())
-                && event.at >= one.case.injured
+                && event.at >= from
                 && vm.is_some_and(|vm| event.vm == Some(vm.id))
         };
         let first = sight.events.iter().find(about);
