@@ -23,6 +23,9 @@ use crate::session::Session;
 use crate::writer::{self, Committed, Job, Request};
 use crate::{IdempotencyKey, IdempotentHit, Result, StoreError, backup, keys, settings};
 
+/// So often is asked again by who only reads and had the lot of those who write.
+const READ_AGAIN: u32 = 8;
+
 /// The database of one installation. Clones share it; the last one to go closes it.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -178,6 +181,21 @@ impl Store {
             }
         }
         answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Asks something that writes nothing. It shares a transaction with whoever writes at the time; when there is no
+    /// room for what they write, it is asked again: reading needs none.
+    async fn read<T: Send + 'static>(
+        &self,
+        f: impl Fn(&mut Session) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        for _ in 0..READ_AGAIN {
+            match self.request(f.clone()).await {
+                Err(StoreError::Full { .. }) => {}
+                done => return done,
+            }
+        }
+        self.request(f).await
     }
 
     /// Writes a whole copy of the database to a file, while others go on, and looks through it.

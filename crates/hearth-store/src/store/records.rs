@@ -67,7 +67,7 @@ impl Store {
     /// # Errors
     /// Only the database's own.
     pub async fn events(&self, after: EventSeq, limit: usize) -> Result<Vec<Event>> {
-        self.request(move |session| events::read(session, after, limit))
+        self.read(move |session| events::read(session, after, limit))
             .await
     }
 
@@ -103,7 +103,6 @@ impl Store {
     /// # Errors
     /// Only the database's own.
     pub async fn history(&self, vm: VmId) -> Result<Vec<HistoryEntry>> {
-        self.request(move |session| history::read(session, vm))
-            .await
+        self.read(move |session| history::read(session, vm)).await
     }
 }

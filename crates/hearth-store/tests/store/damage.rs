@@ -227,12 +227,27 @@ fn on_a_small_file_system() {
         assert!(made > 3);
         assert_eq!(store.setting("mode").await.unwrap(), None);
         assert_eq!(store.vms().await.len(), made);
+        reads_beside_writers(&store).await;
         let rows = store.vms().await;
         drop(store);
         // What was acknowledged is there; reading needs no space.
         let store = Store::open(&db).unwrap();
         assert_eq!(store.vms().await, rows);
     });
+}
+
+/// Who only reads shares transactions with those who find no room, and is answered all the same.
+async fn reads_beside_writers(store: &Store) {
+    for _ in 0..50 {
+        let mut large = new_vm("large");
+        large.spec.env.insert("LONG".to_owned(), "x".repeat(8000));
+        let (written, read) = tokio::join!(
+            store.create_vm(large, ranges(), now()),
+            store.events(EventSeq(0), 10),
+        );
+        assert!(written.is_err());
+        read.unwrap();
+    }
 }
 
 #[test]
