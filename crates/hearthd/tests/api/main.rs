@@ -8,6 +8,7 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+mod content;
 #[path = "../common/openmetrics.rs"]
 mod openmetrics;
 mod rig;

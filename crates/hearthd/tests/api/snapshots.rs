@@ -7,24 +7,8 @@ use hearth_types::snapshot::{Consistency, Snapshot, SnapshotList, SnapshotState}
 use hearth_types::status::{Goal, Phase};
 use serde_json::{Value, json};
 
+use crate::content::{read, write};
 use crate::rig::{Answer, IMAGE, Rig};
-
-/// Where a test writes, past what ext4 has there.
-const AT: u64 = 3 << 20;
-
-fn write(path: &Utf8PathBuf, text: &str) {
-    use std::os::unix::fs::FileExt as _;
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(text.as_bytes(), AT).unwrap();
-}
-
-fn read(path: &Utf8PathBuf) -> String {
-    use std::os::unix::fs::FileExt as _;
-    let mut bytes = [0; 5];
-    let file = std::fs::File::open(path).unwrap();
-    file.read_exact_at(&mut bytes, AT).unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
 
 /// A VM with two disks that has run and is stopped.
 async fn stopped(rig: &Rig) -> Vm {

@@ -6,23 +6,15 @@ use camino::Utf8PathBuf;
 use hearth_types::volume::{VolumeState, VolumeView};
 use serde_json::{Value, json};
 
+use crate::content::{read, write};
 use crate::rig::{Answer, Rig};
 
-/// Where a test writes, past what ext4 has there.
-const AT: u64 = 3 << 20;
-
-fn write(path: &Utf8PathBuf, text: &str) {
-    use std::os::unix::fs::FileExt as _;
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(text.as_bytes(), AT).unwrap();
-}
-
-fn read(path: &Utf8PathBuf) -> String {
-    use std::os::unix::fs::FileExt as _;
-    let mut bytes = [0; 5];
-    let file = std::fs::File::open(path).unwrap();
-    file.read_exact_at(&mut bytes, AT).unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
+/// A refusal says what to do.
+fn hints(problem: &Value, what: &str) {
+    assert!(
+        problem["hint"].as_str().unwrap().contains(what),
+        "{problem}"
+    );
 }
 
 fn view(answer: &Answer) -> VolumeView {
@@ -105,13 +97,7 @@ async fn a_volume_outlives_the_vms_that_have_it() {
         let problem = order(&rig, "data", what, asked)
             .await
             .problem(409, "conflict");
-        assert!(
-            problem["hint"]
-                .as_str()
-                .unwrap()
-                .contains("hearth stop web"),
-            "{problem}"
-        );
+        hints(&problem, "hearth stop web");
     }
     let removed = rig.delete("/v1/vms/web?wait=true&force=true").await;
     assert_eq!(removed.status, StatusCode::OK, "{removed:?}");
@@ -173,10 +159,7 @@ async fn copies_and_snapshots_are_independent() {
     let problem = order(&rig, "kept", "grow", json!({ "size": "1GiB" }))
         .await
         .problem(409, "conflict");
-    assert!(
-        problem["hint"].as_str().unwrap().contains("--from kept"),
-        "{problem}"
-    );
+    hints(&problem, "--from kept");
     let smaller = json!({ "name": "small", "from": "copy", "size": "16MiB" });
     rig.post("/v1/volumes", smaller)
         .await
@@ -204,10 +187,7 @@ async fn a_volume_grows_and_never_shrinks() {
     let problem = order(&rig, "data", "grow", json!({ "size": "16MiB" }))
         .await
         .problem(409, "conflict");
-    assert!(
-        problem["hint"].as_str().unwrap().contains("never"),
-        "{problem}"
-    );
+    hints(&problem, "never");
     order(&rig, "data", "grow", json!({ "size": 1 }))
         .await
         .problem(400, "invalid");
@@ -257,13 +237,7 @@ async fn what_is_brought_comes_out_as_it_was() {
         .get("/v1/volumes/brought/content")
         .await
         .problem(409, "conflict");
-    assert!(
-        problem["hint"]
-            .as_str()
-            .unwrap()
-            .contains("volume snapshot brought"),
-        "{problem}"
-    );
+    hints(&problem, "volume snapshot brought");
 }
 
 #[tokio::test]
@@ -274,10 +248,7 @@ async fn where_there_is_no_pool_nothing_is_moved() {
     let problem = order(&rig, "data", "migrate", json!({ "to": "thin" }))
         .await
         .problem(409, "conflict");
-    assert!(
-        problem["hint"].as_str().unwrap().contains("pool setup"),
-        "{problem}"
-    );
+    hints(&problem, "pool setup");
     rig.create("web").await;
     let never = rig
         .post("/v1/vms/web/migrate", json!({ "to": "thin" }))
@@ -288,13 +259,7 @@ async fn where_there_is_no_pool_nothing_is_moved() {
         .post("/v1/vms/web/migrate", json!({ "to": "thin" }))
         .await;
     let problem = runs.problem(409, "conflict");
-    assert!(
-        problem["hint"]
-            .as_str()
-            .unwrap()
-            .contains("hearth stop web"),
-        "{problem}"
-    );
+    hints(&problem, "hearth stop web");
     stop(&rig, "web").await;
     rig.post("/v1/vms/web/migrate", json!({ "to": "thin" }))
         .await
