@@ -1,5 +1,7 @@
 //! Orphans and history: what is listed, what is refused, what is done.
 
+use std::time::Duration;
+
 use hearth_types::history::History;
 use hearth_types::ids::VmId;
 use hearth_types::orphan::{Orphan, OrphanKind, OrphanList, OrphanState, OrphansRemoved};
@@ -7,7 +9,7 @@ use hearth_types::process::ProcessExit;
 use hearth_types::status::{EndClass, Phase};
 use serde_json::{Value, json};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, within};
 
 async fn listed(rig: &Rig) -> Vec<Orphan> {
     let answer = rig.get("/v1/orphans").await;
@@ -90,7 +92,18 @@ async fn history_tells_how_runs_ended_that_nobody_had_ended() {
     rig.vmm.fake.crash(vm.id, ProcessExit::Signal(11));
     let ended = |vm: &hearth_types::api::Vm| vm.phase == Phase::Failed;
     rig.until("web", "its end is recorded", ended).await;
-    let items = history().await;
+    // What is known of the run is gathered after its end is told.
+    let items = within("its history", async {
+        loop {
+            let items = history().await;
+            if !items.is_empty() {
+                return items;
+            }
+            // Nothing tells of it: it is asked for until it is there.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let items = items.await;
     assert_eq!(items.len(), 1, "{items:?}");
     assert_eq!(items[0].class, EndClass::VmmCrashed);
     assert_eq!(items[0].vmm, Some(ProcessExit::Signal(11)));
