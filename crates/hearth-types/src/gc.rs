@@ -1,11 +1,12 @@
 //! Garbage collection: what is there and nobody needs.
 
 use std::fmt;
-use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::words::words;
 
 /// Kinds of garbage.
 #[derive(
@@ -36,38 +37,20 @@ pub enum GcKind {
     Image,
 }
 
+words!(GcKind or UnknownKind {
+    ThinDevice => "thin_device",
+    Leftover => "leftover",
+    Download => "download",
+    Log => "log",
+    Dump => "dump",
+    Draft => "draft",
+    Backup => "backup",
+    Job => "job",
+    Aside => "aside",
+    Image => "image",
+});
+
 impl GcKind {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::ThinDevice,
-        Self::Leftover,
-        Self::Download,
-        Self::Log,
-        Self::Dump,
-        Self::Draft,
-        Self::Backup,
-        Self::Job,
-        Self::Aside,
-        Self::Image,
-    ];
-
-    /// The word that tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ThinDevice => "thin_device",
-            Self::Leftover => "leftover",
-            Self::Download => "download",
-            Self::Log => "log",
-            Self::Dump => "dump",
-            Self::Draft => "draft",
-            Self::Backup => "backup",
-            Self::Job => "job",
-            Self::Aside => "aside",
-            Self::Image => "image",
-        }
-    }
-
     /// Whether it goes only when it is asked for by its kind.
     #[must_use]
     pub const fn only_by_name(self) -> bool {
@@ -85,26 +68,10 @@ impl GcKind {
     }
 }
 
-impl FromStr for GcKind {
-    type Err = UnknownKind;
-
-    fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        let mut all = Self::ALL.into_iter();
-        let found = all.find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| UnknownKind(text.to_owned()))
-    }
-}
-
 /// A word that is no kind of garbage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of garbage")]
 pub struct UnknownKind(String);
-
-impl fmt::Display for GcKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// What has become of a piece of garbage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -120,16 +87,12 @@ pub enum GcOutcome {
     Skipped,
 }
 
-impl fmt::Display for GcOutcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Found => "found",
-            Self::Cleaned => "cleaned",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-        })
-    }
-}
+words!(GcOutcome {
+    Found => "found",
+    Cleaned => "cleaned",
+    Failed => "failed",
+    Skipped => "skipped",
+});
 
 /// A piece of garbage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::ids::ImageId;
 use crate::problem::Problem;
+use crate::words::words;
 
 /// Where a job is.
 #[derive(
@@ -38,44 +39,22 @@ pub enum JobState {
     Cancelled,
 }
 
+words!(JobState {
+    Resolve => "resolve",
+    Download => "download",
+    Verify => "verify",
+    Unpack => "unpack",
+    Seal => "seal",
+    Ready => "ready",
+    Aborted => "aborted",
+    Cancelled => "cancelled",
+});
+
 impl JobState {
-    /// All states.
-    pub const ALL: [Self; 8] = [
-        Self::Resolve,
-        Self::Download,
-        Self::Verify,
-        Self::Unpack,
-        Self::Seal,
-        Self::Ready,
-        Self::Aborted,
-        Self::Cancelled,
-    ];
-
-    /// Its word, as the API has it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "resolve",
-            Self::Download => "download",
-            Self::Verify => "verify",
-            Self::Unpack => "unpack",
-            Self::Seal => "seal",
-            Self::Ready => "ready",
-            Self::Aborted => "aborted",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
     /// Whether a job stays there unless somebody says otherwise.
     #[must_use]
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Ready | Self::Aborted | Self::Cancelled)
-    }
-}
-
-impl std::fmt::Display for JobState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

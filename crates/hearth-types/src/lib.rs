@@ -31,6 +31,7 @@ pub mod template;
 pub mod thin;
 pub mod units;
 pub mod volume;
+mod words;
 
 pub use ids::{EventSeq, ImageId, InstallationId, IntentId, SnapshotId, VmId, VolumeId};
 pub use mark::OwnerMark;

@@ -8,13 +8,12 @@
 //! ```
 //! The strictest of what was set by hand and of what the rules ask for is in force.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::api::PlanStep;
+use crate::words::words;
 
 /// How much the daemon may do, the strictest last.
 #[derive(
@@ -42,26 +41,11 @@ pub enum Mode {
     Readonly,
 }
 
-impl Mode {
-    /// Every mode, the strictest last.
-    pub const ALL: [Self; 3] = [Self::Normal, Self::Maintenance, Self::Readonly];
-
-    /// The word that files, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Maintenance => "maintenance",
-            Self::Readonly => "readonly",
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(Mode {
+    Normal => "normal",
+    Maintenance => "maintenance",
+    Readonly => "readonly",
+});
 
 /// What makes the daemon enter a mode by itself.
 #[derive(
@@ -77,10 +61,13 @@ pub enum ModeRule {
     HostBreaker,
 }
 
-impl ModeRule {
-    /// Every rule.
-    pub const ALL: [Self; 3] = [Self::DatabaseUnwritable, Self::DiskFull, Self::HostBreaker];
+words!(ModeRule {
+    DatabaseUnwritable => "database_unwritable",
+    DiskFull => "disk_full",
+    HostBreaker => "host_breaker",
+});
 
+impl ModeRule {
     /// The mode that it enters.
     #[must_use]
     pub const fn mode(self) -> Mode {
@@ -95,22 +82,6 @@ impl ModeRule {
     #[must_use]
     pub const fn yields(self) -> bool {
         !matches!(self, Self::DatabaseUnwritable)
-    }
-
-    /// The word that JSON and metrics have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::DatabaseUnwritable => "database_unwritable",
-            Self::DiskFull => "disk_full",
-            Self::HostBreaker => "host_breaker",
-        }
-    }
-}
-
-impl fmt::Display for ModeRule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

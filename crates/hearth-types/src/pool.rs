@@ -1,12 +1,11 @@
 //! The thin pool that volumes can come from.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::units::Bytes;
+use crate::words::words;
 
 /// How the pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -38,48 +37,20 @@ pub enum PoolState {
     Unknown,
 }
 
-impl PoolState {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Absent,
-        Self::Preparing,
-        Self::Down,
-        Self::Up,
-        Self::Full,
-        Self::ReadOnly,
-        Self::Failed,
-        Self::Damaged,
-        Self::Destroying,
-        Self::Foreign,
-        Self::Unavailable,
-        Self::Unknown,
-    ];
-
-    /// The word that tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Absent => "absent",
-            Self::Preparing => "preparing",
-            Self::Down => "down",
-            Self::Up => "up",
-            Self::Full => "full",
-            Self::ReadOnly => "read_only",
-            Self::Failed => "failed",
-            Self::Damaged => "damaged",
-            Self::Destroying => "destroying",
-            Self::Foreign => "foreign",
-            Self::Unavailable => "unavailable",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for PoolState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(PoolState {
+    Absent => "absent",
+    Preparing => "preparing",
+    Down => "down",
+    Up => "up",
+    Full => "full",
+    ReadOnly => "read_only",
+    Failed => "failed",
+    Damaged => "damaged",
+    Destroying => "destroying",
+    Foreign => "foreign",
+    Unavailable => "unavailable",
+    Unknown => "unknown",
+});
 
 /// How much of something is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -103,15 +74,11 @@ pub enum PoolVerdict {
     Unfinished,
 }
 
-impl fmt::Display for PoolVerdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Good => "good",
-            Self::Bad => "bad",
-            Self::Unfinished => "unfinished",
-        })
-    }
-}
+words!(PoolVerdict {
+    Good => "good",
+    Bad => "bad",
+    Unfinished => "unfinished",
+});
 
 /// A check of the metadata by `thin_check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -180,26 +147,11 @@ pub enum PoolOperationState {
     Stuck,
 }
 
-impl PoolOperationState {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Waiting, Self::Running, Self::Stuck];
-
-    /// The word that tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Running => "running",
-            Self::Stuck => "stuck",
-        }
-    }
-}
-
-impl fmt::Display for PoolOperationState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(PoolOperationState {
+    Waiting => "waiting",
+    Running => "running",
+    Stuck => "stuck",
+});
 
 /// An operation on the kernel's devices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,8 +1,5 @@
 //! Snapshots of VMs' disks: what is recorded, shown and asked for.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -11,6 +8,7 @@ use crate::ids::{ImageId, SnapshotId, VmId};
 use crate::names::VmName;
 use crate::spec::{PortSpec, VmSpec};
 use crate::units::Bytes;
+use crate::words::words;
 
 /// The name of the root disk among a snapshot's disks. Volumes have their own names, and one of
 /// them may be called so, too: see [`SnapshotDisk::volume`].
@@ -33,41 +31,16 @@ pub enum SnapshotState {
     Deleting,
 }
 
-impl SnapshotState {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Creating, Self::Ready, Self::Deleting];
-
-    /// The word that the database, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
-        }
-    }
-}
-
-impl fmt::Display for SnapshotState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(SnapshotState or UnknownState {
+    Creating => "creating",
+    Ready => "ready",
+    Deleting => "deleting",
+});
 
 /// A word that is no state of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no state of a snapshot")]
 pub struct UnknownState(String);
-
-impl FromStr for SnapshotState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        let mut all = Self::ALL.into_iter();
-        let found = all.find(|state| state.as_str() == text);
-        found.ok_or_else(|| UnknownState(text.to_owned()))
-    }
-}
 
 /// What was done so that the disks of a snapshot belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -83,24 +56,12 @@ pub enum Consistency {
     Crash,
 }
 
-impl Consistency {
-    /// The word that tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Stopped => "stopped",
-            Self::Frozen => "frozen",
-            Self::Paused => "paused",
-            Self::Crash => "crash",
-        }
-    }
-}
-
-impl fmt::Display for Consistency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(Consistency {
+    Stopped => "stopped",
+    Frozen => "frozen",
+    Paused => "paused",
+    Crash => "crash",
+});
 
 /// One disk of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

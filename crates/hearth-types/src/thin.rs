@@ -1,11 +1,10 @@
 //! Thin devices: what of the pool is whose, as the ledger has it and as the API shows it.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use crate::words::words;
 
 /// What a thin device is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -25,30 +24,14 @@ pub enum ThinKind {
     Data,
 }
 
-impl ThinKind {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::Image,
-        Self::Layer,
-        Self::VmRoot,
-        Self::VmData,
-        Self::Snapshot,
-        Self::Data,
-    ];
-
-    /// The word that the ledger, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Image => "image",
-            Self::Layer => "layer",
-            Self::VmRoot => "vm-root",
-            Self::VmData => "vm-data",
-            Self::Snapshot => "snapshot",
-            Self::Data => "data",
-        }
-    }
-}
+words!(ThinKind or UnknownWord {
+    Image => "image",
+    Layer => "layer",
+    VmRoot => "vm-root",
+    VmData => "vm-data",
+    Snapshot => "snapshot",
+    Data => "data",
+});
 
 /// How far a thin device has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -67,28 +50,15 @@ pub enum ThinState {
     Orphaned,
 }
 
+words!(ThinState or UnknownWord {
+    Creating => "creating",
+    Filling => "filling",
+    Ready => "ready",
+    Deleting => "deleting",
+    Orphaned => "orphaned",
+});
+
 impl ThinState {
-    /// All of them.
-    pub const ALL: [Self; 5] = [
-        Self::Creating,
-        Self::Filling,
-        Self::Ready,
-        Self::Deleting,
-        Self::Orphaned,
-    ];
-
-    /// The word that the ledger, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Filling => "filling",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
-            Self::Orphaned => "orphaned",
-        }
-    }
-
     /// Whether its name is its own: those that are on their way out have none any more.
     #[must_use]
     pub const fn is_named(self) -> bool {
@@ -100,29 +70,6 @@ impl ThinState {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind or state of a thin device")]
 pub struct UnknownWord(String);
-
-macro_rules! words {
-    ($name:ident) => {
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = UnknownWord;
-
-            fn from_str(text: &str) -> Result<Self, UnknownWord> {
-                let mut all = Self::ALL.into_iter();
-                let found = all.find(|word| word.as_str() == text);
-                found.ok_or_else(|| UnknownWord(text.to_owned()))
-            }
-        }
-    };
-}
-
-words!(ThinKind);
-words!(ThinState);
 
 /// An entry of the ledger: a thin device, one that is to be, or one that was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,9 +1,6 @@
 //! Data volumes of their own: what is recorded, shown and asked for. They outlive the VMs that use
 //! them.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,6 +10,7 @@ use crate::names::VmName;
 use crate::snapshot::Consistency;
 use crate::spec::{FieldError, MAX_DISK, MIN_DISK};
 use crate::units::Bytes;
+use crate::words::words;
 
 /// The most disks that a VM has beside its root disk, its own volumes among them: the letters vdb
 /// and so on, with some to spare.
@@ -38,26 +36,11 @@ pub enum VolumeState {
     Deleting,
 }
 
-impl VolumeState {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Creating, Self::Ready, Self::Deleting];
-
-    /// The word that the database, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Creating => "creating",
-            Self::Ready => "ready",
-            Self::Deleting => "deleting",
-        }
-    }
-}
-
-impl fmt::Display for VolumeState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(VolumeState {
+    Creating => "creating",
+    Ready => "ready",
+    Deleting => "deleting",
+});
 
 /// What a disk is kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
@@ -70,37 +53,15 @@ pub enum StorageKind {
     Thin,
 }
 
-impl StorageKind {
-    /// The word that the command line, tables and JSON have for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Files => "files",
-            Self::Thin => "thin",
-        }
-    }
-}
-
-impl fmt::Display for StorageKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
+words!(StorageKind or UnknownStorage {
+    Files => "files",
+    Thin => "thin",
+});
 
 /// A word that is no kind of storage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no kind of storage: files or thin")]
 pub struct UnknownStorage(String);
-
-impl FromStr for StorageKind {
-    type Err = UnknownStorage;
-
-    fn from_str(text: &str) -> Result<Self, UnknownStorage> {
-        let mut all = [Self::Files, Self::Thin].into_iter();
-        let found = all.find(|kind| kind.as_str() == text);
-        found.ok_or_else(|| UnknownStorage(text.to_owned()))
-    }
-}
 
 /// A data volume of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
