@@ -3,9 +3,12 @@
 //! An implementation brings its [`Ground`]: how a test makes a source volume and looks into a
 //! volume, which for files is plain reading and for a simulated host is memory.
 
+use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
 use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::units::{Bytes, MIB};
-
 use hearth_types::volume::StorageKind;
 
 use crate::{Borrower, DiskError, Made, Volumes};
@@ -26,6 +29,58 @@ pub trait Ground: Sync {
     fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32);
     /// Names of everything that is there.
     fn names(&self) -> Vec<String>;
+}
+
+/// A folder whose names are volumes: files, or nodes of devices, which are read as files are.
+pub trait InFolder: Sync {
+    /// The folder.
+    fn folder(&self) -> &Utf8Path;
+}
+
+impl<T: InFolder> Ground for T {
+    fn path(&self, name: &str) -> Utf8PathBuf {
+        self.folder().join(name)
+    }
+
+    fn put(&self, path: &Utf8Path, size: Bytes, offset: u64, data: &[u8]) {
+        let file = File::create_new(path).expect("a new file");
+        file.set_len(size.0).expect("a file has any size");
+        file.write_all_at(data, offset).expect("it can be written");
+    }
+
+    fn size(&self, path: &Utf8Path) -> Option<Bytes> {
+        // The metadata of a node do not say it.
+        let mut file = File::open(path).ok()?;
+        file.seek(SeekFrom::End(0)).ok().map(Bytes)
+    }
+
+    fn read(&self, path: &Utf8Path, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        let file = File::open(path).expect("a volume that is there");
+        let read = file.read_exact_at(&mut bytes, offset);
+        read.expect("it has so many bytes");
+        bytes
+    }
+
+    fn write(&self, path: &Utf8Path, offset: u64, data: &[u8]) {
+        let file = File::options().write(true).open(path);
+        let file = file.expect("a volume that is there");
+        file.write_all_at(data, offset).expect("it can be written");
+        file.sync_all().expect("it can be synced");
+    }
+
+    fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32) {
+        let meta = path.metadata().expect("a volume that is there");
+        (meta.uid(), meta.mode() & 0o7777)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = self.folder().read_dir_utf8().expect("a folder");
+        let names = entries.map(|entry| entry.expect("a name").file_name().to_owned());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
 }
 
 const SIZE: Bytes = Bytes::mib(8);

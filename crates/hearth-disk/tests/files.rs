@@ -8,12 +8,12 @@
 )]
 
 use std::fs::{File, Permissions};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_disk::contract::{Ground, contract};
+use hearth_disk::contract::{Ground as _, InFolder, contract};
 use hearth_disk::{DiskError, FileVolumes, Made, Volumes};
 use hearth_types::units::{Bytes, MIB};
 
@@ -25,49 +25,9 @@ fn utf8(path: &Path) -> &Utf8Path {
 
 struct Folder(Utf8PathBuf);
 
-impl Ground for Folder {
-    fn path(&self, name: &str) -> Utf8PathBuf {
-        self.0.join(name)
-    }
-
-    fn put(&self, path: &Utf8Path, size: Bytes, offset: u64, data: &[u8]) {
-        let file = File::create(path).unwrap();
-        file.set_len(size.0).unwrap();
-        file.write_all_at(data, offset).unwrap();
-    }
-
-    fn size(&self, path: &Utf8Path) -> Option<Bytes> {
-        path.metadata().ok().map(|meta| Bytes(meta.len()))
-    }
-
-    fn read(&self, path: &Utf8Path, offset: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        File::open(path)
-            .unwrap()
-            .read_exact_at(&mut bytes, offset)
-            .unwrap();
-        bytes
-    }
-
-    fn write(&self, path: &Utf8Path, offset: u64, data: &[u8]) {
-        let file = File::options().write(true).open(path).unwrap();
-        file.write_all_at(data, offset).unwrap();
-    }
-
-    fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32) {
-        let meta = path.metadata().unwrap();
-        (meta.uid(), meta.mode() & 0o7777)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .0
-            .read_dir_utf8()
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_owned())
-            .collect();
-        names.sort();
-        names
+impl InFolder for Folder {
+    fn folder(&self) -> &Utf8Path {
+        &self.0
     }
 }
 
@@ -180,6 +140,7 @@ async fn a_full_file_system_leaves_nothing_behind() {
     assert_eq!(ground.names(), before);
 
     // The reserve counts too.
+    std::fs::remove_file(&source).unwrap();
     ground.put(&source, Bytes::mib(4), 0, &data[..1 << 20]);
     let reserved = FileVolumes::new(Bytes::mib(60));
     let refused = reserved

@@ -27,6 +27,7 @@ mod sim {
     mod slow;
     mod snapshots;
     mod storm;
+    mod story;
     mod stuck;
     mod timers;
     mod told;

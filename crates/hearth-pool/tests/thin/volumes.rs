@@ -1,10 +1,7 @@
 //! Volumes in the pool: the contract that files keep, too, and what is the pool's own.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_disk::contract::{Ground, contract};
+use hearth_disk::contract::{Ground as _, InFolder, contract};
 use hearth_disk::{DiskError, Made, Volumes};
 use hearth_pool::Choice;
 use hearth_pool::space::Room;
@@ -16,45 +13,9 @@ use hearth_types::volume::StorageKind;
 use super::world::World;
 
 /// A node is another name of its device's content, so it is read as a file is.
-impl Ground for World {
-    fn path(&self, name: &str) -> Utf8PathBuf {
-        self.folder.join(name)
-    }
-
-    fn put(&self, path: &Utf8Path, size: Bytes, offset: u64, data: &[u8]) {
-        let file = File::create_new(path).unwrap();
-        file.set_len(size.0).unwrap();
-        file.write_all_at(data, offset).unwrap();
-    }
-
-    fn size(&self, path: &Utf8Path) -> Option<Bytes> {
-        path.metadata().ok().map(|meta| Bytes(meta.len()))
-    }
-
-    fn read(&self, path: &Utf8Path, offset: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        let file = File::open(path).unwrap();
-        file.read_exact_at(&mut bytes, offset).unwrap();
-        bytes
-    }
-
-    fn write(&self, path: &Utf8Path, offset: u64, data: &[u8]) {
-        let file = File::options().write(true).open(path).unwrap();
-        file.write_all_at(data, offset).unwrap();
-    }
-
-    fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32) {
-        let meta = path.metadata().unwrap();
-        (meta.uid(), meta.mode() & 0o7777)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = self.folder.read_dir_utf8().unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().to_owned())
-            .collect();
-        names.sort();
-        names
+impl InFolder for World {
+    fn folder(&self) -> &Utf8Path {
+        &self.folder
     }
 }
 

@@ -1,5 +1,4 @@
-//! VMs for tests, in folders that a careless driver would stumble over: below a folder
-//! that nobody else may enter, with a path longer than a socket address holds.
+//! VMs for tests, of stand-ins and of real QEMU.
 
 #![expect(
     clippy::unwrap_used,
@@ -7,10 +6,10 @@
     reason = "part of tests: a failed unwrap is a failed test, and a skip is said"
 )]
 
-use std::os::unix::fs::PermissionsExt;
+mod ground;
 
 use async_trait::async_trait;
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8PathBuf;
 use hearth_types::OwnerMark;
 use hearth_types::ids::{InstallationId, VmId};
 use hearth_types::spec::Machine;
@@ -18,6 +17,8 @@ use hearth_types::units::Bytes;
 use hearth_vmm::contract::Fixture;
 use hearth_vmm::qemu::{KvmMode, QemuConfig, QemuDriver};
 use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
+
+use ground::{Ground, set_mode};
 
 /// An unprivileged uid that owns nothing.
 const UID: u32 = 54_321;
@@ -35,19 +36,11 @@ fn driver(binary: Option<&str>, launcher: Launcher) -> QemuDriver {
     })
 }
 
-/// The newc archive with nothing in it: 13 header fields, all zero but the name's length.
-fn empty_cpio() -> Vec<u8> {
-    let zeros = "00000000".repeat(11);
-    let mut archive = format!("070701{zeros}0000000B00000000TRAILER!!!").into_bytes();
-    archive.resize(512, 0);
-    archive
-}
-
 pub(crate) struct Vms {
     pub(crate) driver: QemuDriver,
-    pub(crate) root: tempfile::TempDir,
     pub(crate) installation: InstallationId,
     pub(crate) machine: Machine,
+    ground: Ground,
     kernel: Utf8PathBuf,
     standin: bool,
     drop_privileges: bool,
@@ -56,12 +49,12 @@ pub(crate) struct Vms {
 impl Vms {
     /// Stand-in processes instead of QEMU.
     pub(crate) fn standin() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let kernel = Utf8Path::from_path(root.path()).unwrap().join("vmlinuz");
+        let ground = Ground::new();
+        let kernel = ground.path("vmlinuz");
         let mut image = vec![0; 4096];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         std::fs::write(&kernel, image).unwrap();
-        Self::new(root, Some(STANDIN), kernel)
+        Self::new(ground, Some(STANDIN), kernel)
     }
 
     /// Real QEMU with a real kernel; `None` with a note when either is missing.
@@ -71,24 +64,23 @@ impl Vms {
             return None;
         }
         let kernel = test_kernel()?;
-        let root = tempfile::tempdir().unwrap();
+        let ground = Ground::new();
         // Readable by all, below a folder that is not: as in a data directory.
-        let copy = Utf8Path::from_path(root.path()).unwrap().join("vmlinuz");
+        let copy = ground.path("vmlinuz");
         std::fs::copy(kernel, &copy).unwrap();
-        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644)).unwrap();
-        Some(Self::new(root, None, copy))
+        set_mode(&copy, 0o644);
+        Some(Self::new(ground, None, copy))
     }
 
-    fn new(root: tempfile::TempDir, binary: Option<&str>, kernel: Utf8PathBuf) -> Self {
-        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    fn new(ground: Ground, binary: Option<&str>, kernel: Utf8PathBuf) -> Self {
         let driver = driver(binary, Launcher::Direct);
         // The stand-in lies below a build folder that another uid may not be able to enter.
         let drop_privileges = binary.is_none() && rustix::process::geteuid().is_root();
         Self {
             driver,
-            root,
-            installation: InstallationId::new(),
+            installation: ground.installation,
             machine: Machine::Microvm,
+            ground,
             kernel,
             standin: binary.is_some(),
             drop_privileges,
@@ -107,22 +99,11 @@ impl Vms {
 
     pub(crate) fn make(&self) -> LaunchSpec {
         let vm = VmId::new();
-        let root = Utf8Path::from_path(self.root.path()).unwrap();
-        let dir = root.join("v".repeat(100)).join(vm.to_string());
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
-        let disk = std::fs::File::create(dir.join("root.img")).unwrap();
-        disk.set_len(1 << 20).unwrap();
-        disk.set_permissions(PermissionsExt::from_mode(0o600))
-            .unwrap();
-        let initramfs = dir.join("initrd");
-        std::fs::write(&initramfs, empty_cpio()).unwrap();
-        std::fs::set_permissions(&initramfs, PermissionsExt::from_mode(0o600)).unwrap();
+        let dir = self.ground.folder(vm, &["root.img"]);
         LaunchSpec {
             vm,
             name: "test".to_owned(),
             mark: OwnerMark::of_vm(self.installation, vm),
-            dir,
             vcpus: 1,
             memory: Bytes::mib(128),
             machine: self.machine,
@@ -130,7 +111,8 @@ impl Vms {
                 bzimage: Some(self.kernel.clone()),
                 elf: None,
             },
-            initramfs,
+            initramfs: dir.join("initrd"),
+            dir,
             // The kernel finds no root and panics; it stays there for ever.
             cmdline: vec!["panic=0".to_owned()],
             disks: vec![Disk {
@@ -152,17 +134,6 @@ impl Vms {
                 max_bytes: 10_000,
                 keep: 2,
             },
-        }
-    }
-}
-
-impl Drop for Vms {
-    /// Whatever a failed test left running goes with it.
-    fn drop(&mut self) {
-        for process in hearth_host::process::survey(self.installation).unwrap_or_default() {
-            if let Ok(proven) = hearth_host::process::prove(&process.identity) {
-                drop(proven.signal(hearth_host::process::Signal::KILL));
-            }
         }
     }
 }

@@ -11,9 +11,11 @@
     reason = "part of tests: a failed unwrap is a failed test, and a skip is said"
 )]
 
+#[path = "../common/ground.rs"]
+mod ground;
 mod promises;
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,6 +32,8 @@ use hearth_vmm::contract::{self, Fixture};
 use hearth_vmm::firecracker::{FirecrackerConfig, FirecrackerDriver, Kvm};
 use hearth_vmm::{Disk, KernelFiles, LaunchSpec, Launcher, LogLimits, Vmm};
 
+use ground::{Ground, set_mode};
+
 /// An unprivileged uid that owns nothing.
 const UID: u32 = 54_322;
 const STEP: Duration = Duration::from_secs(60);
@@ -37,7 +41,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 
 struct Vms {
     driver: FirecrackerDriver,
-    root: tempfile::TempDir,
+    ground: Ground,
     installation: InstallationId,
     kernel: Utf8PathBuf,
     standin: bool,
@@ -88,11 +92,10 @@ impl Vms {
             .unwrap();
         // Those lose their vsock device by it.
         let pauses = !String::from_utf8_lossy(&said.stdout).starts_with("Firecracker v1.16.");
-        let root = tempfile::tempdir().unwrap();
-        std::fs::set_permissions(root.path(), PermissionsExt::from_mode(0o700)).unwrap();
-        let path = Utf8Path::from_path(root.path()).unwrap().join("vmlinux");
+        let ground = Ground::new();
+        let path = ground.path("vmlinux");
         kernel(&path);
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+        set_mode(&path, 0o644);
         Some(Self {
             driver: FirecrackerDriver::new(FirecrackerConfig {
                 binary: Some(binary),
@@ -102,8 +105,8 @@ impl Vms {
                 cpu_template: None,
                 launcher: Launcher::Direct,
             }),
-            root,
-            installation: InstallationId::new(),
+            installation: ground.installation,
+            ground,
             kernel: path,
             standin,
             pauses,
@@ -112,22 +115,7 @@ impl Vms {
 
     fn make(&self) -> LaunchSpec {
         let vm = VmId::new();
-        let root = Utf8Path::from_path(self.root.path()).unwrap();
-        let dir = root.join("v".repeat(100)).join(vm.to_string());
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o700)).unwrap();
-        for name in ["root.img", "data.img"] {
-            let disk = std::fs::File::create(dir.join(name)).unwrap();
-            disk.set_len(1 << 20).unwrap();
-            disk.set_permissions(PermissionsExt::from_mode(0o600))
-                .unwrap();
-        }
-        let initramfs = dir.join("initrd");
-        // A newc archive with nothing in it.
-        let zeros = "00000000".repeat(11);
-        let archive = format!("070701{zeros}0000000B00000000TRAILER!!!\0\0\0\0");
-        std::fs::write(&initramfs, archive).unwrap();
-        std::fs::set_permissions(&initramfs, PermissionsExt::from_mode(0o600)).unwrap();
+        let dir = self.ground.folder(vm, &["root.img", "data.img"]);
         let disk = |name: &str, read_only| Disk {
             file: format!("{name}.img"),
             serial: name.to_owned(),
@@ -139,7 +127,6 @@ impl Vms {
             vm,
             name: "test".to_owned(),
             mark: OwnerMark::of_vm(self.installation, vm),
-            dir,
             driver: DriverChoice::Firecracker,
             vcpus: 1,
             memory: Bytes::mib(128),
@@ -148,7 +135,8 @@ impl Vms {
                 bzimage: None,
                 elf: Some(self.kernel.clone()),
             },
-            initramfs,
+            initramfs: dir.join("initrd"),
+            dir,
             // The kernel finds no root and panics; it stays there for ever.
             cmdline: vec!["panic=0".to_owned()],
             disks: vec![disk("root", false), disk("data", true)],
@@ -175,17 +163,6 @@ impl Vms {
             .run_state(spec.vm, &spec.dir, ANSWER)
             .await
             .unwrap()
-    }
-}
-
-impl Drop for Vms {
-    /// Whatever a failed test left running goes with it.
-    fn drop(&mut self) {
-        for process in survey(self.installation).unwrap_or_default() {
-            if let Ok(proven) = prove(&process.identity) {
-                drop(proven.signal(Signal::KILL));
-            }
-        }
     }
 }
 

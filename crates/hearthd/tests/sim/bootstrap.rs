@@ -48,6 +48,22 @@ async fn run(life: &Life, specs: Vec<VmSpec>) -> Vec<VmId> {
     vms
 }
 
+/// A host on which these ran, and that was rebooted.
+fn rebooted(specs: Vec<VmSpec>) -> (World, Vec<VmId>) {
+    let mut world = World::new();
+    let vms = world.live(async |life| run(life, specs).await);
+    world.host.reboot();
+    (world, vms)
+}
+
+/// A guest that never answers.
+fn mute() -> Guest {
+    Guest {
+        agent: Reaction::Missing,
+        ..Guest::default()
+    }
+}
+
 fn crash(life: &Life, vm: VmId) {
     life.rooms.change(|host| {
         let pid = host.vmms(vm).next().unwrap().identity.pid;
@@ -90,20 +106,12 @@ fn policy_manual_leaves_vms_until_somebody_says_so() {
     if !root() {
         return;
     }
-    let mut world = World::new();
-    let vms = world.live(async |life| {
-        run(
-            life,
-            vec![
-                always("a", &[]),
-                always("b", &[]),
-                with(BootstrapPolicy::RestartAll, always("c", &[])),
-            ],
-        )
-        .await
-    });
+    let (mut world, vms) = rebooted(vec![
+        always("a", &[]),
+        always("b", &[]),
+        with(BootstrapPolicy::RestartAll, always("c", &[])),
+    ]);
     world.policy.bootstrap = BootstrapPolicy::Manual;
-    world.host.reboot();
     for daemon in 0..2 {
         world.live(async |life| {
             runs(life, vms[2]).await;
@@ -197,20 +205,12 @@ fn a_daemon_that_dies_during_the_bootstrap_is_followed_by_one_that_ends_it() {
         return;
     }
     for nth in [1, 3, 6] {
-        let mut world = World::new();
-        let vms = world.live(async |life| {
-            run(
-                life,
-                vec![
-                    always("web", &["api"]),
-                    always("api", &["db"]),
-                    always("db", &[]),
-                    with(BootstrapPolicy::Manual, always("m", &[])),
-                ],
-            )
-            .await
-        });
-        world.host.reboot();
+        let (mut world, vms) = rebooted(vec![
+            always("web", &["api"]),
+            always("api", &["db"]),
+            always("db", &[]),
+            with(BootstrapPolicy::Manual, always("m", &[])),
+        ]);
         let place = super::world::Place {
             side: "after",
             step: "set_status",

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use hearth_plan::transition::elapsed;
+use hearth_types::VmId;
 use hearth_types::api::Health;
 use hearth_types::observe::ProcessRole;
 use hearth_types::spec::health::CheckKind;
@@ -11,7 +12,7 @@ use hearth_types::status::Goal;
 use hearth_types::units::Span;
 
 use super::health::{becomes, healthy};
-use super::world::{World, root, spec};
+use super::world::{Life, World, root, spec};
 
 /// A thousand VMs, of which nine in ten never answer: the others are asked as often as ever, and each that
 /// is silent is still asked every interval.
@@ -56,16 +57,36 @@ fn those_who_are_silent_hold_up_nobody() {
     });
 }
 
+/// A healthy VM that is asked every five seconds.
+async fn asked_often(life: &Life) -> VmId {
+    let mut web = spec("web");
+    web.health.interval = Some(Span::secs(5));
+    let vm = life.create(web, Goal::Running).await;
+    becomes(life, vm, Health::Healthy).await;
+    vm
+}
+
+/// For ten minutes its guest is left alone most of the time.
+async fn is_asked_seldom(life: &Life) {
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let asked = life.rooms.see(|host| host.looks["agent"]);
+    // A check every five seconds would be 120 of them.
+    assert!((5..=12).contains(&asked), "asked {asked} times");
+}
+
+/// Nothing is held against it once it makes sense again.
+async fn recovers(life: &Life, vm: VmId) {
+    let took = becomes(life, vm, Health::Healthy).await;
+    assert!(took <= Duration::from_secs(80), "{took:?}");
+}
+
 #[test]
 fn a_guest_that_sends_garbage_is_hung_up_on_and_left_alone_for_a_while() {
     if !root() {
         return;
     }
     World::new().live(async |life| {
-        let mut web = spec("web");
-        web.health.interval = Some(Span::secs(5));
-        let vm = life.create(web, Goal::Running).await;
-        becomes(life, vm, Health::Healthy).await;
+        let vm = asked_often(life).await;
         let babble = |babbles| {
             life.rooms.change(|host| {
                 let vmms = host.processes.values_mut();
@@ -76,16 +97,11 @@ fn a_guest_that_sends_garbage_is_hung_up_on_and_left_alone_for_a_while() {
         };
         babble(true);
         becomes(life, vm, Health::Unhealthy).await;
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        let asked = life.rooms.see(|host| host.looks["agent"]);
-        // A check every five seconds would be 120 of them.
-        assert!((5..=12).contains(&asked), "asked {asked} times");
+        is_asked_seldom(life).await;
         let row = life.row(vm).await;
         assert_eq!(life.engine.health_of(&row), Health::Unhealthy);
-        // Nothing is held against it once it makes sense again.
         babble(false);
-        let took = becomes(life, vm, Health::Healthy).await;
-        assert!(took <= Duration::from_secs(80), "{took:?}");
+        recovers(life, vm).await;
     });
 }
 
@@ -95,11 +111,8 @@ fn a_guest_that_floods_its_channel_is_hung_up_on_told_once_and_the_others_are_we
         return;
     }
     World::new().live(async |life| {
-        let mut web = spec("web");
-        web.health.interval = Some(Span::secs(5));
-        let vm = life.create(web, Goal::Running).await;
+        let vm = asked_often(life).await;
         let other = healthy(life, "other").await;
-        becomes(life, vm, Health::Healthy).await;
         let flood = |floods| {
             life.rooms.change(|host| {
                 let pids: Vec<_> = host.vmms(vm).map(|vmm| vmm.identity.pid).collect();
@@ -114,10 +127,7 @@ fn a_guest_that_floods_its_channel_is_hung_up_on_told_once_and_the_others_are_we
         let view = life.engine.health.view(&life.row(vm).await).unwrap();
         let reason = view.reason.unwrap();
         assert!(reason.contains("flooded"), "{reason}");
-        tokio::time::sleep(Duration::from_secs(600)).await;
-        let asked = life.rooms.see(|host| host.looks["agent"]);
-        // A check every five seconds would be 120 of them.
-        assert!((5..=12).contains(&asked), "asked {asked} times");
+        is_asked_seldom(life).await;
         // Told once, however long it goes on.
         assert_eq!(life.events("vm.agent_misbehaves").await, 1);
         assert_eq!(
@@ -125,7 +135,6 @@ fn a_guest_that_floods_its_channel_is_hung_up_on_told_once_and_the_others_are_we
             Health::Healthy
         );
         flood(false);
-        let took = becomes(life, vm, Health::Healthy).await;
-        assert!(took <= Duration::from_secs(80), "{took:?}");
+        recovers(life, vm).await;
     });
 }

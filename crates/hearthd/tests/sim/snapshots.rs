@@ -1,70 +1,36 @@
 //! The daemon dies everywhere in the work on snapshots: what the next one finds is whole, or goes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use camino::Utf8PathBuf;
-use futures::FutureExt as _;
+use camino::Utf8Path;
 use hearth_types::ids::VmId;
 use hearth_types::snapshot::{CloneSnapshot, CreateSnapshot, Snapshot, SnapshotState};
-use hearth_types::status::{Goal, Phase};
+use hearth_types::status::Goal;
 use hearthd::failpoint::places;
 
-use super::world::{Life, Place, World, library, root, spec};
+use super::story::{self, Story, Where, dies_at_each, down, listed, places_met, up};
+use super::world::{Life, library, root, spec};
 
 /// All disks of a VM, in its folder and in a snapshot's.
 const DISKS: [&str; 2] = ["root.img", "volume-data.img"];
-
-/// How far the story has come.
-#[derive(Debug, Default)]
-struct Story {
-    chapter: usize,
-    vm: Option<VmId>,
-}
-
-const CHAPTERS: usize = 6;
 /// How long the clean-up may take, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Snapshots are made, restored, cloned and removed.
+#[derive(Default)]
+struct Snapshots {
+    vm: Option<VmId>,
+}
+
 fn fill(life: &Life, vm: VmId, text: &str) {
-    use std::os::unix::fs::FileExt as _;
     for disk in DISKS {
-        let path = life.engine.paths.vm(vm).join(disk);
-        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-        file.write_all_at(text.as_bytes(), 0).unwrap();
+        story::fill(&life.engine.paths.vm(vm).join(disk), text);
     }
 }
 
-fn content(folder: &Utf8PathBuf) -> Vec<String> {
-    let begin = |disk| {
-        use std::os::unix::fs::FileExt as _;
-        let mut bytes = [0; 5];
-        let file = std::fs::File::open(folder.join(disk)).unwrap();
-        file.read_exact_at(&mut bytes, 0).unwrap();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    DISKS.map(begin).to_vec()
-}
-
-async fn down(life: &Life, vm: VmId) {
-    life.set_goal(vm, Goal::Stopped).await;
-    life.until("it is down", |_, host| host.vmms(vm).count() == 0)
-        .await;
-    life.until("that is known", |rows, _| {
-        rows.iter()
-            .all(|row| row.id != vm || row.status.vmm.is_none())
-    })
-    .await;
-}
-
-async fn up(life: &Life, vm: VmId) {
-    life.set_goal(vm, Goal::Running).await;
-    life.until("it runs", |rows, _| {
-        let mut rows = rows.iter();
-        rows.any(|row| row.id == vm && row.status.phase == Phase::Running)
-    })
-    .await;
+fn content(folder: &Utf8Path) -> [String; 2] {
+    DISKS.map(|disk| story::content(&folder.join(disk)))
 }
 
 async fn all(life: &Life) -> Vec<Snapshot> {
@@ -74,12 +40,6 @@ async fn all(life: &Life) -> Vec<Snapshot> {
 /// What the daemon has left is removed, and what is whole has all of its disks.
 async fn settled(life: &Life) -> Vec<Snapshot> {
     let folder = life.engine.paths.snapshots();
-    let listed = |folder: &Utf8PathBuf| -> BTreeSet<String> {
-        let entries = folder.read_dir_utf8().into_iter().flatten();
-        entries
-            .map(|entry| entry.unwrap().file_name().to_owned())
-            .collect()
-    };
     let mut changes = life.engine.changes();
     loop {
         changes.mark_unchanged();
@@ -101,23 +61,17 @@ fn named(found: &[Snapshot], name: &str) -> Option<Snapshot> {
     found.iter().find(|one| one.name.as_str() == name).cloned()
 }
 
-impl Story {
-    async fn go_on(&mut self, life: &Life) {
-        while self.chapter < CHAPTERS {
-            self.tell(life).await;
-            self.chapter += 1;
-        }
-    }
+impl Story for Snapshots {
+    const CHAPTERS: usize = 6;
 
-    /// Each chapter can be told again from where a death has left it.
-    async fn tell(&mut self, life: &Life) {
+    async fn tell(&mut self, chapter: usize, life: &Life) {
         let engine = &life.engine;
         let asked = |name: &str| CreateSnapshot {
             name: Some(name.parse().unwrap()),
             ..CreateSnapshot::default()
         };
         let found = settled(life).await;
-        match self.chapter {
+        match chapter {
             0 => {
                 let mut web = spec("web");
                 web.volumes = vec!["data:/data:16MiB".parse().unwrap()];
@@ -191,46 +145,17 @@ impl Story {
     }
 }
 
-fn world() -> World {
-    let mut world = World::new();
-    world.host.content = true;
-    world
-}
-
 #[test]
 fn a_death_anywhere_leaves_whole_snapshots_and_whole_disks() {
     if !root() {
         return;
     }
     let _kept = library();
-    let seen: Arc<Mutex<Vec<(&'static str, &'static str)>>> = Arc::default();
-    let seeing = Arc::clone(&seen);
-    let hook = Arc::new(move |side, step| {
-        seeing.lock().unwrap().push((side, step));
-        std::future::ready(()).boxed()
-    });
-    let mut story = Story::default();
-    let never = std::future::pending();
-    world()
-        .live_with(hook, never, async |life| story.go_on(life).await)
-        .unwrap();
-    let ours = |(_, step): &(&str, &str)| {
-        ["snapshot_", "restore_", "clone_"]
-            .iter()
-            .any(|begin| step.starts_with(begin))
-    };
-    let met: Vec<_> = seen.lock().unwrap().iter().copied().filter(ours).collect();
+    let begins = ["snapshot_", "restore_", "clone_"];
+    let ours = |(_, step): &Where| begins.iter().any(|begin| step.starts_with(begin));
+    let mut met = places_met::<Snapshots>();
+    met.retain(ours);
     let every: BTreeSet<_> = places().filter(ours).collect();
     assert_eq!(met.iter().copied().collect::<BTreeSet<_>>(), every);
-
-    for (at, (side, step)) in met.iter().enumerate() {
-        let before = met[..at].iter().filter(|place| **place == (*side, *step));
-        let nth = u32::try_from(before.count()).unwrap() + 1;
-        let place = Place { side, step, nth };
-        println!("dies {place:?}");
-        let (mut world, mut story) = (world(), Story::default());
-        let died = world.live_until(place, async |life| story.go_on(life).await);
-        assert!(died.is_none(), "it did not die at {place:?}");
-        world.live(async |life| story.go_on(life).await);
-    }
+    dies_at_each::<Snapshots>(&met);
 }

@@ -2,41 +2,25 @@
 //! and counts once, or goes.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use camino::Utf8PathBuf;
-use futures::FutureExt as _;
 use hearth_types::ids::VmId;
-use hearth_types::status::{Goal, Phase};
+use hearth_types::status::Goal;
 use hearth_types::units::Bytes;
 use hearth_types::volume::{CreateVolume, SnapshotVolume, StorageKind, VolumeState, VolumeView};
 use hearthd::failpoint::places;
 
-use super::world::{Life, Place, World, library, root, spec};
+use super::story::{Story, Where, content, dies_at_each, down, fill, listed, places_met, up};
+use super::world::{Life, library, root, spec};
 
-const CHAPTERS: usize = 7;
 /// How long the clean-up may take, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[derive(Debug, Default)]
-struct Story {
-    chapter: usize,
+/// Volumes are made, lent, grown, moved, snapshotted and removed.
+#[derive(Default)]
+struct Volumes {
     vm: Option<VmId>,
-}
-
-fn fill(path: &Utf8PathBuf, text: &str) {
-    use std::os::unix::fs::FileExt as _;
-    let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(text.as_bytes(), 0).unwrap();
-}
-
-fn content(path: &Utf8PathBuf) -> String {
-    use std::os::unix::fs::FileExt as _;
-    let mut bytes = [0; 5];
-    let file = std::fs::File::open(path).unwrap();
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn disk(life: &Life, view: &VolumeView) -> Utf8PathBuf {
@@ -54,13 +38,6 @@ async fn named(life: &Life, name: &str) -> Option<VolumeView> {
         .await
         .into_iter()
         .find(|it| it.volume.name.as_str() == name)
-}
-
-fn listed(folder: &Utf8PathBuf) -> BTreeSet<String> {
-    let entries = folder.read_dir_utf8().into_iter().flatten();
-    entries
-        .map(|entry| entry.unwrap().file_name().to_owned())
-        .collect()
 }
 
 /// What the daemon has left goes: each folder has a record, and the one disk that counts.
@@ -82,40 +59,14 @@ async fn settled(life: &Life) -> Vec<VolumeView> {
     }
 }
 
-async fn down(life: &Life, vm: VmId) {
-    life.set_goal(vm, Goal::Stopped).await;
-    life.until("it is down", |_, host| host.vmms(vm).count() == 0)
-        .await;
-    life.until("that is known", |rows, _| {
-        rows.iter()
-            .all(|row| row.id != vm || row.status.vmm.is_none())
-    })
-    .await;
-}
+impl Story for Volumes {
+    const CHAPTERS: usize = 7;
 
-async fn up(life: &Life, vm: VmId) {
-    life.set_goal(vm, Goal::Running).await;
-    life.until("it runs", |rows, _| {
-        let mut rows = rows.iter();
-        rows.any(|row| row.id == vm && row.status.phase == Phase::Running)
-    })
-    .await;
-}
-
-impl Story {
-    async fn go_on(&mut self, life: &Life) {
-        while self.chapter < CHAPTERS {
-            self.tell(life).await;
-            self.chapter += 1;
-        }
-    }
-
-    /// Each chapter can be told again from where a death has left it.
-    async fn tell(&mut self, life: &Life) {
+    async fn tell(&mut self, chapter: usize, life: &Life) {
         let engine = &life.engine;
         settled(life).await;
         let data = named(life, "data").await;
-        match self.chapter {
+        match chapter {
             0 => {
                 let vm = match life.vm("web").await {
                     Some(row) => row.id,
@@ -181,7 +132,9 @@ impl Story {
             _ => {}
         }
     }
+}
 
+impl Volumes {
     async fn lent_and_taken(&self, life: &Life, data: &VolumeView) {
         let (engine, vm) = (&life.engine, self.vm.unwrap());
         let row = life.row(vm).await;
@@ -225,45 +178,18 @@ impl Story {
     }
 }
 
-fn world() -> World {
-    let mut world = World::new();
-    world.host.content = true;
-    world
-}
-
 #[test]
 fn a_death_anywhere_loses_no_volume_and_leaves_nothing() {
     if !root() {
         return;
     }
     let _kept = library();
-    let seen: Arc<Mutex<Vec<(&'static str, &'static str)>>> = Arc::default();
-    let seeing = Arc::clone(&seen);
-    let hook = Arc::new(move |side, step| {
-        seeing.lock().unwrap().push((side, step));
-        std::future::ready(()).boxed()
-    });
-    let mut story = Story::default();
-    let never = std::future::pending();
-    world()
-        .live_with(hook, never, async |life| story.go_on(life).await)
-        .unwrap();
     let begins = ["volume_", "move_", "draft_"];
-    let ours = |(_, step): &(&str, &str)| begins.iter().any(|begin| step.starts_with(begin));
-    let told = |(_, step): &(&str, &str)| ours(&("", step)) || *step == "restore_settled";
-    let met: Vec<_> = seen.lock().unwrap().iter().copied().filter(told).collect();
+    let ours = |(_, step): &Where| begins.iter().any(|begin| step.starts_with(begin));
+    let mut met = places_met::<Volumes>();
+    met.retain(|place| ours(place) || place.1 == "restore_settled");
     let every: BTreeSet<_> = places().filter(ours).collect();
     let met_ours: BTreeSet<_> = met.iter().copied().filter(ours).collect();
     assert_eq!(met_ours, every);
-
-    for (at, (side, step)) in met.iter().enumerate() {
-        let before = met[..at].iter().filter(|place| **place == (*side, *step));
-        let nth = u32::try_from(before.count()).unwrap() + 1;
-        let place = Place { side, step, nth };
-        println!("dies {place:?}");
-        let (mut world, mut story) = (world(), Story::default());
-        let died = world.live_until(place, async |life| story.go_on(life).await);
-        assert!(died.is_none(), "it did not die at {place:?}");
-        world.live(async |life| story.go_on(life).await);
-    }
+    dies_at_each::<Volumes>(&met);
 }

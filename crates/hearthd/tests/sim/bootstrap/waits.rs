@@ -19,17 +19,13 @@ fn vms_are_started_after_those_that_they_name_are_healthy() {
     if !root() {
         return;
     }
-    let mut world = World::new();
-    let vms = world.live(async |life| {
-        // The last one first, and a high priority at the end of the chain.
-        let mut web = always("web", &["api", "cache"]);
-        web.resources.priority = hearth_types::resources::Priority::High;
-        let mut specs = vec![web, always("api", &["db"])];
-        specs.extend((0..10).map(|n| always(&format!("other-{n}"), &[])));
-        specs.extend([always("cache", &[]), always("db", &[])]);
-        run(life, specs).await
-    });
-    world.host.reboot();
+    // The last one first, and a high priority at the end of the chain.
+    let mut web = always("web", &["api", "cache"]);
+    web.resources.priority = hearth_types::resources::Priority::High;
+    let mut specs = vec![web, always("api", &["db"])];
+    specs.extend((0..10).map(|n| always(&format!("other-{n}"), &[])));
+    specs.extend([always("cache", &[]), always("db", &[])]);
+    let (mut world, vms) = rebooted(specs);
     world.live(async |life| {
         let begun = Instant::now();
         let (web, api, cache, db) = (vms[0], vms[1], vms[12], vms[13]);
@@ -66,24 +62,12 @@ fn a_vm_that_does_not_become_healthy_is_waited_for_so_long_and_no_longer() {
     if !root() {
         return;
     }
-    let mut world = World::new();
-    let vms = world.live(async |life| {
-        run(
-            life,
-            vec![
-                always("web", &["db"]),
-                always("db", &[]),
-                always("last", &["web"]),
-            ],
-        )
-        .await
-    });
-    world.host.reboot();
-    let mute = Guest {
-        agent: Reaction::Missing,
-        ..Guest::default()
-    };
-    world.host.guests.insert(vms[1], mute);
+    let (mut world, vms) = rebooted(vec![
+        always("web", &["db"]),
+        always("db", &[]),
+        always("last", &["web"]),
+    ]);
+    world.host.guests.insert(vms[1], mute());
     world.live(async |life| {
         let times = started(life, &vms).await;
         assert!(
@@ -145,10 +129,7 @@ fn a_network_that_cannot_be_made_or_seen_is_waited_for() {
         return;
     }
     for unknown in [false, true] {
-        let mut world = World::new();
-        let vms =
-            world.live(async |life| run(life, vec![always("a", &[]), always("b", &[])]).await);
-        world.host.reboot();
+        let (mut world, vms) = rebooted(vec![always("a", &[]), always("b", &[])]);
         if unknown {
             world.host.unknown.insert(Kind::Rules);
         } else {
@@ -191,13 +172,9 @@ fn disks_that_are_not_there_are_waited_for_and_not_made_anew() {
     if !root() {
         return;
     }
-    let mut world = World::new();
-    let vms = world.live(async |life| {
-        let mut a = always("a", &[]);
-        a.volumes = vec!["data:/srv:32MiB".parse().unwrap()];
-        run(life, vec![a, always("b", &[])]).await
-    });
-    world.host.reboot();
+    let mut a = always("a", &[]);
+    a.volumes = vec!["data:/srv:32MiB".parse().unwrap()];
+    let (mut world, vms) = rebooted(vec![a, always("b", &[])]);
     world.live(async |life| {
         let paths = &life.engine.paths;
         let volume = paths.vm(vms[0]).join("volume-data.img");
@@ -232,26 +209,13 @@ fn the_users_word_wins_over_what_is_waited_for() {
     if !root() {
         return;
     }
-    let mut world = World::new();
-    let vms = world.live(async |life| {
-        let manual = with(BootstrapPolicy::Manual, always("manual", &["db"]));
-        run(
-            life,
-            vec![
-                always("web", &["db"]),
-                always("api", &["db"]),
-                manual,
-                always("db", &[]),
-            ],
-        )
-        .await
-    });
-    world.host.reboot();
-    let mute = Guest {
-        agent: Reaction::Missing,
-        ..Guest::default()
-    };
-    world.host.guests.insert(vms[3], mute);
+    let (mut world, vms) = rebooted(vec![
+        always("web", &["db"]),
+        always("api", &["db"]),
+        with(BootstrapPolicy::Manual, always("manual", &["db"])),
+        always("db", &[]),
+    ]);
+    world.host.guests.insert(vms[3], mute());
     world.live(async |life| {
         let waits = |rows: &[VmRow], _: &hearth_sim::SimHost| {
             rows[..2].iter().all(|row| row.status.wait.is_some())
