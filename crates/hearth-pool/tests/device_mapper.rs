@@ -3,117 +3,59 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stdout,
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "device_mapper/figures.rs"]
+mod figures;
 #[path = "device_mapper/helper.rs"]
 mod helper;
+mod kernel;
 #[path = "device_mapper/layers.rs"]
 mod layers;
+#[path = "device_mapper/lvm.rs"]
+mod lvm;
 #[path = "../../hearthd/src/layers.rs"]
 #[expect(unreachable_pub, reason = "it is a part of the daemon's library, too")]
 mod pool_layers;
+#[path = "kernel/run.rs"]
+mod run;
 #[path = "device_mapper/thin.rs"]
 mod thin;
+#[path = "kernel/world.rs"]
+mod world;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use camino::Utf8PathBuf;
-use hearth_dm::thin::{Message, PoolStatus, ThinStatus, thin_table};
+use hearth_dm::thin::{Message, PoolStatus, ThinStatus};
 use hearth_dm::{Control, DmError, Key, Remove, Suspend};
-use hearth_pool::{HostGround, Place, Pool, PoolError};
-use hearth_types::InstallationId;
+use hearth_pool::{Place, PoolError};
 use hearth_types::pool::{PoolState, PoolVerdict};
 use hearth_types::units::{Bytes, MIB};
+
+use world::{World, patiently};
 
 const SIZE: Option<Bytes> = Some(Bytes::mib(256));
 /// Of a volume, in sectors.
 const SECTORS: u64 = 64 * MIB / 512;
-/// How long anything may take that others hold up.
-const PATIENCE: Duration = Duration::from_secs(30);
 const AT: u64 = 3 * MIB + 512;
 
-/// A pool of a test's own, destroyed with it.
-struct World {
-    control: Control,
-    pool: Pool,
-    _folder: tempfile::TempDir,
-}
-
 impl World {
-    /// `None`, and a word, where there is no device-mapper.
-    fn new() -> Option<Self> {
-        let control = match Control::open() {
-            Ok(control) => control,
-            Err(error) => {
-                println!("SKIP: {}", hearth_types::survey::chain(&error));
-                return None;
-            }
-        };
-        if hearth_host::command::find("thin_check").is_none() {
-            println!("SKIP: thin_check is not installed");
-            return None;
-        }
-        // Not in memory: a test of files is one of a disk.
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
-        let place = Place::new(&dir, InstallationId::new());
-        Some(Self {
-            control,
-            pool: Pool::new(place, Arc::new(HostGround)),
-            _folder: folder,
-        })
-    }
-
-    fn ours(&self) -> Key<'_> {
-        Key::Uuid(&self.pool.place().uuid)
-    }
-
-    fn say(&self, message: Message) {
-        self.control
-            .message(self.ours(), &message.to_string())
-            .unwrap();
-    }
-
     /// Switches a thin device of the pool on.
     fn activate(&self, id: u32) -> Volume<'_> {
-        let place = self.pool.place();
-        let (name, uuid) = (
-            format!("{}-{id}", place.name),
-            format!("{}-{id}", place.uuid),
-        );
-        let pool = self.control.info(self.ours()).unwrap().device;
-        let made = self.control.create(&name, &uuid).unwrap();
-        let volume = Volume {
+        let node = self.switch_on(id, SECTORS);
+        assert!(node.exists(), "the kernel makes the node itself");
+        Volume {
             control: &self.control,
-            uuid,
-        };
-        let table = thin_table(pool, id, SECTORS);
-        self.control.load(volume.key(), &[table], false).unwrap();
-        self.control.resume(volume.key()).unwrap();
-        assert!(
-            made.device.node().exists(),
-            "the kernel makes the node itself"
-        );
-        volume
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let place = self.pool.place();
-        for listed in self.control.list().unwrap_or_default() {
-            if listed.name.starts_with(&place.name) && listed.name != place.name {
-                drop(self.control.remove(Key::Name(&listed.name), Remove::Now));
-            }
+            uuid: self.uuid(id),
         }
-        drop(self.control.remove(self.ours(), Remove::Now));
+    }
+
+    fn tell(&self, message: Message) {
+        self.say(message).unwrap();
     }
 }
 
@@ -154,21 +96,6 @@ impl Volume<'_> {
     }
 }
 
-/// Does what is refused for as long as somebody else (udev, the kernel's own worker) has a device
-/// open.
-fn patiently(mut attempt: impl FnMut() -> Result<(), DmError>) {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        match attempt() {
-            Ok(()) => return,
-            Err(DmError::Busy { .. }) if Instant::now() < end => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(error) => panic!("{error:?}"),
-        }
-    }
-}
-
 fn loops_over(place: &Place) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/sys/block").unwrap() {
@@ -196,7 +123,7 @@ async fn set_up_written_taken_apart_and_put_together_with_its_data() {
         [place.data(), place.metadata()].map(String::from)
     );
 
-    world.say(Message::CreateThin { id: 1 });
+    world.tell(Message::CreateThin { id: 1 });
     let volume = world.activate(1);
     volume.write(b"first");
     // A snapshot of a device that is in use: suspended for that moment.
@@ -204,10 +131,10 @@ async fn set_up_written_taken_apart_and_put_together_with_its_data() {
         .control
         .suspend(volume.key(), Suspend::Flushed)
         .unwrap();
-    world.say(Message::CreateSnapshot { id: 2, origin: 1 });
+    world.tell(Message::CreateSnapshot { id: 2, origin: 1 });
     world.control.resume(volume.key()).unwrap();
     volume.write(b"later");
-    world.say(Message::SetTransactionId { from: 0, to: 1 });
+    world.tell(Message::SetTransactionId { from: 0, to: 1 });
 
     let used = world.pool.destroy(true).await;
     assert!(
@@ -249,7 +176,7 @@ async fn set_up_written_taken_apart_and_put_together_with_its_data() {
 async fn metadata_that_was_lost_or_damaged_is_not_put_together() {
     let Some(world) = World::new() else { return };
     world.pool.setup(SIZE).await.unwrap();
-    world.say(Message::CreateThin { id: 1 });
+    world.tell(Message::CreateThin { id: 1 });
     world.pool.take_down().await.unwrap();
     let metadata = world.pool.place().metadata();
     let whole = std::fs::read(&metadata).unwrap();
@@ -342,7 +269,7 @@ fn what_the_kernel_says_is_understood() {
         "{status:?}"
     );
 
-    world.say(Message::CreateThin { id: 3 });
+    world.tell(Message::CreateThin { id: 3 });
     let volume = world.activate(3);
     volume.write(b"block");
     let (_, status) = world.control.status(volume.key(), false).unwrap();
@@ -383,7 +310,7 @@ fn events_wake_who_waits() {
         control.wait(Key::Uuid(&uuid), event).unwrap().event
     });
     // Fewer free blocks than the low water mark: the kernel says so, once.
-    world.say(Message::CreateThin { id: 1 });
+    world.tell(Message::CreateThin { id: 1 });
     let volume = world.activate(1);
     let file = volume.file();
     let block = vec![1; 1 << 20];
@@ -391,9 +318,9 @@ fn events_wake_who_waits() {
         file.write_all_at(&block, at * MIB).unwrap();
     }
     file.sync_all().unwrap();
-    world.say(Message::CreateThin { id: 2 });
-    world.say(Message::CreateThin { id: 3 });
-    world.say(Message::CreateThin { id: 4 });
+    world.tell(Message::CreateThin { id: 2 });
+    world.tell(Message::CreateThin { id: 3 });
+    world.tell(Message::CreateThin { id: 4 });
     let others: Vec<_> = [2, 3, 4].map(|id| world.activate(id)).into_iter().collect();
     for other in &others {
         let file = other.file();

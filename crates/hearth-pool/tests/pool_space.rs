@@ -8,94 +8,44 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+mod kernel;
+#[path = "kernel/world.rs"]
+mod world;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use camino::Utf8PathBuf;
-use hearth_dm::thin::{Message, thin_table};
-use hearth_dm::{Control, Key, Remove, Suspend};
-use hearth_pool::{HostGround, Limits, Place, Pool, PoolError};
-use hearth_types::InstallationId;
+use hearth_dm::thin::Message;
+use hearth_dm::{Key, Remove, Suspend};
+use hearth_pool::{Limits, PoolError};
 use hearth_types::pool::{ExtendPool, PoolState, PoolVerdict};
 use hearth_types::units::{Bytes, MIB};
+
+use world::{World, patiently};
 
 /// How long anything may take that waits for another.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A pool of a test's own, destroyed with it.
-struct World {
-    control: Control,
-    pool: Pool,
-    _folder: tempfile::TempDir,
-}
-
 impl World {
-    /// `None`, and a word, where there is no device-mapper.
-    async fn new(data: u64) -> Option<Self> {
-        let control = match Control::open() {
-            Ok(control) => control,
-            Err(error) => {
-                println!("SKIP: {}", hearth_types::survey::chain(&error));
-                return None;
-            }
-        };
-        if hearth_host::command::find("thin_check").is_none() {
-            println!("SKIP: thin_check is not installed");
-            return None;
-        }
-        // Not in memory: a test of files is one of a disk.
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
-        let place = Place::new(&dir, InstallationId::new());
-        let world = Self {
-            control,
-            pool: Pool::new(place, Arc::new(HostGround)),
-            _folder: folder,
-        };
+    /// One with so many bytes for data. `None`, and a word, where there cannot be one.
+    async fn of(data: u64) -> Option<Self> {
+        let world = Self::new()?;
         world.pool.setup(Some(Bytes(data))).await.unwrap();
         Some(world)
     }
 
-    fn ours(&self) -> Key<'_> {
-        Key::Uuid(&self.pool.place().uuid)
-    }
-
-    fn say(&self, message: Message) -> Result<(), hearth_dm::DmError> {
-        self.control
-            .message(self.ours(), &message.to_string())
-            .map(drop)
-    }
-
-    fn uuid(&self, id: u32) -> String {
-        format!("{}-{id}", self.pool.place().uuid)
-    }
-
     /// Switches a thin device of this many bytes on.
     fn activate(&self, id: u32, size: u64) -> File {
-        let (name, uuid) = (format!("{}-{id}", self.pool.place().name), self.uuid(id));
-        let pool = self.control.info(self.ours()).unwrap().device;
-        let made = self.control.create(&name, &uuid).unwrap();
-        let table = thin_table(pool, id, size / 512);
-        let key = Key::Uuid(&uuid);
-        self.control.load(key, &[table], false).unwrap();
-        self.control.resume(key).unwrap();
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(made.device.node())
-            .unwrap()
+        let node = self.switch_on(id, size / 512);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).open(node).unwrap()
     }
 
     fn deactivate(&self, id: u32) {
         let uuid = self.uuid(id);
-        let end = Instant::now() + PATIENCE;
-        // udev may have it open for a moment.
-        while let Err(error) = self.control.remove(Key::Uuid(&uuid), Remove::Now) {
-            assert!(Instant::now() < end, "{error}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        patiently(|| self.control.remove(Key::Uuid(&uuid), Remove::Now));
     }
 
     async fn state(&self) -> PoolState {
@@ -106,18 +56,6 @@ impl World {
     async fn sizes(&self) -> (u64, u64) {
         let view = self.pool.view().await;
         (view.data.unwrap().size, view.metadata.unwrap().size)
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let place = self.pool.place();
-        for listed in self.control.list().unwrap_or_default() {
-            if listed.name.starts_with(&place.name) && listed.name != place.name {
-                drop(self.control.remove(Key::Name(&listed.name), Remove::Now));
-            }
-        }
-        drop(self.control.remove(self.ours(), Remove::Now));
     }
 }
 
@@ -161,7 +99,7 @@ async fn until(what: &str, world: &World, state: PoolState) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_grows_under_writes_at_the_kernels_event_and_nothing_is_lost() {
-    let Some(world) = World::new(128 * MIB).await else {
+    let Some(world) = World::of(128 * MIB).await else {
         return;
     };
     world.say(Message::CreateThin { id: 1 }).unwrap();
@@ -206,7 +144,7 @@ async fn it_grows_under_writes_at_the_kernels_event_and_nothing_is_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_it_makes_writers_wait_and_extended_in_time_they_go_on() {
-    let Some(world) = World::new(128 * MIB).await else {
+    let Some(world) = World::of(128 * MIB).await else {
         return;
     };
     let pool = world.pool.clone().with_limits(Limits {
@@ -256,7 +194,7 @@ async fn devices_until(world: &World, first: u32, enough: impl Fn(u64, PoolState
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_grows_before_it_is_full_and_brings_a_full_one_back() {
-    let Some(world) = World::new(256 * MIB).await else {
+    let Some(world) = World::of(256 * MIB).await else {
         return;
     };
     let next = devices_until(&world, 1, |percent, _| percent > 76).await;
@@ -292,7 +230,7 @@ async fn metadata_grows_before_it_is_full_and_brings_a_full_one_back() {
 /// A pool with a volume that holds something, a backup of its metadata, and a snapshot that is younger. It
 /// is taken down.
 async fn with_a_backup(syncs: bool) -> Option<(World, String)> {
-    let world = World::new(256 * MIB).await?;
+    let world = World::of(256 * MIB).await?;
     world.say(Message::CreateThin { id: 1 }).unwrap();
     let file = world.activate(1, 256 * MIB);
     if syncs {

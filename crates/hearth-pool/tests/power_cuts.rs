@@ -23,6 +23,8 @@ mod load;
 mod log;
 #[path = "power_cuts/random.rs"]
 mod random;
+#[path = "kernel/run.rs"]
+mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

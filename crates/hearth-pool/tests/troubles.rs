@@ -9,6 +9,9 @@
 
 #[path = "troubles/disk.rs"]
 mod disk;
+mod kernel;
+#[path = "kernel/run.rs"]
+mod run;
 
 use std::fs::{File, OpenOptions};
 use std::future::Future;

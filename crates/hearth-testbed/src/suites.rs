@@ -147,7 +147,7 @@ impl Host {
         Ok(names)
     }
 
-    /// Runs one test.
+    /// Runs one test, and keeps its figures.
     ///
     /// # Errors
     /// When the host does not answer, or the test does not end.
@@ -155,8 +155,21 @@ impl Host {
         let (path, test) = (quoted(&program.display().to_string()), quoted(name));
         let line = format!("env {KERNEL} {path} --exact --nocapture {test} 2>&1");
         let output = self.run_for(&line, TEST_DEADLINE)?;
+        for (value, unit, name) in figures(output.text()) {
+            self.measure(name, value, unit);
+        }
         Ok(verdict(output.success(), output.text()))
     }
+}
+
+/// What a test has measured: lines of `FIGURE: <value> <unit> <name>`.
+fn figures(said: &str) -> impl Iterator<Item = (f64, &str, &str)> {
+    said.lines().filter_map(|line| {
+        // The first line of a test follows its name.
+        let (_, figure) = line.split_once("FIGURE: ")?;
+        let mut words = figure.splitn(3, ' ');
+        Some((words.next()?.parse().ok()?, words.next()?, words.next()?))
+    })
 }
 
 /// What a test's output says. One that was skipped succeeds, too.
@@ -178,6 +191,17 @@ fn verdict(success: bool, said: &str) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_are_read() {
+        let said =
+            "test a ... FIGURE: 12.50 us by plain calls\nFIGURE: many us\nFIGURE: 2 times more\nok";
+        let read: Vec<_> = figures(said).collect();
+        assert_eq!(
+            read,
+            [(12.5, "us", "by plain calls"), (2.0, "times", "more")]
+        );
+    }
 
     #[test]
     fn a_test_that_did_not_run_has_not_passed() {

@@ -1,7 +1,6 @@
 //! Layers that images share, unpacked on the kernel's own thin devices: what it saves, beside images
 //! that are unpacked whole and copied into the pool.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,20 +14,16 @@ use hearth_types::image::ImageRecord;
 use hearth_types::thin::ThinKind;
 use hearth_types::units::{Bytes, MIB};
 
-use super::World;
+use super::figures::figure;
 use super::pool_layers::PoolLayers;
+use super::run::run;
+use super::world::World;
 
 /// Images that share a base.
 const IMAGES: u64 = 4;
 /// Bytes of the base, and of what each has of its own.
 const BASE: u64 = 24 * MIB;
 const OWN: u64 = 2 * MIB;
-
-fn run(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// A tar with one file of noise, the same for the same name.
 fn layer(folder: &Utf8Path, name: &str, bytes: u64) -> Utf8PathBuf {
@@ -193,14 +188,22 @@ async fn images_that_share_a_base_share_its_blocks() {
     };
     let (whole_took, whole_used, records) = host.all(false).await;
     assert!(records.iter().all(|record| record.chain.is_empty()));
-    println!(
-        "{IMAGES} images of {} MiB on a base of {} MiB: shared {} MiB in {} ms, whole {} MiB in {} ms",
+    let what = format!(
+        "{IMAGES} images of {} MiB on a base of {} MiB",
         OWN / MIB,
-        BASE / MIB,
-        shared_used / MIB,
-        shared_took.as_millis(),
-        whole_used / MIB,
-        whole_took.as_millis()
+        BASE / MIB
     );
+    for (how, used, took) in [
+        ("shared", shared_used, shared_took),
+        ("whole", whole_used, whole_took),
+    ] {
+        let used = used as f64 / MIB as f64;
+        figure(&format!("{what}, {how}: room"), used, "MiB");
+        figure(
+            &format!("{what}, {how}: time"),
+            took.as_secs_f64() * 1e3,
+            "ms",
+        );
+    }
     assert!(shared_used + (IMAGES - 1) * BASE / 2 < whole_used);
 }

@@ -1,14 +1,12 @@
 //! Volumes of the pool on the kernel's own device-mapper: the contract that files keep, too, what a
 //! crash leaves, and how long a snapshot takes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek as _, SeekFrom};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::sync::Arc;
 use std::time::Instant;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use hearth_disk::contract::{Ground, contract};
+use hearth_disk::contract::{Ground as _, InFolder, contract};
 use hearth_disk::{FileVolumes, Volumes};
 use hearth_dm::Suspend;
 use hearth_dm::thin::Message;
@@ -86,47 +84,9 @@ impl Drop for Thin {
     }
 }
 
-impl Ground for Thin {
-    fn path(&self, name: &str) -> Utf8PathBuf {
-        self.folder.join(name)
-    }
-
-    fn put(&self, path: &Utf8Path, size: Bytes, offset: u64, data: &[u8]) {
-        let file = File::create_new(path).unwrap();
-        file.set_len(size.0).unwrap();
-        file.write_all_at(data, offset).unwrap();
-    }
-
-    fn size(&self, path: &Utf8Path) -> Option<Bytes> {
-        let mut file = File::open(path).ok()?;
-        file.seek(SeekFrom::End(0)).ok().map(Bytes)
-    }
-
-    fn read(&self, path: &Utf8Path, offset: u64, length: usize) -> Vec<u8> {
-        let mut bytes = vec![0; length];
-        let file = File::open(path).unwrap();
-        file.read_exact_at(&mut bytes, offset).unwrap();
-        bytes
-    }
-
-    fn write(&self, path: &Utf8Path, offset: u64, data: &[u8]) {
-        let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.write_all_at(data, offset).unwrap();
-        file.sync_all().unwrap();
-    }
-
-    fn owner_and_mode(&self, path: &Utf8Path) -> (u32, u32) {
-        let meta = path.metadata().unwrap();
-        (meta.uid(), meta.mode() & 0o7777)
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = self.folder.read_dir_utf8().unwrap();
-        let mut names: Vec<_> = entries
-            .map(|entry| entry.unwrap().file_name().to_owned())
-            .collect();
-        names.sort();
-        names
+impl InFolder for Thin {
+    fn folder(&self) -> &Utf8Path {
+        &self.folder
     }
 }
 
@@ -170,9 +130,11 @@ async fn a_root_disk_is_a_snapshot_whose_node_is_renewed() {
             .unwrap();
         assert_eq!(thin.read(&other, AT, 5), b"guest");
     }
-    println!(
-        "MEASURED: a snapshot of a volume in use to its usable device: {:.1} ms",
-        begun.elapsed().as_secs_f64() * 100.0
+    let each = begun.elapsed().as_secs_f64() * 100.0;
+    super::figures::figure(
+        "a snapshot of a volume in use to its usable device",
+        each,
+        "ms",
     );
     let shown = thin.thins.volumes().await.unwrap();
     assert_eq!(shown.unknown, None);
@@ -191,14 +153,14 @@ async fn what_a_crash_leaves_in_the_kernel_is_named_and_decided() {
     let kept = thin.device("kept").await;
     thin.thins.activate(&kept).await.unwrap();
     // Nobody wrote this one down; that one was suspended when its daemon died.
-    thin.world.say(Message::CreateThin { id: 9 });
+    thin.world.tell(Message::CreateThin { id: 9 });
     let uuid = uuid_of(&place, kept.id);
     thin.world
         .control
         .suspend(Key::Uuid(&uuid), Suspend::Flushed)
         .unwrap();
     // The metadata was being listed.
-    thin.world.say(Message::ReserveMetadataSnapshot);
+    thin.world.tell(Message::ReserveMetadataSnapshot);
     let found = thin.thins.compare().await.unwrap();
     let kinds: Vec<_> = found.iter().map(|it| (it.id, it.kind.as_str())).collect();
     assert_eq!(

@@ -10,6 +10,8 @@ use hearth_dm::{Control, DmError, Key, Remove, Table};
 use hearth_host::loopdev::LoopDevice;
 use hearth_types::units::{GIB, MIB};
 
+use crate::run::run;
+
 /// Of the disk: sparse, in memory.
 const DISK: u64 = 640 * MIB;
 /// Of the log of its writes: likewise.
@@ -183,10 +185,4 @@ impl Drop for Disk {
 fn skip<T>(why: &str) -> Option<T> {
     println!("SKIP: {why}");
     None
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let ended = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
 }

@@ -9,6 +9,9 @@ use hearth_dm::{Control, Key, Remove, Suspend, Table};
 use hearth_host::loopdev::LoopDevice;
 use hearth_types::units::MIB;
 
+use crate::kernel;
+use crate::run::run;
+
 const SIZE: u64 = 512 * MIB;
 /// What a slow disk takes for each request, in milliseconds.
 const SLOW: u32 = 200;
@@ -37,17 +40,7 @@ pub(crate) struct Disk {
 impl Disk {
     /// `None`, and a word, where it cannot be.
     pub(crate) fn new(name: &str) -> Option<Self> {
-        let control = match Control::open() {
-            Ok(control) => control,
-            Err(error) => {
-                println!("SKIP: {}", hearth_types::survey::chain(&error));
-                return None;
-            }
-        };
-        if hearth_host::command::find("thin_check").is_none() {
-            println!("SKIP: thin_check is not installed");
-            return None;
-        }
+        let control = kernel::control()?;
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let file = OpenOptions::new()
             .read(true)
@@ -135,10 +128,4 @@ impl Drop for Disk {
         );
         drop(self.control.remove(self.key(), Remove::WhenClosed));
     }
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let ended = Command::new(program).args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
 }
