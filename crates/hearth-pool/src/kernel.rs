@@ -2,7 +2,7 @@
 
 mod grow;
 mod mend;
-mod roots;
+pub(crate) mod roots;
 mod watch;
 
 use std::os::fd::AsFd as _;

@@ -36,6 +36,8 @@ mod error;
 #[doc(hidden)]
 pub mod fake;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod ground;
 mod hands;
 mod helper;

@@ -29,7 +29,7 @@ mod compare;
 mod copy;
 mod error;
 mod ground;
-mod kernel;
+pub(crate) mod kernel;
 mod ledger;
 mod rebuild;
 mod work;

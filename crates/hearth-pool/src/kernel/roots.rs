@@ -38,10 +38,18 @@ const DEEPEST: u32 = 8;
 
 /// Where the trees begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Roots {
+pub(crate) struct Roots {
     details: u64,
     mappings: u64,
     time: u32,
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Roots {
+    /// Both are blocks of metadata of this size.
+    pub(crate) fn are_below(self, blocks: u64) -> bool {
+        self.details < blocks && self.mappings < blocks
+    }
 }
 
 /// One node as far as it matters here.
@@ -98,8 +106,10 @@ impl Nodes {
         Ok(Self(nodes))
     }
 
-    /// The devices of a tree of devices, with the latest of their times.
-    fn devices(&self, root: u64, depth: u32) -> Option<(Shape, u32)> {
+    /// The devices of a tree of devices, with the latest of their times. A tree has no node twice, so it
+    /// ends after so many nodes as are `left`: damage may have led its branches to one another.
+    fn devices(&self, root: u64, depth: u32, left: &mut usize) -> Option<(Shape, u32)> {
+        *left = left.checked_sub(1)?;
         match self.0.get(&root)? {
             Node::Devices(devices) => {
                 let time = devices.iter().map(|(_, _, time)| *time).max();
@@ -109,7 +119,7 @@ impl Nodes {
             Node::Inside(children) if depth < DEEPEST => {
                 let (mut all, mut latest) = (Shape::new(), 0);
                 for child in children {
-                    let (shape, time) = self.devices(*child, depth + 1)?;
+                    let (shape, time) = self.devices(*child, depth + 1, left)?;
                     all.extend(shape);
                     latest = latest.max(time);
                 }
@@ -119,14 +129,15 @@ impl Nodes {
         }
     }
 
-    /// Devices and the roots of their mappings, in a tree of such.
-    fn mappings(&self, root: u64, depth: u32) -> Option<Shape> {
+    /// Devices and the roots of their mappings, in a tree of such of no more nodes than are `left`.
+    fn mappings(&self, root: u64, depth: u32, left: &mut usize) -> Option<Shape> {
+        *left = left.checked_sub(1)?;
         match self.0.get(&root)? {
             Node::Numbers { roots, .. } => roots.clone(),
             Node::Inside(children) if depth < DEEPEST => {
                 let all = children
                     .iter()
-                    .map(|child| self.mappings(*child, depth + 1));
+                    .map(|child| self.mappings(*child, depth + 1, left));
                 Some(all.collect::<Option<Vec<_>>>()?.concat())
             }
             Node::Inside(_) | Node::Devices(_) => None,
@@ -143,6 +154,8 @@ impl Nodes {
         if let Some(mapped) = known.get(&root) {
             return *mapped;
         }
+        // Until it is known: who comes by it again on the way down goes in a circle.
+        known.insert(root, None);
         let mapped = match self.0.get(&root)? {
             Node::Numbers { mapped, .. } => Some(*mapped),
             Node::Inside(children) if depth < DEEPEST => {
@@ -164,7 +177,7 @@ impl Nodes {
         let mut of_shape: HashMap<Shape, (u32, u64)> = HashMap::new();
         let mut latest = 0;
         for root in self.0.keys() {
-            let Some((shape, time)) = self.devices(*root, 0) else {
+            let Some((shape, time)) = self.devices(*root, 0, &mut self.0.len()) else {
                 continue;
             };
             latest = latest.max(time);
@@ -174,7 +187,7 @@ impl Nodes {
         let mut known = HashMap::new();
         let mut best = None;
         for root in self.0.keys() {
-            let Some(roots) = self.mappings(*root, 0) else {
+            let Some(roots) = self.mappings(*root, 0, &mut self.0.len()) else {
                 continue;
             };
             let (mut shape, mut all) = (Shape::new(), Some(Mapped::default()));
@@ -240,6 +253,15 @@ pub(super) fn write(metadata: &File, roots: Roots, known: Option<First>) -> io::
     Ok(true)
 }
 
+/// The same in blocks that need not be whole, and of which the beginning is enough.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn newest_of(blocks: &[&[u8]]) -> Option<Roots> {
+    let count = blocks.len() as u64;
+    let nodes = (0..count).zip(blocks);
+    let nodes = nodes.filter_map(|(block, bytes)| Some((block, said(bytes, count)?)));
+    Nodes(nodes.collect()).newest()
+}
+
 fn put(bytes: &mut [u8; BLOCK], at: usize, what: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + what.len()) {
         place.copy_from_slice(what);
@@ -262,8 +284,18 @@ fn small(bytes: &[u8], at: usize) -> u32 {
 
 /// The node in a block, if a whole one is there.
 fn node(bytes: &[u8; BLOCK], block: u64, blocks: u64) -> Option<Node> {
+    if number(bytes, 8, 8) != block {
+        return None;
+    }
+    let said = said(bytes, blocks)?;
+    // Last: most blocks are none, and this takes the longest.
+    (u64::from(sum(bytes, NODE_MARK)) == number(bytes, 0, 4)).then_some(said)
+}
+
+/// What a block says, if it is a node.
+fn said(bytes: &[u8], blocks: u64) -> Option<Node> {
     let (entries, room, size) = (small(bytes, 16), small(bytes, 20), small(bytes, 24));
-    if number(bytes, 8, 8) != block || entries > room || !matches!(size, DETAILS | NUMBER) {
+    if entries > room || !matches!(size, DETAILS | NUMBER) {
         return None;
     }
     let (entries, room) = (usize::try_from(entries).ok()?, usize::try_from(room).ok()?);
@@ -271,7 +303,7 @@ fn node(bytes: &[u8; BLOCK], block: u64, blocks: u64) -> Option<Node> {
     let fits = room
         .checked_mul(8 + size_of)
         .is_some_and(|all| HEAD + all <= BLOCK);
-    if !fits || u64::from(sum(bytes, NODE_MARK)) != number(bytes, 0, 4) {
+    if !fits {
         return None;
     }
     let key = |entry: usize| number(bytes, HEAD + 8 * entry, 8);

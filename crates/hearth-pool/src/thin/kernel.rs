@@ -404,7 +404,7 @@ fn make_node(path: &Utf8Path, device: Device, owner: u32, mode: u32) -> std::io:
 }
 
 /// The lines of `thin_ls`: number and sectors.
-fn parse(said: &str) -> Result<Vec<Mapped>, ThinError> {
+pub(crate) fn parse(said: &str) -> Result<Vec<Mapped>, ThinError> {
     said.lines()
         .filter(|line| !line.trim().is_empty())
         .map(|line| {

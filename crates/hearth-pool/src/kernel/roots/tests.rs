@@ -90,6 +90,16 @@ fn with_a_history() -> Paper {
     paper
 }
 
+/// Each node leads to itself two hundred times: eight levels of that would never end.
+#[test]
+fn a_circle_is_no_tree_and_what_is_whole_beside_it_is_found() {
+    let paper = with_a_history();
+    let itself = |block| (0..200).map(|key| (key, block)).collect::<Vec<_>>();
+    paper.numbers(40, true, &itself(40));
+    paper.numbers(41, false, &[(1, 40)]);
+    assert_eq!(newest(&paper.0).unwrap(), roots(32, 31, 1));
+}
+
 #[test]
 fn the_newest_pair_that_belongs_together_is_found() {
     let paper = with_a_history();
