@@ -12,6 +12,7 @@ mod adopt;
 mod detect;
 mod disk_clone;
 mod example;
+mod garbage;
 mod http;
 mod libvirt;
 mod memory;
@@ -144,7 +145,7 @@ struct Bench {
     cases: fn(&Context) -> anyhow::Result<Vec<Case>>,
 }
 
-const BENCHES: [Bench; 20] = [
+const BENCHES: [Bench; 21] = [
     Bench {
         name: "unpack-tar",
         about: "a root filesystem's layer, plain tar, into an ext4 volume",
@@ -212,8 +213,8 @@ const BENCHES: [Bench; 20] = [
     },
     Bench {
         name: "gc",
-        about: "the graph that decides what is garbage: made, and asked",
-        cases: planner::garbage,
+        about: "garbage collection: the graph that decides, and 10,000 files by a daemon",
+        cases: garbage::cases,
     },
     Bench {
         name: "safeguards",
@@ -224,6 +225,11 @@ const BENCHES: [Bench; 20] = [
         name: "pull",
         about: "an image from a registry on loopback, unpacked",
         cases: pull::cases,
+    },
+    Bench {
+        name: "pull-layers",
+        about: "the same image in eight layers",
+        cases: pull::layers,
     },
     Bench {
         name: "libvirt-create",

@@ -1,4 +1,4 @@
-//! The planner, and the graph that decides what is garbage.
+//! The planner.
 
 use super::example::Example;
 use super::{Case, Context};
@@ -14,19 +14,5 @@ pub(crate) fn cases(_: &Context) -> anyhow::Result<Vec<Case>> {
         ("1000 VMs", "1000", "-"),
         ("10000 VMs", "10000", "20 ms"),
         ("100000 VMs", "100000", "-"),
-    ]))
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "the shape of a bench")]
-pub(crate) fn garbage(_: &Context) -> anyhow::Result<Vec<Case>> {
-    let example = Example {
-        package: "hearth-plan",
-        name: "gc_bench",
-        per_second: 1e3,
-    };
-    Ok(example.cases(&[
-        ("1000 objects", "1000", "-"),
-        ("10000 objects", "10000", "100 ms"),
-        ("100000 objects", "100000", "-"),
     ]))
 }

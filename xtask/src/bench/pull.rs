@@ -11,13 +11,22 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use super::rig::{Rig, Vmm, until};
-use super::unpack::{Volume, layout};
+use super::unpack::{Volume, layered, layout};
 use super::{Case, Context, http, tool, unpack};
 
 const NAME: &str = "bench/rootfs:latest";
 
+/// The image in one layer.
 pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
-    let layout = layout(context, &unpack::root_fs(context)?)?;
+    of(context, &layout(context, &unpack::root_fs(context)?)?)
+}
+
+/// The image in several layers.
+pub(crate) fn layers(context: &Context) -> anyhow::Result<Vec<Case>> {
+    of(context, &layered(context, &unpack::root_fs(context)?)?)
+}
+
+fn of(context: &Context, layout: &Path) -> anyhow::Result<Vec<Case>> {
     let registry = Registry::serve(context)?;
     let from = format!("oci:{}:latest", layout.display());
     let to = format!("docker://{}", registry.image());

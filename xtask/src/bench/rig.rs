@@ -157,6 +157,11 @@ impl Rig {
         Ok(())
     }
 
+    /// Its data folder.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
     fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

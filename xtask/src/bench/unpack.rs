@@ -17,6 +17,8 @@ use super::{Case, Context, made_once, tool};
 const VOLUME: u64 = 4 << 30;
 /// A Debian with compilers: about 500 MB in 20,000 files. Another one by this variable.
 const ROOT_FS: &str = "HEARTH_BENCH_ROOTFS";
+/// How many layers an image of several has.
+const LAYERS: usize = 8;
 const PACKAGES: &str = "build-essential,python3,git,systemd";
 
 /// The layer as a plain tar.
@@ -199,6 +201,40 @@ pub(crate) fn layout(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
         tool("umoci", ["init", "--layout", text(fresh)?])?;
         tool("umoci", ["new", "--image", &image])?;
         tool("umoci", ["raw", "add-layer", "--image", &image, text(tar)?])
+    })?;
+    Ok(layout)
+}
+
+/// The same root filesystem in an OCI layout of several layers, each with as many of its entries.
+pub(crate) fn layered(context: &Context, tar: &Path) -> anyhow::Result<PathBuf> {
+    let layout = context.cache.join("oci-layers");
+    made_once(&layout, |fresh| {
+        let (tree, part) = (context.folder.join("tree"), context.folder.join("part"));
+        std::fs::create_dir_all(&tree)?;
+        tool("tar", ["-xpf", text(tar)?, "-C", text(&tree)?])?;
+        let list = ["--quoting-style=literal", "-tf"];
+        let listed = Command::new("tar").args(list).arg(tar).output()?;
+        ensure!(listed.status.success(), "tar cannot list {}", tar.display());
+        let names: Vec<&[u8]> = listed
+            .stdout
+            .split_inclusive(|byte| *byte == b'\n')
+            .collect();
+        let image = format!("{}:latest", fresh.display());
+        tool("umoci", ["init", "--layout", text(fresh)?])?;
+        tool("umoci", ["new", "--image", &image])?;
+        for (at, names) in names.chunks(names.len().div_ceil(LAYERS)).enumerate() {
+            std::fs::write(&part, names.concat())?;
+            let layer = context.folder.join(format!("layer-{at}.tar"));
+            let [only, verbatim] = ["--no-recursion", "--verbatim-files-from"];
+            let (file, from, list) = (text(&layer)?, text(&tree)?, text(&part)?);
+            tool("tar", ["-cf", file, "-C", from, only, verbatim, "-T", list])?;
+            tool(
+                "umoci",
+                ["raw", "add-layer", "--image", &image, text(&layer)?],
+            )?;
+            std::fs::remove_file(layer)?;
+        }
+        Ok(std::fs::remove_dir_all(tree)?)
     })?;
     Ok(layout)
 }
