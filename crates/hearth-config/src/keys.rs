@@ -236,6 +236,10 @@ keys! {
     GUARD_KERNEL_LOG guard_kernel_log: Span = "10m", DURATION;
     /// How long the look at the host before a device-mapper operation may take.
     GUARD_BUDGET guard_budget: Span = "100ms", POSITIVE_DURATION;
+    /// The block device that the thin pool's data is on when the pool is set up: a disk, a partition or a logical volume
+    /// that nobody uses and nothing is on, by a name that lasts (`/dev/GROUP/VOLUME`, `/dev/disk/by-id/…`). Unset: a file in
+    /// the data folder. A pool that is there stays where it is.
+    POOL_DEVICE pool_device: Option<Utf8PathBuf> = "", OPTIONAL_PATH;
     /// Whether the thin pool grows by itself when it is nearly full.
     POOL_EXTEND pool_extend: bool = "on", SWITCH;
     /// The most data that the thin pool grows to by itself. Unset: what the host's file system

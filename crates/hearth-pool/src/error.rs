@@ -9,6 +9,7 @@ use hearth_host::loopdev::LoopError;
 use hearth_safeguards::GuardError;
 use hearth_types::units::Bytes;
 
+use crate::base::Unfit;
 use crate::space::Bound;
 
 /// How work on the pool failed.
@@ -174,6 +175,16 @@ pub enum PoolError {
         /// What is wrong with it.
         what: String,
     },
+    /// A device cannot be the pool's, or is not what it was.
+    #[error("{device} {what}")]
+    Device {
+        /// The device, as it was given.
+        device: Utf8PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What kind of wrong that is.
+        unfit: Unfit,
+    },
     /// Its destruction was cut off.
     #[error("the pool is half destroyed")]
     Destroying,
@@ -297,6 +308,12 @@ impl PoolError {
             | Self::RunsOut { .. }
             | Self::Overcommitted { .. } => Kind::NoSpace,
             Self::InUse { .. } => Kind::InUse,
+            Self::Device { unfit, .. } => match unfit {
+                Unfit::NoDevice | Unfit::Small | Unfit::Whole | Unfit::ReadOnly => Kind::Invalid,
+                Unfit::InUse => Kind::InUse,
+                Unfit::Holds | Unfit::Elsewhere | Unfit::Lost | Unfit::Forbidden => Kind::Conflict,
+                Unfit::Missing => Kind::Unavailable,
+            },
             Self::Present { .. }
             | Self::HoldsData { .. }
             | Self::MayHoldData { .. }
@@ -333,6 +350,10 @@ impl PoolError {
                 "make it larger with: hearth pool extend; smaller it cannot become"
             }
             Self::Shrink { .. } => "a pool can only grow: destroy it first, or go on with it",
+            Self::Device { unfit, .. } => unfit.hint(),
+            Self::TooLarge {
+                why: Bound::Device, ..
+            } => "make its device larger first (lvextend), or ask for less",
             Self::TooLarge { .. } => "make room on the host, or ask for less",
             Self::Tight { .. } | Self::RunsOut { .. } => {
                 "remove volumes and snapshots, discard what guests do not use (fstrim), or make room and: \
@@ -385,6 +406,18 @@ impl PoolError {
             Self::Working { .. } => "wait for it: hearth pool status",
             _ => return None,
         })
+    }
+
+    /// The device that its data is on is not there.
+    #[must_use]
+    pub const fn is_missing_device(&self) -> bool {
+        matches!(
+            self,
+            Self::Device {
+                unfit: Unfit::Missing,
+                ..
+            }
+        )
     }
 
     /// An error of a file operation.

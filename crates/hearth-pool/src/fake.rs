@@ -13,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_dm::thin::{Mode, PoolStatus, Usage};
 use hearth_dm::{Device, DmError};
 use parking_lot::Mutex;
 
+use crate::base::{Base, Candidate};
 use crate::error::PoolError;
 use crate::files;
 use crate::ground::{Checked, Events, Found, Ground, Layout, Mending, Place, Running};
@@ -26,8 +27,11 @@ use crate::space::Room;
 /// The first bytes of metadata that was formatted.
 const MAGIC: [u8; 8] = *b"FAKEPOOL";
 
+mod disk;
 mod grow;
 mod mend;
+
+pub use disk::FakeDisk;
 
 #[derive(Debug, Default)]
 struct Host {
@@ -55,6 +59,8 @@ struct Host {
     /// Calls until the power is cut, before the call's effect or after it.
     cut: Option<(u32, bool)>,
     thin: thin::Thin,
+    /// Block devices, by their names.
+    disks: BTreeMap<Utf8PathBuf, FakeDisk>,
 }
 
 /// The host.
@@ -121,6 +127,10 @@ impl FakeGround {
     /// # Errors
     /// When the kernel does not have it.
     pub fn store(&self, place: &Place, data: u64) -> std::io::Result<()> {
+        if let Some(disk) = self.0.lock().disk_of(place) {
+            disk.data = data;
+            return Ok(());
+        }
         self.data(place)?.write_all_at(&data.to_ne_bytes(), 0)
     }
 
@@ -129,6 +139,9 @@ impl FakeGround {
     /// # Errors
     /// When the kernel does not have it.
     pub fn stored(&self, place: &Place) -> std::io::Result<u64> {
+        if let Some(disk) = self.0.lock().disk_of(place) {
+            return Ok(disk.data);
+        }
         let mut bytes = [0; 8];
         self.data(place)?.read_exact_at(&mut bytes, 0)?;
         Ok(u64::from_ne_bytes(bytes))
@@ -181,7 +194,8 @@ impl FakeGround {
 fn running(host: &Host, place: &Place, layout: &Layout) -> Running {
     let mut first = [0; 8];
     let read = std::fs::File::open(place.data()).and_then(|file| file.read_exact_at(&mut first, 0));
-    let used = u64::from(read.is_ok() && first != [0; 8]);
+    let stored = read.is_ok() && first != [0; 8];
+    let used = u64::from(stored || host.disk_holds_data(place));
     Running {
         device: Device {
             major: 253,
@@ -213,11 +227,9 @@ fn running(host: &Host, place: &Place, layout: &Layout) -> Running {
 #[async_trait]
 impl Ground for FakeGround {
     fn find(&self, place: &Place) -> Result<Found, PoolError> {
-        self.call(|host| {
-            let layout = host.devices.get(&place.uuid);
-            Ok(layout.map_or(Found::Nothing, |layout| {
-                Found::Running(running(host, place, layout))
-            }))
+        self.call(|host| match host.devices.get(&place.uuid) {
+            Some(layout) => Ok(Found::Running(running(host, place, layout))),
+            None => disk::is_there(host, place).map(|()| Found::Nothing),
         })
     }
 
@@ -228,7 +240,7 @@ impl Ground for FakeGround {
                 return Err(PoolError::NotWorking { state: "too small" });
             }
             let metadata = files::open(&place.metadata(), layout.metadata)?;
-            files::open(&place.data(), layout.data)?;
+            disk::below(host, place, layout)?;
             let mut first = [0; 16];
             let io = |error| PoolError::io("format", place.metadata())(error);
             metadata.read_exact_at(&mut first, 0).map_err(io)?;
@@ -261,6 +273,23 @@ impl Ground for FakeGround {
 
     fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
         grow::extend(self, place, layout)
+    }
+
+    fn inspect(
+        &self,
+        place: &Place,
+        device: &Utf8Path,
+        force: bool,
+    ) -> Result<Candidate, PoolError> {
+        self.call(|host| disk::inspect(host, place, device, force))
+    }
+
+    fn claim(&self, place: &Place, base: &Base, force: bool) -> Result<(), PoolError> {
+        self.call(|host| disk::claim(host, place, base, force))
+    }
+
+    fn release(&self, place: &Place, base: &Base) -> Result<(), PoolError> {
+        self.call(|host| disk::release(host, place, base))
     }
 
     fn events(&self) -> Option<Box<dyn Events>> {

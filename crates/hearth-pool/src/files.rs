@@ -29,14 +29,13 @@ pub(crate) fn make_folder(place: &Place) -> Result<(), PoolError> {
 }
 
 /// Makes both files anew and empty. The metadata is allotted at once, so that it can never be
-/// refused its space; the data file is sparse.
-pub(crate) fn make(place: &Place, layout: &Layout) -> Result<(), PoolError> {
+/// refused its space; the data file is sparse. `with_data`: here and below, its data is a file, and no device.
+pub(crate) fn make(place: &Place, layout: &Layout, with_data: bool) -> Result<(), PoolError> {
     remove(place)?;
     check_space(place, layout)?;
-    for (path, size, whole) in [
-        (place.metadata(), layout.metadata, true),
-        (place.data(), layout.data, false),
-    ] {
+    let metadata = (place.metadata(), layout.metadata, true);
+    let data = with_data.then(|| (place.data(), layout.data, false));
+    for (path, size, whole) in [Some(metadata), data].into_iter().flatten() {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -87,9 +86,15 @@ fn open_growing(path: &Utf8Path, from: u64, to: u64) -> Result<File, PoolError> 
 
 /// Makes both files larger, or neither. What was done already is not done again. The metadata is allotted
 /// first, which is all that can fail for want of room; the file becomes longer only then.
-pub(crate) fn grow(place: &Place, from: &Layout, to: &Layout) -> Result<(), PoolError> {
+pub(crate) fn grow(
+    place: &Place,
+    from: &Layout,
+    to: &Layout,
+    with_data: bool,
+) -> Result<(), PoolError> {
     let metadata = open_growing(&place.metadata(), from.metadata, to.metadata)?;
-    let data = open_growing(&place.data(), from.data, to.data)?;
+    let data = with_data.then(|| open_growing(&place.data(), from.data, to.data));
+    let data = data.transpose()?.map(|file| (file, place.data(), to.data));
     if to.metadata > from.metadata {
         let path = place.metadata();
         match fallocate(&metadata, FallocateFlags::KEEP_SIZE, 0, to.metadata) {
@@ -104,10 +109,8 @@ pub(crate) fn grow(place: &Place, from: &Layout, to: &Layout) -> Result<(), Pool
             done => done.map_err(|error| PoolError::io("allot", &path)(error.into()))?,
         }
     }
-    for (file, path, size) in [
-        (data, place.data(), to.data),
-        (metadata, place.metadata(), to.metadata),
-    ] {
+    let metadata = (metadata, place.metadata(), to.metadata);
+    for (file, path, size) in data.into_iter().chain([metadata]) {
         file.set_len(size)
             .and_then(|()| file.sync_all())
             .map_err(PoolError::io("make larger", &path))?;
@@ -116,10 +119,24 @@ pub(crate) fn grow(place: &Place, from: &Layout, to: &Layout) -> Result<(), Pool
 }
 
 /// Whether both have these sizes.
-pub(crate) fn have(place: &Place, sizes: &Layout) -> bool {
+pub(crate) fn have(place: &Place, sizes: &Layout, with_data: bool) -> bool {
     let has =
         |path: Utf8PathBuf, size| path.symlink_metadata().is_ok_and(|meta| meta.len() == size);
-    has(place.metadata(), sizes.metadata) && has(place.data(), sizes.data)
+    has(place.metadata(), sizes.metadata) && (!with_data || has(place.data(), sizes.data))
+}
+
+/// The most metadata that there can be, in bytes: what it has, and what others need not.
+pub(crate) fn most_metadata(place: &Place) -> Result<u64, PoolError> {
+    let path = place.metadata();
+    let meta = path.symlink_metadata();
+    let has = meta.map_err(PoolError::io("look at", path))?.len();
+    let Room { free, total } = room_of(place)?;
+    let room = space::Room::Files {
+        free,
+        total,
+        allotted: 0,
+    };
+    Ok(has.saturating_add(room.spare()))
 }
 
 /// How much the file system of the pool's files has, and the data file of it.

@@ -10,13 +10,14 @@ use hearth_types::InstallationId;
 use hearth_types::units::{Bytes, GIB, MIB, TIB};
 use serde::{Deserialize, Serialize};
 
+use crate::base::{Base, Candidate};
 use crate::error::PoolError;
 use crate::space::{Growth, Room};
 
 /// Data of a pool whose size nobody named.
 const DEFAULT_DATA: Bytes = Bytes::gib(2);
 /// Less is of no use: an image alone is larger.
-const LEAST_DATA: u64 = 64 * MIB;
+pub(crate) const LEAST_DATA: u64 = 64 * MIB;
 /// More would need larger blocks than snapshots of small VMs bear.
 pub(crate) const MOST_DATA: u64 = 64 * TIB;
 /// The kernel tells when less than this part of the data is free …
@@ -56,6 +57,18 @@ impl Place {
     #[must_use]
     pub fn metadata(&self) -> Utf8PathBuf {
         self.dir.join("hearth-pool-metadata.img")
+    }
+
+    /// The name among the kernel's devices of the part of a device that its data is on.
+    #[must_use]
+    pub(crate) fn linear_name(&self) -> String {
+        format!("{}-data", self.name)
+    }
+
+    /// Its uuid there. udev's rule knows it by how it begins.
+    #[must_use]
+    pub(crate) fn linear_uuid(&self) -> String {
+        format!("{}-data", self.uuid)
     }
 
     /// The folder of its metadata's backups.
@@ -117,6 +130,19 @@ impl Layout {
         })
     }
 
+    /// For a pool that has this much room on a device: all of it. `None` if that is too little.
+    #[must_use]
+    pub fn on_device(room: u64) -> Option<Self> {
+        let room = room.min(MOST_DATA);
+        let block = block_size(room);
+        let data = room - room % block.bytes();
+        (data >= LEAST_DATA).then(|| Self {
+            data,
+            metadata: metadata_bytes(data, block),
+            block,
+        })
+    }
+
     /// The kernel raises an event when fewer data blocks than this are free: a tenth, 10 GiB at
     /// the most.
     #[must_use]
@@ -163,9 +189,9 @@ pub struct Running {
 pub enum Found {
     /// Nothing.
     Nothing,
-    /// A device without a table: its making was cut off.
+    /// A device without a table, or only the one below it: its making was cut off.
     Unfinished,
-    /// The pool, over our files.
+    /// The pool, over our files, or a device of ours.
     Running(Running),
 }
 
@@ -281,6 +307,30 @@ pub trait Ground: Send + Sync + 'static {
     /// As [`Ground::find`], or when a step fails; the pool goes on as it was then.
     fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError>;
 
+    /// Looks whether the pool's data may be on this device: it is one that keeps what is written to it, large enough,
+    /// nobody uses it, and nothing is on it. `force`: or whatever is on it. Nothing is written.
+    ///
+    /// # Errors
+    /// [`PoolError::Device`], or when it cannot be told.
+    fn inspect(
+        &self,
+        place: &Place,
+        device: &Utf8Path,
+        force: bool,
+    ) -> Result<Candidate, PoolError>;
+
+    /// Looks at it again, and writes the pool's header on it while nobody else can have it.
+    ///
+    /// # Errors
+    /// As [`Ground::inspect`].
+    fn claim(&self, place: &Place, base: &Base, force: bool) -> Result<(), PoolError>;
+
+    /// Takes the pool's header from its device, and nothing else. One that has none of it is a success.
+    ///
+    /// # Errors
+    /// [`PoolError::Device`] if it is not there or in use, or when a step fails.
+    fn release(&self, place: &Place, base: &Base) -> Result<(), PoolError>;
+
     /// Events of the kernel's devices. `None`: the pool has to be looked at from time to time.
     fn events(&self) -> Option<Box<dyn Events>>;
 
@@ -323,6 +373,18 @@ mod tests {
         assert_eq!(layout.block.bytes(), 64 << 10);
         // A tenth of 32768 blocks.
         assert_eq!(layout.low_water(), 3276);
+    }
+
+    #[test]
+    fn a_device_is_taken_whole() {
+        let layout = Layout::on_device(100 * GIB + 4096).unwrap();
+        assert_eq!(layout.data, 100 * GIB);
+        assert_eq!(
+            layout.metadata,
+            Layout::of(Some(Bytes::gib(100))).unwrap().metadata
+        );
+        assert_eq!(Layout::on_device(LEAST_DATA - 1), None);
+        assert_eq!(Layout::on_device(u64::MAX).unwrap().data, MOST_DATA);
     }
 
     #[test]

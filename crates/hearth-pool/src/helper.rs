@@ -36,6 +36,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use hearth_disk::Borrower;
 use hearth_dm::Device;
 
+use crate::base::{Base, Candidate};
 use crate::error::PoolError;
 use crate::ground::{Checked, Events, Found, Ground, Layout, Mending, Place, Running};
 use crate::space::Room;
@@ -108,6 +109,25 @@ impl Ground for HelperGround {
 
     fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
         self.pool(place, Call::Extend(*layout))
+    }
+
+    fn inspect(
+        &self,
+        place: &Place,
+        device: &Utf8Path,
+        force: bool,
+    ) -> Result<Candidate, PoolError> {
+        let device = device.to_owned();
+        self.pool(place, Call::Inspect { device, force })
+    }
+
+    fn claim(&self, place: &Place, base: &Base, force: bool) -> Result<(), PoolError> {
+        let base = base.clone();
+        self.pool(place, Call::Claim { base, force })
+    }
+
+    fn release(&self, place: &Place, base: &Base) -> Result<(), PoolError> {
+        self.pool(place, Call::Release(base.clone()))
     }
 
     fn events(&self) -> Option<Box<dyn Events>> {

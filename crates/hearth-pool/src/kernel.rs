@@ -1,6 +1,8 @@
 //! The host's own device-mapper under the pool.
 
+mod disk;
 mod grow;
+mod linear;
 mod mend;
 pub(crate) mod roots;
 mod watch;
@@ -16,6 +18,7 @@ use hearth_dm::{Control, Device, DmError, Key, Remove, Table};
 use hearth_host::command;
 use hearth_host::loopdev::{self, LoopDevice};
 
+use crate::base::{Base, Candidate};
 use crate::error::PoolError;
 use crate::files;
 use crate::ground::{Checked, Events, Found, Ground, Layout, Mending, Place, Running};
@@ -37,7 +40,13 @@ impl Ground for HostGround {
     }
 
     fn find(&self, place: &Place) -> Result<Found, PoolError> {
-        find(&open()?, place)
+        let control = open()?;
+        match find(&control, place)? {
+            Found::Nothing if linear::exists(&control, place)? => Ok(Found::Unfinished),
+            // What cannot be put together for want of its device is not just down.
+            Found::Nothing => disk::is_there(place).map(|()| Found::Nothing),
+            found => Ok(found),
+        }
     }
 
     fn assemble(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
@@ -45,41 +54,62 @@ impl Ground for HostGround {
         match find(&control, place)? {
             Found::Running(running) => return Ok(running),
             // Cut off between its making and its table.
-            Found::Unfinished => remove(&control, place)?,
+            Found::Unfinished => remove(&control, &place.uuid)?,
             Found::Nothing => {}
         }
         let metadata = files::open(&place.metadata(), layout.metadata)?;
-        let data = files::open(&place.data(), layout.data)?;
-        // From here on the loop devices hold the files, and the pool will hold the loop devices.
+        // From here on the loop device holds the file, and the pool will hold the loop device.
         let metadata = LoopDevice::attach_uncached(metadata.as_fd())?;
-        let data = LoopDevice::attach_uncached(data.as_fd())?;
-        let table = table(layout, [number(&metadata)?, number(&data)?]);
-        control
-            .create(&place.name, &place.uuid)
-            .map_err(dm("make the device of"))?;
-        let made = load(&control, place, &table).and_then(|()| find(&control, place));
-        match made {
-            Ok(Found::Running(running)) => Ok(running),
-            made => {
-                // It was made above, by the same uuid.
-                remove(&control, place)?;
-                Err(made
-                    .err()
-                    .unwrap_or(PoolError::NotWorking { state: "gone" }))
-            }
-        }
+        let Some(base) = disk::of_record(place)? else {
+            let data = files::open(&place.data(), layout.data)?;
+            let data = LoopDevice::attach_uncached(data.as_fd())?;
+            return put(
+                &control,
+                place,
+                layout,
+                [number(&metadata)?, number(&data)?],
+            );
+        };
+        let below = [
+            number(&metadata)?,
+            linear::on(&control, place, &base, layout)?,
+        ];
+        put(&control, place, layout, below).or_else(|error| {
+            linear::off(&control, place)?;
+            Err(error)
+        })
     }
 
     fn take_down(&self, place: &Place) -> Result<(), PoolError> {
         let control = open()?;
-        match find(&control, place)? {
-            Found::Nothing => Ok(()),
-            Found::Unfinished | Found::Running(_) => remove(&control, place),
+        if find(&control, place)? != Found::Nothing {
+            remove(&control, &place.uuid)?;
         }
+        linear::off(&control, place)
     }
 
     fn room(&self, place: &Place) -> Result<Room, PoolError> {
-        files::room(place)
+        match disk::of_record(place)? {
+            Some(base) => disk::room(place, &base),
+            None => files::room(place),
+        }
+    }
+
+    fn inspect(
+        &self,
+        _place: &Place,
+        device: &Utf8Path,
+        force: bool,
+    ) -> Result<Candidate, PoolError> {
+        disk::inspect(device, force)
+    }
+
+    fn claim(&self, place: &Place, base: &Base, force: bool) -> Result<(), PoolError> {
+        disk::claim(place, base, force)
+    }
+
+    fn release(&self, place: &Place, base: &Base) -> Result<(), PoolError> {
+        disk::release(place, base)
     }
 
     fn extend(&self, place: &Place, layout: &Layout) -> Result<Running, PoolError> {
@@ -105,6 +135,30 @@ impl Ground for HostGround {
     async fn check(&self, metadata: &Utf8Path, deadline: Duration) -> Result<Checked, PoolError> {
         let ended = command::run("thin_check", &["-q", metadata.as_str()], b"", deadline).await;
         mend::judge("thin_check", ended)
+    }
+}
+
+/// Makes the pool over these devices, metadata first. What fails leaves no pool behind.
+fn put(
+    control: &Control,
+    place: &Place,
+    layout: &Layout,
+    below: [Device; 2],
+) -> Result<Running, PoolError> {
+    control
+        .create(&place.name, &place.uuid)
+        .map_err(dm("make the device of"))?;
+    let table = table(layout, below);
+    let made = load(control, place, &table).and_then(|()| find(control, place));
+    match made {
+        Ok(Found::Running(running)) => Ok(running),
+        made => {
+            // It was made above, by the same uuid.
+            remove(control, &place.uuid)?;
+            Err(made
+                .err()
+                .unwrap_or(PoolError::NotWorking { state: "gone" }))
+        }
     }
 }
 
@@ -145,7 +199,7 @@ fn find(control: &Control, place: &Place) -> Result<Found, PoolError> {
     let Some(table) = tables.first().filter(|_| info.active) else {
         return Ok(Found::Unfinished);
     };
-    stands_on_its_files(place, table)?;
+    stands_on_its_own(control, place, table)?;
     // No flush: that would wait for devices that may not answer.
     let (info, lines) = match control.status(ours, true) {
         Ok(answer) => answer,
@@ -176,7 +230,7 @@ fn name_is_free(control: &Control, place: &Place) -> Result<Found, PoolError> {
 }
 
 /// Our uuid over files of others is a copy of this data folder, or the work of a person.
-fn stands_on_its_files(place: &Place, table: &Table) -> Result<(), PoolError> {
+fn stands_on_its_own(control: &Control, place: &Place, table: &Table) -> Result<(), PoolError> {
     let foreign = |what: String| PoolError::Foreign {
         what: format!("the device {} {what}", place.name),
     };
@@ -192,7 +246,10 @@ fn stands_on_its_files(place: &Place, table: &Table) -> Result<(), PoolError> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(PoolError::io("look at", path)(error)),
         };
-        if file.is_none() || file != wanted {
+        let is_file = file.is_some() && file == wanted;
+        let may_be_device = file.is_none() && path == place.data();
+        let is_ours = is_file || (may_be_device && linear::is(control, place, device)?);
+        if !is_ours {
             return Err(foreign(format!("does not stand on {path}")));
         }
     }
@@ -209,8 +266,8 @@ fn load(control: &Control, place: &Place, table: &Table) -> Result<(), PoolError
 }
 
 /// Removes our device, by its uuid: what has its name by now is not touched.
-fn remove(control: &Control, place: &Place) -> Result<(), PoolError> {
-    let ours = Key::Uuid(&place.uuid);
+fn remove(control: &Control, uuid: &str) -> Result<(), PoolError> {
+    let ours = Key::Uuid(uuid);
     let end = Instant::now() + CLOSE;
     loop {
         match control.remove(ours, Remove::Now) {

@@ -1,4 +1,5 @@
-//! The thin pool: two files of the data folder, two loop devices, one device of the kernel's.
+//! The thin pool: two files of the data folder, two loop devices, one device of the kernel's. Its data may be on a
+//! block device of its own instead, see [`Base`].
 //!
 //! ```text
 //!               setup: files, the kernel formats,                bring_up: thin_check is good,
@@ -32,6 +33,7 @@
 #![forbid(unsafe_code)]
 
 mod backups;
+mod base;
 mod error;
 #[doc(hidden)]
 pub mod fake;
@@ -49,6 +51,7 @@ pub mod state;
 pub mod thin;
 mod volumes;
 
+pub use base::{Base, Candidate, Unfit};
 pub use error::{Kind, PoolError};
 pub use ground::{Checked, Events, First, Found, Ground, Layout, Mending, Place, Running};
 pub use helper::{HelperGround, Helpers, Started, command as start_helper, serve as serve_helper};

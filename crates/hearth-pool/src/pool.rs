@@ -3,14 +3,16 @@
 mod change;
 mod grow;
 mod mend;
+mod setup;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use camino::Utf8PathBuf;
 use hearth_dm::thin::{METADATA_BLOCK, PoolStatus};
 use hearth_safeguards::{Operation, OperationGuard, PoolSign, Purpose};
-use hearth_types::pool::{PoolSpace, PoolState, PoolUsage, PoolView, PoolWork};
+use hearth_types::pool::{PoolDevice, PoolSpace, PoolState, PoolUsage, PoolView, PoolWork};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
@@ -44,6 +46,8 @@ pub struct Pool {
     provisioned: Arc<AtomicU64>,
     /// Calls that change something go through it, one by one.
     guard: OperationGuard,
+    /// What its data is to be on when it is made and nobody says; a file when absent.
+    device: Option<Utf8PathBuf>,
     /// Calls that only look: a change that hangs holds them up only where the kernel does.
     looks: Hands,
 }
@@ -90,6 +94,7 @@ impl Pool {
             limits: Limits::default(),
             provisioned: Arc::default(),
             guard: OperationGuard::default(),
+            device: None,
             looks: Hands::default(),
         }
     }
@@ -146,6 +151,7 @@ impl Pool {
             transaction_id: None,
             users: None,
             folder: self.place.dir.to_string(),
+            data_device: None,
             made_at: None,
             last_check: None,
             needs_check: false,
@@ -167,6 +173,12 @@ impl Pool {
         }
         view.backup = backups.ok().and_then(|all| all.into_iter().next());
         if let Ok(Some(record)) = record {
+            view.data_device = record.base.as_ref().map(|base| PoolDevice {
+                path: base.device.to_string(),
+                given: base.given.to_string(),
+                volume: base.volume.clone(),
+                missing: found.as_ref().is_err_and(PoolError::is_missing_device),
+            });
             self.tell_recorded(&mut view, record);
         }
         if let Ok(Found::Running(running)) = found {

@@ -5,6 +5,7 @@ use hearth_types::pool::PoolCheck;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::base::Base;
 use crate::error::PoolError;
 use crate::files;
 use crate::ground::{Layout, Place};
@@ -48,6 +49,9 @@ pub struct Record {
     /// with. Until it ends each file has its old size or its new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     growing: Option<Growing>,
+    /// The device that its data is on; absent: a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// When it was set up.
     pub made_at: Timestamp,
     /// The last check of its metadata.
@@ -65,6 +69,7 @@ impl Record {
             metadata: layout.metadata,
             block_sectors: layout.block.sectors(),
             growing: None,
+            base: None,
             made_at,
             last_check: None,
         }

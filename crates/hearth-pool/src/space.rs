@@ -28,7 +28,7 @@ const KEPT_MOST: u64 = 10 * GIB;
 /// The least that a growth adds, so that it is worth its while.
 const LEAST_STEP: u64 = GIB;
 /// Nothing is done for less, as what others leave of a file system comes and goes.
-const WORTH_IT: u64 = 16 * MIB;
+pub const WORTH_IT: u64 = 16 * MIB;
 /// Metadata is low when more than this percent of it is used: the kernel has no mark for it.
 const METADATA_LOW: u64 = 75;
 /// With more of it used, and no more to be had, VMs pause.
@@ -116,7 +116,7 @@ pub enum Room {
     Device {
         /// How large it is now.
         size: u64,
-        /// The metadata's device or file, likewise.
+        /// How large the metadata can be: its file is in a file system that others use, too.
         metadata: u64,
     },
 }
@@ -258,7 +258,7 @@ impl Readings {
         let (most, bound) = match self.room {
             // A file's blocks are allotted as soon as it grows.
             Room::Files { .. } => (size.saturating_add(self.room.spare()), Bound::Host),
-            Room::Device { metadata, .. } => (metadata, Bound::Device),
+            Room::Device { metadata, .. } => (metadata, Bound::Host),
         };
         if most > MOST_METADATA {
             return (MOST_METADATA.max(size), Bound::Kernel);
@@ -310,7 +310,8 @@ impl Readings {
             metadata: self.metadata.size,
         };
         let mut next = present;
-        if self.data_is_low() {
+        // A device is the pool's alone: what it has become larger by is taken at once.
+        if self.data_is_low() || matches!(self.room, Room::Device { .. }) {
             next.data = self.larger_data(limits);
         }
         if self.metadata_is_low() {
@@ -327,9 +328,12 @@ impl Readings {
         (next != present).then_some(next)
     }
 
-    /// The next size of the data: a fifth of it free at least, and half as much again.
+    /// The next size of the data: a fifth of it free at least, and half as much again; all of a device.
     #[must_use]
     pub fn larger_data(&self, limits: &Limits) -> u64 {
+        if matches!(self.room, Room::Device { .. }) {
+            return self.most_data(limits).0;
+        }
         let Fill { used, size } = self.data;
         let step = (size / 2).max(LEAST_STEP);
         let target = size

@@ -7,6 +7,8 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "device_mapper/device.rs"]
+mod device;
 #[path = "device_mapper/figures.rs"]
 mod figures;
 #[path = "device_mapper/helper.rs"]

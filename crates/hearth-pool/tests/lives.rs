@@ -9,29 +9,40 @@ use hearth_dm::thin::Mode;
 use hearth_pool::fake::FakeGround;
 use hearth_pool::{Place, Pool, PoolError, Record, Stage};
 use hearth_types::InstallationId;
-use hearth_types::pool::{PoolState, PoolVerdict};
+use hearth_types::pool::{PoolState, PoolVerdict, SetUpPool};
 use hearth_types::units::{Bytes, MIB};
 use proptest::prelude::*;
 
 /// Small, so that its files are quickly made.
 const SIZE: Option<Bytes> = Some(Bytes::mib(64));
 
+/// What a device would have for it.
+const DISK: &str = "/dev/sdq";
+
 struct World {
     ground: FakeGround,
     pool: Pool,
+    on_device: bool,
     _folder: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
+        Self::on(false)
+    }
+
+    /// With its data in a file, or on a device.
+    fn on(on_device: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = Utf8PathBuf::from_path_buf(folder.path().join("pool")).unwrap();
         let ground = FakeGround::default();
+        ground.attach(DISK, 66 * MIB);
         let place = Place::new(&dir, InstallationId::new());
         let pool = Pool::new(place, Arc::new(ground.clone()));
         Self {
             ground,
             pool,
+            on_device,
             _folder: folder,
         }
     }
@@ -44,6 +55,23 @@ impl World {
     fn reboot(&mut self) {
         self.ground.reboot();
         self.pool = Pool::new(self.place().clone(), Arc::new(self.ground.clone()));
+    }
+
+    async fn set_up(&self) -> Result<bool, PoolError> {
+        let on_device = SetUpPool {
+            device: Some(DISK.to_owned()),
+            ..SetUpPool::default()
+        };
+        match self.on_device {
+            true => self.pool.set_up(&on_device).await,
+            false => self.pool.setup(SIZE).await,
+        }
+    }
+
+    /// Nobody could tell that there was a pool.
+    fn has_nothing(&self) -> bool {
+        let header = self.ground.with_disk(DISK, |disk| disk.header.len());
+        !self.has_files() && !self.ground.has_device() && header == Some(0)
     }
 
     fn stage(&self) -> Option<Stage> {
@@ -299,7 +327,7 @@ struct Model {
 async fn strike(world: &mut World, model: &mut Model, stroke: &Stroke) {
     let (before, formatted) = (world.stage(), world.ground.formatted());
     let failed = match stroke {
-        Stroke::Setup => world.pool.setup(SIZE).await.is_err(),
+        Stroke::Setup => world.set_up().await.is_err(),
         Stroke::BringUp => world.pool.bring_up().await.is_err(),
         Stroke::Check => world.pool.check().await.is_err(),
         Stroke::TakeDown => world.pool.take_down().await.is_err(),
@@ -317,7 +345,7 @@ async fn strike(world: &mut World, model: &mut Model, stroke: &Stroke) {
                 model.stored = None;
             }
             if done.is_ok() {
-                assert!(!world.has_files() && !world.ground.has_device());
+                assert!(world.has_nothing());
             }
             done.is_err()
         }
@@ -342,8 +370,8 @@ async fn strike(world: &mut World, model: &mut Model, stroke: &Stroke) {
     }
 }
 
-async fn live(strokes: &[Stroke]) {
-    let mut world = World::new();
+async fn live(strokes: &[Stroke], on_device: bool) {
+    let mut world = World::on(on_device);
     let mut model = Model::default();
     for stroke in strokes {
         strike(&mut world, &mut model, stroke).await;
@@ -359,8 +387,16 @@ async fn live(strokes: &[Stroke]) {
         Some(_) => world.pool.destroy(true).await.unwrap(),
     }
     assert!(!world.has_files());
-    world.pool.setup(SIZE).await.unwrap();
+    world.set_up().await.unwrap();
     assert_eq!(world.state().await, PoolState::Up);
+}
+
+fn lives(strokes: &[Stroke], on_device: bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(live(strokes, on_device));
 }
 
 proptest! {
@@ -368,10 +404,11 @@ proptest! {
 
     #[test]
     fn no_life_loses_what_was_stored(strokes in prop::collection::vec(stroke(), 1..24)) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .unwrap();
-        runtime.block_on(live(&strokes));
+        lives(&strokes, false);
+    }
+
+    #[test]
+    fn no_life_on_a_device_loses_what_was_stored(strokes in prop::collection::vec(stroke(), 1..24)) {
+        lives(&strokes, true);
     }
 }

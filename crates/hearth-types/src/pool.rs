@@ -203,6 +203,9 @@ pub struct PoolView {
     pub users: Option<u32>,
     /// Where its files are.
     pub folder: String,
+    /// The block device that its data is on; absent when that is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_device: Option<PoolDevice>,
     /// When it was set up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -226,6 +229,37 @@ pub struct PoolView {
     /// first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<PoolOperation>,
+}
+
+/// A block device that the pool's data is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolDevice {
+    /// A name of it that is the same after a reboot, if it has one.
+    pub path: String,
+    /// Its name as it was given.
+    pub given: String,
+    /// LVM's name of it, `group/volume`, if it is a logical volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// It is not there: the pool is put together when it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub missing: bool,
+}
+
+impl PoolDevice {
+    /// How its operator makes it larger.
+    #[must_use]
+    pub fn how_to_extend(&self) -> String {
+        match &self.volume {
+            Some(volume) => format!(
+                "make the logical volume larger, and the pool takes it by itself: lvextend --size +10G {volume}"
+            ),
+            None => format!(
+                "make {} larger, and the pool takes it by itself",
+                self.given
+            ),
+        }
+    }
 }
 
 /// How much room the pool has, and can get.
@@ -265,10 +299,17 @@ pub struct ExtendPool {
 }
 
 /// How to set the pool up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetUpPool {
-    /// How much data it can hold: 64 MiB to 64 TiB, 2 GiB when absent. The file is sparse.
+    /// How much data it can hold: 64 MiB to 64 TiB, 2 GiB when absent. The file is sparse. Not with `device`.
     #[serde(default)]
     pub data: Option<Bytes>,
+    /// The block device below `/dev` that its data is to be on, whole: a disk, a partition or a logical volume that
+    /// nobody uses and nothing is on. Absent: what `POOL_DEVICE` says, else a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// What is on that device may be lost. One that is in use is refused all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }

@@ -266,7 +266,8 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
         Arc::clone(&ground),
         safeguards.guard(),
     )
-    .with_limits(crate::pool::limits(config));
+    .with_limits(crate::pool::limits(config))
+    .with_device(config.pool_device.clone());
     let volumes = crate::volumes::of_host(pool, ground, store.clone(), config.storage);
     let thins = volumes.thins().clone();
     let image_dir = config.data_dir.join("images");

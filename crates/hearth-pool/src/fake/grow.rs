@@ -38,7 +38,11 @@ impl FakeGround {
 }
 
 pub(super) fn room(ground: &FakeGround, place: &Place) -> Result<Room, PoolError> {
-    ground.call(|host| host.room.map_or_else(|| files::room(place), Ok))
+    ground.call(|host| match (host.room, super::disk::room(host, place)) {
+        (_, Some(room)) => room,
+        (Some(room), None) => Ok(room),
+        (None, None) => files::room(place),
+    })
 }
 
 pub(super) fn extend(
@@ -54,7 +58,7 @@ pub(super) fn extend(
             return Err(PoolError::NotWorking { state: "refused" });
         }
         files::open(&place.metadata(), layout.metadata)?;
-        files::open(&place.data(), layout.data)?;
+        super::disk::below(host, place, layout)?;
         host.largest = Some(layout.data);
         host.devices.insert(place.uuid.clone(), *layout);
         Ok(running(host, place, layout))

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::wire::plain;
+use crate::base::Unfit;
 use crate::error::PoolError;
 use crate::thin::ThinError;
 
@@ -63,6 +64,11 @@ pub(super) enum Said {
         path: Utf8PathBuf,
         #[serde(with = "number")]
         source: io::Error,
+    },
+    Device {
+        device: Utf8PathBuf,
+        what: String,
+        unfit: Unfit,
     },
     ThinDm {
         #[serde(with = "word")]
@@ -113,6 +119,15 @@ impl From<PoolError> for Said {
             PoolError::InUse { users } => Self::InUse(users),
             PoolError::Loop(source) => Self::Loop { source },
             PoolError::File { path, what } => Self::File { path, what },
+            PoolError::Device {
+                device,
+                what,
+                unfit,
+            } => Self::Device {
+                device,
+                what,
+                unfit,
+            },
             PoolError::Io {
                 operation,
                 path,
@@ -138,6 +153,15 @@ impl From<Said> for ThinError {
             Said::InUse(users) => PoolError::InUse { users },
             Said::Loop { source } => PoolError::Loop(source),
             Said::File { path, what } => PoolError::File { path, what },
+            Said::Device {
+                device,
+                what,
+                unfit,
+            } => PoolError::Device {
+                device,
+                what,
+                unfit,
+            },
             Said::PoolIo {
                 operation,
                 path,
@@ -354,8 +378,13 @@ mod tests {
                 path: "/p/data".into(),
                 what: "is gone".to_owned(),
             },
+            &|| PoolError::Device {
+                device: "/dev/sdq".into(),
+                what: "is not there".to_owned(),
+                unfit: Unfit::Missing,
+            },
             &|| PoolError::io("open", "/p/data")(errno(5)),
-        ] as [&dyn Fn() -> PoolError; 7]
+        ] as [&dyn Fn() -> PoolError; 8]
         {
             pool(make);
         }

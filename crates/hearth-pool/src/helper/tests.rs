@@ -107,7 +107,7 @@ impl World {
     fn with_pool_that_hangs(&self) {
         let layout = Layout::of(Some(Bytes::mib(64))).unwrap();
         files::make_folder(&self.place).unwrap();
-        files::make(&self.place, &layout).unwrap();
+        files::make(&self.place, &layout, true).unwrap();
         self.ground.assemble(&self.place, &layout).unwrap();
         std::fs::remove_file(self.place.data()).unwrap();
         let mode = rustix::fs::Mode::from_raw_mode(0o600);

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::said::Said;
+use crate::base::Base;
 use crate::ground::{Layout, Place};
 use crate::thin::Target;
 
@@ -31,6 +32,9 @@ pub(super) enum Call {
     Assemble(Layout),
     TakeDown,
     Extend(Layout),
+    Inspect { device: Utf8PathBuf, force: bool },
+    Claim { base: Base, force: bool },
+    Release(Base),
     HoldMetadata(bool),
     CreateThin { id: u32 },
     CreateSnapshot { id: u32, origin: u32 },
@@ -105,6 +109,9 @@ impl Call {
             Self::Assemble(_) => "the putting together of the pool",
             Self::TakeDown => "the taking down of the pool",
             Self::Extend(_) => "the extension of the pool",
+            Self::Inspect { .. } => "a look at a device for the pool",
+            Self::Claim { .. } => "the taking of a device for the pool",
+            Self::Release(_) => "the giving back of the pool's device",
             Self::HoldMetadata(_) => "the holding of the metadata",
             Self::CreateThin { .. } => "the making of a thin device",
             Self::CreateSnapshot { .. } => "the making of a snapshot",

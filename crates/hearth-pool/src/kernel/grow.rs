@@ -10,7 +10,7 @@ use hearth_dm::thin::{self, METADATA_BLOCK, PoolStatus};
 use hearth_dm::{Control, Device, Key, Table};
 use hearth_host::loopdev;
 
-use super::{dm, find, table};
+use super::{dm, find, linear, table};
 use crate::error::PoolError;
 use crate::ground::{Found, Layout, Place, Running};
 
@@ -30,6 +30,7 @@ pub(super) fn extend(
     for device in below {
         refresh(device)?;
     }
+    linear::lengthen(control, place, layout)?;
     let new = table(layout, below);
     if is_as_large(&running, layout) {
         if running.suspended {
@@ -37,16 +38,26 @@ pub(super) fn extend(
         }
         return self::running(find(control, place)?);
     }
-    if let Err(error) = swap(control, ours, &new) {
-        // Refused halfway it waits with a table that cannot be: the old one is still right.
-        if control.info(ours).is_ok_and(|info| info.suspended)
-            && let Err(second) = swap(control, ours, &old)
-        {
-            tracing::error!(pool = place.name, error = %second, "the pool does not go on with its old table either");
-        }
-        return Err(error);
-    }
+    replace(control, ours, &old, &new)?;
     self::running(find(control, place)?)
+}
+
+/// Gives a device another table while it is used.
+pub(super) fn replace(
+    control: &Control,
+    ours: Key<'_>,
+    old: &Table,
+    new: &Table,
+) -> Result<(), PoolError> {
+    let swapped = swap(control, ours, new);
+    // Refused halfway it waits with a table that cannot be: the old one is still right.
+    if swapped.is_err()
+        && control.info(ours).is_ok_and(|info| info.suspended)
+        && let Err(second) = swap(control, ours, old)
+    {
+        tracing::error!(device = ?ours, error = %second, "a device of the pool does not go on with its old table either");
+    }
+    swapped
 }
 
 fn running(found: Found) -> Result<Running, PoolError> {

@@ -1,14 +1,15 @@
-//! Changes: set up, put together, check, take down, destroy.
+//! Changes: put together, check, take down, destroy. How it is made is [`super::setup`]'s.
 
 use std::time::{Duration, Instant};
 
-use hearth_dm::thin::{Mode, PoolStatus};
+use hearth_dm::thin::PoolStatus;
 use hearth_types::pool::{PoolCheck, PoolVerdict};
 use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
 use jiff::Timestamp;
 
 use super::Pool;
+use super::setup::Wanted;
 use crate::error::PoolError;
 use crate::files;
 use crate::ground::{Checked, Found, Layout, Running};
@@ -28,96 +29,6 @@ pub(super) fn check_deadline(metadata: u64) -> Duration {
 }
 
 impl Pool {
-    /// Sets the pool up, with this much data or the default. One that is there already is put
-    /// together if it has to be, and is a success unless another size is asked for. A set-up that
-    /// was cut off is begun anew; one that fails leaves nothing. True if it made one.
-    ///
-    /// # Errors
-    /// See [`PoolError`].
-    pub async fn setup(&self, data: Option<Bytes>) -> Result<bool, PoolError> {
-        let layout = Layout::of(data)?;
-        let _turn = self.begin("setup").await?;
-        let found = self.look().await?;
-        let record = match self.recorded().await? {
-            None if found != Found::Nothing => {
-                return Err(PoolError::Unrecorded {
-                    name: self.place.name.clone(),
-                    record: self.place.record(),
-                });
-            }
-            None => Record::new(&layout, Timestamp::now()),
-            Some(record) => match record.stage {
-                Stage::Destroying => return Err(PoolError::Destroying),
-                Stage::Preparing => Record::new(&layout, Timestamp::now()),
-                Stage::Ready => {
-                    let present = self.layout(&record)?.data;
-                    if data.is_some() && present != layout.data {
-                        return Err(PoolError::Present {
-                            present: Bytes(present),
-                        });
-                    }
-                    return self.put_together(record).await.map(|()| false);
-                }
-            },
-        };
-        let made = self.make(record, layout).await;
-        if made.is_err() {
-            self.unmake().await;
-        }
-        made.map(|()| true)
-    }
-
-    /// Makes it from nothing. It goes through all that a reboot asks of it before anything can be
-    /// stored in it: formatted, taken down, checked, put together.
-    async fn make(&self, mut record: Record, layout: Layout) -> Result<(), PoolError> {
-        let first = record.clone();
-        self.change("the making of the pool's files", move |ground, place| {
-            files::make_folder(place)?;
-            first.write(place)?;
-            // What an earlier attempt has left in the kernel stands on the files that go now.
-            ground.take_down(place)?;
-            files::make(place, &layout)
-        })
-        .await?;
-        self.change("the formatting of the pool", move |ground, place| {
-            let made = ground.assemble(place, &layout)?;
-            works(&made)?;
-            ground.take_down(place)?;
-            files::sync(&place.metadata())
-        })
-        .await?;
-        let check = self.check_metadata(&layout).await?;
-        let said = check.said.clone();
-        let good = check.verdict == PoolVerdict::Good;
-        record.last_check = Some(check);
-        if !good {
-            let said = said.unwrap_or_else(|| "what the kernel has just made".to_owned());
-            return Err(PoolError::Damaged { said });
-        }
-        record.stage = Stage::Ready;
-        self.write(&record).await?;
-        self.assemble(layout).await
-    }
-
-    /// Takes away what a set-up that failed has left. What cannot be taken away is in the log, and
-    /// the next set-up begins with it.
-    async fn unmake(&self) {
-        let undone = self
-            .relief("the undoing of the pool's set-up", |ground, place| {
-                // It was ready, and only the last step failed: then it stays.
-                if Record::read(place)?.is_some_and(|record| record.stage == Stage::Ready) {
-                    return Ok(());
-                }
-                ground.take_down(place)?;
-                files::remove(place)?;
-                files::remove_record(place)
-            })
-            .await;
-        if let Err(error) = undone {
-            tracing::warn!(error = %chain(&error), "what the set-up of the pool has made is left; the next set-up begins with it");
-        }
-    }
-
     /// Puts the pool together, if there is one and the kernel does not have it: after a reboot.
     /// True if this did it.
     ///
@@ -168,9 +79,14 @@ impl Pool {
         }
         let mut record = self.settle(record).await?;
         let layout = self.layout(&record)?;
+        let with_data = record.base.is_none();
         self.relief("a look at the pool's files", move |_, place| {
             files::open(&place.metadata(), layout.metadata)?;
-            files::open(&place.data(), layout.data).map(drop)
+            match with_data {
+                true => files::open(&place.data(), layout.data).map(drop),
+                // Its device is looked at when the pool is put together.
+                false => Ok(()),
+            }
         })
         .await?;
         let check = self.check_metadata(&layout).await?;
@@ -190,7 +106,7 @@ impl Pool {
         Ok(())
     }
 
-    async fn assemble(&self, layout: Layout) -> Result<(), PoolError> {
+    pub(super) async fn assemble(&self, layout: Layout) -> Result<(), PoolError> {
         self.relief("the putting together of the pool", move |ground, place| {
             ground.assemble(place, &layout).map(drop)
         })
@@ -238,8 +154,8 @@ impl Pool {
         Ok(true)
     }
 
-    /// Destroys the pool with all that is in it, and sets up an empty one of the same size. In between what
-    /// was known of its content is forgotten.
+    /// Destroys the pool with all that is in it, and sets up an empty one of the same size, on the same device. In
+    /// between what was known of its content is forgotten.
     ///
     /// # Errors
     /// As [`Pool::destroy`] and [`Pool::setup`]; what was destroyed by then is.
@@ -249,20 +165,26 @@ impl Pool {
         forget: impl Future<Output = ()>,
     ) -> Result<(), PoolError> {
         let record = self.recorded().await?.ok_or(PoolError::Absent)?;
-        let size = Bytes(self.layout(&record)?.data);
+        let again = match &record.base {
+            Some(base) => Wanted::device(base.given.clone()),
+            None => Wanted::Files(Some(Bytes(self.layout(&record)?.data))),
+        };
         self.destroy(force).await?;
         forget.await;
-        self.setup(Some(size)).await.map(drop)
+        self.make_or_find(again).await.map(drop)
     }
 
-    /// Destroys the pool with all that is in it: devices, files, record. One that holds data, or may
-    /// hold some, only with `force`; one that is in use never.
+    /// Destroys the pool with all that is in it: devices, files, record, the header on its device. One that holds
+    /// data, or may hold some, only with `force`, also if its device is not there; one that is in use never.
     ///
     /// # Errors
     /// See [`PoolError`]. Cut off on the way, it is gone on with by another order.
     pub async fn destroy(&self, force: bool) -> Result<(), PoolError> {
         let _turn = self.begin("destroy").await?;
-        let found = self.look().await?;
+        let found = match self.look().await {
+            Err(error) if force && error.is_missing_device() => Found::Nothing,
+            found => found?,
+        };
         if let Found::Running(running) = &found {
             unused(running)?;
         }
@@ -281,12 +203,21 @@ impl Pool {
             }
             None | Some(_) => {}
         }
+        let base = record.as_ref().and_then(|record| record.base.clone());
         if let Some(mut record) = record {
             record.stage = Stage::Destroying;
             self.write(&record).await?;
         }
-        self.relief("the destruction of the pool", |ground, place| {
+        self.relief("the destruction of the pool", move |ground, place| {
             ground.take_down(place)?;
+            if let Some(base) = &base {
+                match ground.release(place, base) {
+                    Err(error) if force && error.is_missing_device() => {
+                        tracing::warn!(device = %base.given, "the pool's device is not there, and keeps the pool's header");
+                    }
+                    released => released?,
+                }
+            }
             files::remove(place)?;
             files::remove_record(place)
         })
@@ -314,17 +245,4 @@ fn may_go(found: &Found, layout: &Layout) -> Result<(), PoolError> {
         }),
         PoolStatus::Failed => Err(PoolError::MayHoldData { state: "failed" }),
     }
-}
-
-/// Whether a pool that was just made can be written to.
-fn works(running: &Running) -> Result<(), PoolError> {
-    let state = match &running.status {
-        PoolStatus::Works {
-            mode: Mode::ReadWrite,
-            ..
-        } => return Ok(()),
-        PoolStatus::Works { .. } => "not writable",
-        PoolStatus::Failed => "failed",
-    };
-    Err(PoolError::NotWorking { state })
 }

@@ -137,15 +137,16 @@ impl Pool {
 
     async fn finish(&self, mut record: Record, to: Layout) -> Result<Record, PoolError> {
         let from = self.layout(&record)?;
+        let with_data = record.base.is_none();
         let grown = self
             .relief("the growth of the pool's files", move |_, place| {
-                files::grow(place, &from, &to)
+                files::grow(place, &from, &to, with_data)
             })
             .await;
         if let Err(error) = grown {
             let untouched = self
                 .relief("a look at the pool's files", move |_, place| {
-                    Ok(files::have(place, &from))
+                    Ok(files::have(place, &from, with_data))
                 })
                 .await?;
             if untouched {

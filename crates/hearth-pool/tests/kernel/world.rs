@@ -69,6 +69,8 @@ impl Drop for World {
             }
         }
         drop(self.control.remove(self.ours(), Remove::Now));
+        let below = format!("{}-data", place.uuid);
+        drop(self.control.remove(Key::Uuid(&below), Remove::Now));
     }
 }
 

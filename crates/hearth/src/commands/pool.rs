@@ -5,8 +5,8 @@ mod volumes;
 use clap::{Args, Subcommand};
 
 use hearth_types::pool::{
-    ExtendPool, PoolBackup, PoolCheck, PoolOperation, PoolRepair, PoolSpace, PoolState, PoolUsage,
-    PoolVerdict, PoolView, RestorePool, SetUpPool,
+    ExtendPool, PoolBackup, PoolCheck, PoolDevice, PoolOperation, PoolRepair, PoolSpace, PoolState,
+    PoolUsage, PoolVerdict, PoolView, RestorePool, SetUpPool,
 };
 use hearth_types::units::Bytes;
 
@@ -39,14 +39,22 @@ pub(crate) enum PoolCommand {
     Destroy(DestroyArgs),
 }
 
-/// Sets a pool up on files in the data folder
+/// Sets a pool up, with its data in a file of the data folder or on a block device
 ///
-/// One that is there already is a success. A set-up that fails leaves nothing.
+/// One that is there already is a success. A set-up that fails leaves nothing. A device that is in use, or that anything is on,
+/// is refused, and nothing is written to it.
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
     /// How much data it can hold, such as 20GiB (2GiB when absent); the file is sparse
     #[arg(long, value_name = "SIZE")]
     data: Option<Bytes>,
+    /// The disk, partition or logical volume that its data is to be on, whole, such as /dev/vg0/pool; what
+    /// `POOL_DEVICE` says when absent
+    #[arg(long, value_name = "PATH", conflicts_with = "data")]
+    device: Option<String>,
+    /// What is on the device may be lost; one that is in use is refused all the same
+    #[arg(short, long, requires = "device")]
+    force: bool,
 }
 
 /// Makes the pool larger while it is used
@@ -78,6 +86,8 @@ pub(crate) struct RestoreArgs {
 }
 
 /// Destroys the pool with all that is in it
+///
+/// Of a device that its data is on only the pool's header is taken.
 #[derive(Debug, Args)]
 pub(crate) struct DestroyArgs {
     /// Also if it holds data, or nobody can tell
@@ -88,7 +98,19 @@ pub(crate) struct DestroyArgs {
 pub(crate) async fn run(context: &Context, command: PoolCommand) -> Outcome {
     let client = &context.client;
     let view = match command {
-        PoolCommand::Setup(args) => client.set_up_pool(&SetUpPool { data: args.data }).await?,
+        PoolCommand::Setup(args) => {
+            let SetupArgs {
+                data,
+                device,
+                force,
+            } = args;
+            let asked = SetUpPool {
+                data,
+                device,
+                force,
+            };
+            client.set_up_pool(&asked).await?
+        }
         PoolCommand::Status => client.pool().await?,
         PoolCommand::Check => client.check_pool().await?,
         PoolCommand::Volumes => {
@@ -195,6 +217,9 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
     }
     table.row(cells);
     out.table(&table)?;
+    if let Some(device) = &view.data_device {
+        out.note(on_device(device));
+    }
     if let Some(work) = &view.work {
         let since = ago(work.since, out.now);
         out.note(format!("Under way: {}, begun {since}.", work.what));
@@ -228,6 +253,22 @@ fn show(out: &Output, view: &PoolView) -> Result<(), crate::failure::Failure> {
         crate::output::hint(hint);
     }
     Ok(())
+}
+
+/// Where its data is, by both names, where there are two.
+fn on_device(device: &PoolDevice) -> String {
+    let PoolDevice {
+        path,
+        given,
+        missing,
+        ..
+    } = device;
+    let lasting = match path == given {
+        true => String::new(),
+        false => format!(" ({path})"),
+    };
+    let there = if *missing { ", which is not there" } else { "" };
+    format!("Its data is on {given}{lasting}{there}.")
 }
 
 fn usage(usage: Option<PoolUsage>) -> String {

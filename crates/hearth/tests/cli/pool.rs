@@ -17,9 +17,7 @@ pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new()
         .route(
             "/v1/pool",
-            get(async || axum::Json(up()))
-                .post(async || axum::Json(up()))
-                .delete(destroy),
+            get(async || axum::Json(up())).post(set_up).delete(destroy),
         )
         .route("/v1/pool/check", post(async || refused_check()))
         .route("/v1/pool/reset", post(async || axum::Json(up())))
@@ -91,6 +89,16 @@ fn up() -> Value {
     })
 }
 
+/// With its data on a logical volume, if one was named.
+async fn set_up(asked: axum::Json<Value>) -> axum::Json<Value> {
+    let mut pool = up();
+    if let Some(device) = asked["device"].as_str() {
+        let lasting = "/dev/disk/by-id/dm-uuid-LVM-4f2e";
+        pool["data_device"] = json!({"path": lasting, "given": device, "volume": "vg0/pool"});
+    }
+    axum::Json(pool)
+}
+
 fn repaired() -> Value {
     json!({"kept": "hearth-pool-metadata.damaged-20260301T120000Z"})
 }
@@ -159,6 +167,24 @@ fn orders_and_refusals() {
             &["pool", "destroy"],
             &["pool", "destroy", "--force"],
             &["pool", "setup", "--data", "two"],
+            &["pool", "setup", "--device", "/dev/vg0/pool"],
+            &[
+                "pool",
+                "setup",
+                "--device",
+                "/dev/vg0/pool",
+                "--force",
+                "-q",
+            ],
+            &[
+                "pool",
+                "setup",
+                "--device",
+                "/dev/vg0/pool",
+                "--data",
+                "2GiB",
+            ],
+            &["pool", "setup", "--force"],
         ],
     );
     insta::assert_snapshot!("pool-orders", text);
@@ -171,6 +197,8 @@ fn orders_and_refusals() {
             "POST /v1/pool/extend {}",
             "DELETE /v1/pool",
             "DELETE /v1/pool?force=true",
+            r#"POST /v1/pool {"data":null,"device":"/dev/vg0/pool"}"#,
+            r#"POST /v1/pool {"data":null,"device":"/dev/vg0/pool","force":true}"#,
         ]
     );
 }

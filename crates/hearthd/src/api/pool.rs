@@ -22,19 +22,23 @@ pub async fn get(State(api): State<Api>) -> Json<PoolView> {
     Json(api.pool.view().await)
 }
 
-/// Sets the pool up on files in the data folder. One that is there already is a success, unless
-/// another size is asked for; a set-up that fails leaves nothing.
+/// Sets the pool up, with its data in a file of the data folder or on a block device. One that is there already is a
+/// success, unless another size or device is asked for; a set-up that fails leaves nothing. On a device nothing is
+/// written before all that speaks against it was looked at.
 #[utoipa::path(post, path = "/v1/pool", operation_id = "set_up_pool", tag = "pool", request_body = Option<SetUpPool>,
     responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn set_up(
     State(api): State<Api>,
     Body(asked): Body<SetUpPool>,
 ) -> ApiResult<Json<PoolView>> {
-    let made = api.pool.setup(asked.data).await.map_err(problem)?;
+    let pool = api.pool.clone();
+    let made = to_its_end(async move { pool.set_up(&asked).await }).await?;
     let view = api.pool.view().await;
     if made {
         let size = view.data.map_or(Bytes(0), |data| Bytes(data.size));
-        let message = format!("the pool is set up with {} for data", size.human());
+        let on = view.data_device.as_ref();
+        let on = on.map_or_else(String::new, |on| format!(" on {}", on.given));
+        let message = format!("the pool is set up with {} for data{on}", size.human());
         let event = NewEvent::info("pool.set_up", message);
         api.engine.tell(event).await;
     }
@@ -137,7 +141,7 @@ pub async fn restore(
     Ok(Json(restored))
 }
 
-/// Destroys the pool with all that is in it, and sets up an empty one of the same size.
+/// Destroys the pool with all that is in it, and sets up an empty one of the same size, on the same device.
 #[utoipa::path(post, path = "/v1/pool/reset", operation_id = "reset_pool", tag = "pool", params(DestroyParams),
     responses((status = 200, body = PoolView), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn reset(
@@ -187,7 +191,8 @@ pub struct DestroyParams {
     force: Option<bool>,
 }
 
-/// Destroys the pool with all that is in it. Never one that is in use.
+/// Destroys the pool with all that is in it. Never one that is in use. Of a device that its data is on only the pool's header
+/// is taken: a logical volume stays one.
 #[utoipa::path(delete, path = "/v1/pool", operation_id = "destroy_pool", tag = "pool", params(DestroyParams),
     responses((status = 204), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn destroy(

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hearth_net::NetError;
 use hearth_plan::Step;
-use hearth_pool::PoolError;
+use hearth_pool::{PoolError, Unfit};
 use hearth_safeguards::GuardError;
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::VmId;
@@ -39,14 +39,14 @@ pub(super) struct Waiting(BTreeMap<VmId, (u64, Instant)>);
 
 impl Waiting {
     /// A start was held up. Since when; `None` if that is too long.
-    fn held_up(&mut self, vm: VmId, generation: u64) -> Option<Instant> {
+    fn held_up(&mut self, vm: VmId, generation: u64, patience: Duration) -> Option<Instant> {
         let now = Instant::now();
         let entry = self.0.entry(vm).or_insert((generation, now));
         if entry.0 != generation {
             *entry = (generation, now);
         }
         let since = entry.1;
-        (now.duration_since(since) < PATIENCE).then_some(since)
+        (now.duration_since(since) < patience).then_some(since)
     }
 
     /// These steps were taken: a start among them works, and so does the TAP of a VM that runs.
@@ -83,8 +83,22 @@ fn pool_is_busy(error: &PoolError) -> bool {
     matches!(
         error,
         PoolError::Working { .. }
+            | PoolError::Device {
+                unfit: Unfit::Missing,
+                ..
+            }
             | PoolError::Guard(GuardError::Refused { .. } | GuardError::NotInTurn { .. })
     )
+}
+
+/// The device that the pool's data is on is not there.
+fn is_without_device(error: &anyhow::Error) -> bool {
+    let pool = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref()
+            .is_some_and(PoolError::is_missing_device)
+    };
+    error.chain().any(pool)
 }
 
 impl Engine {
@@ -105,7 +119,14 @@ impl Engine {
             return false;
         }
         let begun = Instant::now();
-        let Some(since) = self.work.lock().waiting.held_up(vm, generation) else {
+        // A disk that is not attached yet says nothing about the VM, however long that takes.
+        let patience = if is_without_device(error) {
+            Duration::MAX
+        } else {
+            PATIENCE
+        };
+        let since = self.work.lock().waiting.held_up(vm, generation, patience);
+        let Some(since) = since else {
             return false;
         };
         let reason = format!("waits for the host: {error:#}");
@@ -165,6 +186,16 @@ mod tests {
             since: Duration::ZERO,
         }));
         assert!(!told(PoolError::Absent));
+        let device = |unfit| PoolError::Device {
+            device: "/dev/vg/pool".into(),
+            what: "is not there".to_owned(),
+            unfit,
+        };
+        assert!(told(device(Unfit::Missing)));
+        assert!(!told(device(Unfit::Lost)));
+        let missing = anyhow::Error::from(hearth_pool::ThinError::from(device(Unfit::Missing)));
+        assert!(is_without_device(&missing));
+        assert!(!is_without_device(&anyhow::Error::from(PoolError::Absent)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,16 +203,17 @@ mod tests {
         let mut waiting = Waiting::default();
         let vm = VmId::new();
         let began = Instant::now();
-        assert_eq!(waiting.held_up(vm, 1), Some(began));
+        assert_eq!(waiting.held_up(vm, 1, PATIENCE), Some(began));
         tokio::time::advance(PATIENCE / 2).await;
-        assert_eq!(waiting.held_up(vm, 1), Some(began));
+        assert_eq!(waiting.held_up(vm, 1, PATIENCE), Some(began));
         tokio::time::advance(PATIENCE / 2).await;
-        assert_eq!(waiting.held_up(vm, 1), None);
-        assert_eq!(waiting.held_up(vm, 1), None, "it stays a failure");
-        assert_eq!(waiting.held_up(vm, 2), Some(Instant::now()));
+        assert_eq!(waiting.held_up(vm, 1, PATIENCE), None);
+        assert_eq!(waiting.held_up(vm, 1, PATIENCE), None, "it stays a failure");
+        assert_eq!(waiting.held_up(vm, 1, Duration::MAX), Some(began));
+        assert_eq!(waiting.held_up(vm, 2, PATIENCE), Some(Instant::now()));
         let started = Step::StartVmm { vm, restart: false };
         tokio::time::advance(PATIENCE).await;
         waiting.done(vm, &[started]);
-        assert_eq!(waiting.held_up(vm, 2), Some(Instant::now()));
+        assert_eq!(waiting.held_up(vm, 2, PATIENCE), Some(Instant::now()));
     }
 }

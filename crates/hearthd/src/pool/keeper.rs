@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth_plan::PoolRoom;
+use hearth_pool::space::WORTH_IT;
 use hearth_pool::{Events, Pool, PoolError};
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::mode::Mode;
@@ -42,6 +43,8 @@ pub struct Keeper {
     backup_every: Duration,
     /// When a backup was tried last.
     tried: Option<Instant>,
+    /// The device below it was not there when it was looked at last.
+    without_device: bool,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -61,6 +64,7 @@ impl Keeper {
             refused: None,
             backup_every,
             tried: None,
+            without_device: false,
         }
     }
 
@@ -82,6 +86,10 @@ impl Keeper {
     pub async fn look(&mut self) -> Duration {
         let begun = Instant::now();
         let mut view = self.pool.view().await;
+        if self.device_came(&view) {
+            self.put_together().await;
+            view = self.pool.view().await;
+        }
         if self.may_change(&view).await && self.grow(begun).await {
             view = self.pool.view().await;
         }
@@ -102,6 +110,30 @@ impl Keeper {
         }
     }
 
+    /// Whether the device below it is there again, which was not.
+    fn device_came(&mut self, view: &PoolView) -> bool {
+        let device = view.data_device.as_ref();
+        let missing = device.is_some_and(|device| device.missing);
+        let was = std::mem::replace(&mut self.without_device, missing);
+        was && !missing
+            && view.state == PoolState::Down
+            && self.engine.modes.mode() != Mode::Readonly
+    }
+
+    async fn put_together(&mut self) {
+        match self.pool.bring_up().await {
+            Ok(false) => {}
+            Ok(true) => self.engine.tell(super::up(&self.pool.view().await)).await,
+            // Somebody else is at it.
+            Err(PoolError::Working { .. }) => self.without_device = true,
+            Err(error) => {
+                self.engine
+                    .tell(super::failed("put together", &error))
+                    .await
+            }
+        }
+    }
+
     /// Whether it wants to grow, or to go on with what was cut off, and may.
     async fn may_change(&self, view: &PoolView) -> bool {
         let there = matches!(
@@ -113,7 +145,9 @@ impl Keeper {
             return false;
         }
         let low = |space: &hearth_types::pool::PoolSpace| space.low || space.metadata_low;
-        view.space.as_ref().is_some_and(low) || self.pool.is_unsettled().await.unwrap_or(false)
+        view.space.as_ref().is_some_and(low)
+            || device_has_more(view)
+            || self.pool.is_unsettled().await.unwrap_or(false)
     }
 
     /// Grows. True if it has grown.
@@ -199,6 +233,13 @@ impl Keeper {
         };
         self.engine.pool_has(room).await;
     }
+}
+
+/// The device below it has become larger than the pool is, by what is worth it.
+fn device_has_more(view: &PoolView) -> bool {
+    let size = view.data.map_or(u64::MAX, |data| data.size);
+    let most = view.space.as_ref().map_or(0, |space| space.most);
+    view.data_device.is_some() && most.saturating_sub(size) >= WORTH_IT
 }
 
 /// Comes back at an event or after this time.

@@ -4,7 +4,7 @@
 mod tests;
 
 use hearth_types::event::{NewEvent, Severity};
-use hearth_types::pool::{PoolState, PoolView};
+use hearth_types::pool::{PoolDevice, PoolState, PoolView};
 use hearth_types::units::Bytes;
 
 /// What the world knows of the pool, as far as it is worth an event.
@@ -118,8 +118,10 @@ fn low(view: &PoolView) -> NewEvent {
         let more = format!("it may have {} and grows by itself", Bytes(most).human());
         return event(Severity::Info, "pool.low", message + &more);
     }
+    let device = view.data_device.as_ref();
+    let give = device.map_or_else(|| "give it more room".to_owned(), PoolDevice::how_to_extend);
     let more = format!(
-        "it cannot grow: {bound}. Remove volumes, discard what guests do not use (fstrim), or give it more room"
+        "it cannot grow: {bound}. Remove volumes, discard what guests do not use (fstrim), or {give}"
     );
     event(Severity::Warning, "pool.low", message + &more)
 }

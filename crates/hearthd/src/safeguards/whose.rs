@@ -47,10 +47,30 @@ impl Owners {
             return Whose::Unknown;
         };
         match uuid.strip_prefix(&self.mark) {
-            Some("pool") => Whose::Pool("the pool".to_owned()),
+            Some("pool" | "pool-data") => Whose::Pool("the pool".to_owned()),
             Some(_) => Whose::Volume(format!("volume {name}")),
+            None if self.is_below_pool(&format!("dm-{minor}")) => below_pool(),
             None => Whose::Foreign,
         }
+    }
+
+    /// Whether a device, or the disk that it is a part of, is what the pool's data is on.
+    fn is_below_pool(&self, name: &str) -> bool {
+        let data = format!("{}pool-data", self.mark);
+        let Ok(all) = self.sys.join("block").read_dir_utf8() else {
+            return false;
+        };
+        let mut devices = all.flatten().map(|entry| entry.into_path());
+        let ours = devices.find(|device| {
+            let uuid = std::fs::read_to_string(device.join("dm/uuid"));
+            uuid.is_ok_and(|uuid| uuid.trim_end() == data)
+        });
+        let below = ours.and_then(|device| device.join("slaves").read_dir_utf8().ok());
+        below.into_iter().flatten().flatten().any(|slave| {
+            let place = slave.path().read_link_utf8();
+            let place = place.unwrap_or_else(|_| slave.path().to_owned());
+            place.components().any(|part| part.as_str() == name)
+        })
     }
 
     fn loop_device(&self, number: u32) -> Whose {
@@ -78,6 +98,8 @@ impl Owners {
         };
         if place.components().any(|part| part.as_str() == name) {
             Whose::Pool("the disk below the data folder".to_owned())
+        } else if self.is_below_pool(name) {
+            below_pool()
         } else {
             Whose::Foreign
         }
@@ -87,6 +109,10 @@ impl Owners {
         let text = std::fs::read_to_string(self.sys.join(path))?;
         Ok(text.trim_end().to_owned())
     }
+}
+
+fn below_pool() -> Whose {
+    Whose::Pool("the device below the pool".to_owned())
 }
 
 #[cfg(test)]
@@ -113,6 +139,8 @@ mod tests {
             (1, format!("HEARTH-{installation}-7")),
             (2, format!("HEARTH-{}-pool", InstallationId::new())),
             (3, String::new()),
+            (4, format!("HEARTH-{installation}-pool-data")),
+            (5, "LVM-theirs".to_owned()),
         ] {
             write(format!("block/dm-{minor}/dm/uuid"), uuid);
             write(format!("block/dm-{minor}/dm/name"), format!("name-{minor}"));
@@ -131,6 +159,10 @@ mod tests {
         std::fs::create_dir_all(link.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("../../devices/pci0/block/sdq/sdq2", link).unwrap();
 
+        let slaves = root.join("sys/block/dm-4/slaves");
+        std::fs::create_dir_all(&slaves).unwrap();
+        std::os::unix::fs::symlink("../../../pci0/block/sdr/sdr1", slaves.join("sdr1")).unwrap();
+
         let pool = |what: &str| Whose::Pool(what.to_owned());
         let volume = |what: &str| Whose::Volume(what.to_owned());
         let disk = |name: &str| owners.whose(&Origin::Disk(name.to_owned()));
@@ -138,7 +170,10 @@ mod tests {
         assert_eq!(owners.whose(&Origin::Dm(1)), volume("volume name-1"));
         assert_eq!(owners.whose(&Origin::Dm(2)), Whose::Foreign);
         assert_eq!(owners.whose(&Origin::Dm(3)), Whose::Foreign);
-        assert_eq!(owners.whose(&Origin::Dm(4)), Whose::Unknown);
+        assert_eq!(owners.whose(&Origin::Dm(4)), pool("the pool"));
+        assert_eq!(owners.whose(&Origin::Dm(5)), Whose::Foreign);
+        assert_eq!(owners.whose(&Origin::Dm(6)), Whose::Unknown);
+        assert_eq!(disk("sdr"), below_pool());
         assert!(matches!(owners.whose(&Origin::Loop(0)), Whose::Pool(_)));
         assert!(matches!(owners.whose(&Origin::Loop(1)), Whose::Volume(_)));
         assert_eq!(owners.whose(&Origin::Loop(2)), Whose::Foreign);

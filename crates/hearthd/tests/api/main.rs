@@ -30,6 +30,7 @@ mod orphans;
 mod overview;
 mod pool;
 mod pool_compare;
+mod pool_device;
 mod pool_keeper;
 mod recovery;
 mod refs;
