@@ -1,5 +1,6 @@
 //! Measures what the safeguards cost an operation: `cargo run --release -p hearth-safeguards --example safeguards_bench`.
-//! Needs root for the kernel's log. Each line is a name and a median in microseconds.
+//! Needs root for the kernel's log. Each line is a name and a median in microseconds; `-cpu` is processor time of
+//! all threads, which other work on the machine hardly changes.
 
 #![expect(clippy::print_stdout, reason = "its output is a table for a program")]
 
@@ -15,6 +16,7 @@ use hearth_safeguards::{
     Health, HostSigns, Operation, OperationGuard, Purpose, Settings, Thresholds, Whose,
 };
 use rustix::fs::{CWD, Dir, Mode, OFlags, openat};
+use rustix::time::{ClockId, clock_gettime};
 
 const RUNS: usize = 51;
 /// Threads that are there beside the host's own.
@@ -100,6 +102,33 @@ fn timed<T>(work: impl FnOnce() -> T) -> Duration {
     begun.elapsed()
 }
 
+/// What this process has used.
+fn processor_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(used).unwrap_or_default()
+}
+
+/// Samples of wall clock and of processor time.
+#[derive(Default)]
+struct Both {
+    wall: Vec<Duration>,
+    processor: Vec<Duration>,
+}
+
+impl Both {
+    fn sample<T>(&mut self, work: impl FnOnce() -> T) {
+        let before = processor_time();
+        self.wall.push(timed(work));
+        let used = processor_time().saturating_sub(before);
+        self.processor.push(used);
+    }
+
+    fn print(self, name: &str) {
+        println!("{name} {:.1}", median(self.wall));
+        println!("{name}-cpu {:.1}", median(self.processor));
+    }
+}
+
 fn main() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -113,20 +142,18 @@ fn main() -> io::Result<()> {
     // The first one reads all of the kernel's log.
     let first = timed(|| runtime.block_on(health.look(Purpose::Change, None)));
     println!("first-look {:.1}", first.as_secs_f64() * 1e6);
-    let look = || timed(|| runtime.block_on(health.look(Purpose::Change, None)));
-    let threads = || timed(|| waits::everywhere(Instant::now() + Duration::from_secs(30)));
     for count in CROWDS {
         let crowd = Crowd::of(count)?;
-        let (mut looks, mut all, mut least) = (vec![], vec![], vec![]);
+        let [mut looks, mut all, mut least] = [(); 3].map(|()| Both::default());
         for _ in 0..RUNS {
-            looks.push(look());
-            all.push(threads());
-            least.push(timed(reads));
+            looks.sample(|| runtime.block_on(health.look(Purpose::Change, None)));
+            all.sample(|| waits::everywhere(Instant::now() + Duration::from_secs(30)));
+            least.sample(reads);
         }
         drop(crowd);
-        println!("look-{count} {:.1}", median(looks));
-        println!("threads-{count} {:.1}", median(all));
-        println!("reads-{count} {:.1}", median(least));
+        looks.print(&format!("look-{count}"));
+        all.print(&format!("threads-{count}"));
+        least.print(&format!("reads-{count}"));
     }
     let operation = Operation {
         name: "nothing",
@@ -135,16 +162,13 @@ fn main() -> io::Result<()> {
         pool: None,
     };
     let guard = OperationGuard::new(Settings::default(), None);
-    let (mut guarded, mut plain) = (vec![], vec![]);
+    let [mut guarded, mut plain] = [(); 2].map(|()| Both::default());
     for _ in 0..RUNS * 20 {
-        guarded.push(timed(|| {
-            runtime.block_on(guard.run(operation.clone(), || Ok::<_, io::Error>(())))
-        }));
-        plain.push(timed(|| {
-            runtime.block_on(tokio::task::spawn_blocking(|| ()))
-        }));
+        let change = guard.run(operation.clone(), || Ok::<_, io::Error>(()));
+        guarded.sample(|| runtime.block_on(change));
+        plain.sample(|| runtime.block_on(async { tokio::task::spawn_blocking(|| ()).await }));
     }
-    println!("guard {:.1}", median(guarded));
-    println!("plain {:.1}", median(plain));
+    guarded.print("guard");
+    plain.print("plain");
     Ok(())
 }

@@ -23,6 +23,7 @@ pub(crate) fn cases(context: &Context) -> anyhow::Result<Vec<Case>> {
     };
     let mut cases = graph.cases(&[
         ("the graph of 10000 objects", "10000", "100 ms"),
+        ("the same, processor time", "10000-cpu", "100 ms"),
         ("of 1000 objects", "1000", "-"),
         ("of 100000 objects", "100000", "-"),
     ]);
