@@ -8,6 +8,9 @@
     reason = "a failed unwrap is a failed test, and skips are said"
 )]
 
+#[path = "kernel/file.rs"]
+mod file;
+
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -19,6 +22,8 @@ use hearth_pool::{Base, Ground as _, HostGround, Place, PoolError, Unfit};
 use hearth_types::InstallationId;
 use hearth_types::units::MIB;
 use rustix::fs::OFlags;
+
+use file::file;
 
 const SIZE: u64 = 80 * MIB;
 
@@ -33,14 +38,7 @@ struct Disk {
 impl Disk {
     /// `None`, and a word, where there are no loop devices.
     fn new(bytes: u64) -> Option<Self> {
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(folder.path().join("disk"))
-            .unwrap();
-        file.set_len(bytes).unwrap();
+        let (folder, file) = file(bytes);
         match LoopDevice::attach(file.as_fd()) {
             Ok(device) => Some(Self {
                 file,

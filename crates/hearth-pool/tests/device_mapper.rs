@@ -11,6 +11,8 @@
 mod device;
 #[path = "device_mapper/figures.rs"]
 mod figures;
+#[path = "kernel/file.rs"]
+mod file;
 #[path = "device_mapper/helper.rs"]
 mod helper;
 mod kernel;

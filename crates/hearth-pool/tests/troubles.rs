@@ -9,6 +9,8 @@
 
 #[path = "troubles/disk.rs"]
 mod disk;
+#[path = "kernel/file.rs"]
+mod file;
 mod kernel;
 #[path = "kernel/run.rs"]
 mod run;

@@ -1,7 +1,7 @@
 //! A pool whose data is on a block device: a loop device, and a part of it that looks to everybody like a logical volume of
 //! LVM's, which to the kernel is such a part.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -15,6 +15,7 @@ use hearth_types::InstallationId;
 use hearth_types::pool::{ExtendPool, PoolState, SetUpPool};
 use hearth_types::units::{GIB, MIB};
 
+use super::file::file;
 use super::loops_over;
 use super::world::{World, patiently};
 
@@ -33,14 +34,7 @@ struct Disk {
 
 impl Disk {
     fn new(bytes: u64) -> Self {
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(folder.path().join("disk"))
-            .unwrap();
-        file.set_len(bytes).unwrap();
+        let (folder, file) = file(bytes);
         let device = Some(LoopDevice::attach(file.as_fd()).unwrap());
         Self {
             file,

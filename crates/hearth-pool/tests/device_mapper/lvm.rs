@@ -1,12 +1,12 @@
 //! A thin pool as LVM makes it, to measure beside ours.
 
-use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use hearth_host::loopdev::LoopDevice;
 use hearth_types::units::MIB;
 
+use super::file::file;
 use super::run::run;
 
 /// A volume group on a file, removed with it.
@@ -20,11 +20,7 @@ impl Lvm {
     /// With a thin volume that is off; `None` where LVM is not installed.
     pub(super) fn new() -> Option<Self> {
         hearth_host::command::find("lvcreate")?;
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let mut options = File::options();
-        let options = options.read(true).write(true).create_new(true);
-        let file = options.open(folder.path().join("disk")).unwrap();
-        file.set_len(512 * MIB).unwrap();
+        let (folder, file) = file(512 * MIB);
         let disk = LoopDevice::attach(file.as_fd()).unwrap();
         let group = format!("hearth-test-{}", std::process::id());
         run(

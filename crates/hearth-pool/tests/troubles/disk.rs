@@ -1,6 +1,5 @@
 //! A disk with a file system on it that can be made to hang, to fail or to be slow.
 
-use std::fs::OpenOptions;
 use std::os::fd::AsFd as _;
 use std::process::Command;
 
@@ -9,6 +8,7 @@ use hearth_dm::{Control, Key, Remove, Suspend, Table};
 use hearth_host::loopdev::LoopDevice;
 use hearth_types::units::MIB;
 
+use crate::file::file;
 use crate::kernel;
 use crate::run::run;
 
@@ -41,14 +41,7 @@ impl Disk {
     /// `None`, and a word, where it cannot be.
     pub(crate) fn new(name: &str) -> Option<Self> {
         let control = kernel::control()?;
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(folder.path().join("disk"))
-            .unwrap();
-        file.set_len(SIZE).unwrap();
+        let (folder, file) = file(SIZE);
         let disk = Self {
             control,
             name: format!("hearth-test-{name}-{}", std::process::id()),
