@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
 use ipnet::Ipv4Net;
+use tokio::sync::Notify;
 
 use crate::{Lookalike, NetError, Network, NetworkConfig, TapSpec};
 
@@ -28,6 +29,7 @@ pub enum Fault {
 pub struct FakeNetwork {
     config: NetworkConfig,
     state: Mutex<State>,
+    news: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ impl FakeNetwork {
         Self {
             config,
             state: Mutex::default(),
+            news: Notify::new(),
         }
     }
 
@@ -97,6 +100,7 @@ impl FakeNetwork {
         if let Some(rules) = &mut self.lock().rules {
             *rules = RuleSet::default();
         }
+        self.news.notify_one();
     }
 
     /// Lets the name server die.
@@ -106,7 +110,9 @@ impl FakeNetwork {
 
     /// Takes a TAP away behind our back; says whether it was there.
     pub fn lose_tap(&self, name: &str) -> bool {
-        self.lock().taps.remove(name).is_some()
+        let lost = self.lock().taps.remove(name).is_some();
+        self.news.notify_one();
+        lost
     }
 
     /// What is there of others.
@@ -326,5 +332,10 @@ impl Network for FakeNetwork {
             state.names = ObservedNames::default();
             Ok(())
         })
+    }
+
+    async fn changed(&self) -> Result<(), NetError> {
+        self.news.notified().await;
+        Ok(())
     }
 }

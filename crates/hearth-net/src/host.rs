@@ -9,6 +9,7 @@ mod routes;
 mod tables;
 mod taps;
 mod tun;
+mod watch;
 
 pub(crate) use links::is_passing_dump;
 
@@ -20,6 +21,8 @@ use async_trait::async_trait;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::{ObservedBridge, ObservedNames, ObservedTap};
 use tokio::sync::Mutex;
+
+use watch::{Heard, Leaving, Watch};
 
 use crate::{Lookalike, NetError, Network, NetworkConfig, TapSpec};
 
@@ -40,6 +43,9 @@ pub struct HostNetwork {
     tables: Mutex<tables::Known>,
     /// So is looking for the name server and starting it.
     names: Mutex<()>,
+    /// What tells of changes, once somebody has asked for it.
+    watch: Mutex<Option<Watch>>,
+    leaving: Leaving,
 }
 
 impl HostNetwork {
@@ -54,6 +60,8 @@ impl HostNetwork {
             config,
             tables: Mutex::default(),
             names: Mutex::new(()),
+            watch: Mutex::default(),
+            leaving: Leaving::default(),
         })
     }
 }
@@ -118,7 +126,7 @@ impl Network for HostNetwork {
     }
 
     async fn remove_bridge(&self) -> Result<(), NetError> {
-        bridge::remove(&self.config).await
+        bridge::remove(&self.config, &self.leaving).await
     }
 
     async fn taps(&self) -> Result<Vec<ObservedTap>, NetError> {
@@ -130,7 +138,7 @@ impl Network for HostNetwork {
     }
 
     async fn remove_tap(&self, tap: &ObservedTap) -> Result<(), NetError> {
-        taps::remove(tap).await
+        taps::remove(tap, &self.leaving).await
     }
 
     async fn rules(&self) -> Result<Option<RuleSet>, NetError> {
@@ -173,5 +181,26 @@ impl Network for HostNetwork {
     async fn remove_names(&self) -> Result<(), NetError> {
         let _one_at_a_time = self.names.lock().await;
         names::remove(&self.config).await
+    }
+
+    async fn changed(&self) -> Result<(), NetError> {
+        let mut watch = self.watch.lock().await;
+        loop {
+            let open = match watch.take() {
+                Some(open) => watch.insert(open),
+                None => watch.insert(Watch::open(&self.config).await?),
+            };
+            match open.hear(&self.config, &self.leaving).await {
+                Ok(Heard::Nothing) => {}
+                Ok(Heard::Links) => return Ok(()),
+                // Of what we write we know what it says; while we write, this waits.
+                Ok(Heard::Tables) if !self.tables.lock().await.is_outdated() => {}
+                Ok(Heard::Tables) => return Ok(()),
+                Err(error) => {
+                    *watch = None;
+                    return Err(error);
+                }
+            }
+        }
     }
 }

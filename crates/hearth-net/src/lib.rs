@@ -11,6 +11,7 @@
 //! host/routes  is the subnet free?                 host/connections  conntrack: count, flush
 //! host/tables  nft: read, change, replace           nft         the tables as text and JSON
 //! host/names   dnsmasq: start, prove, reload, end   host/proc   whose process is this?
+//! host/watch   hearing at once of what others change
 //! ```
 
 mod fake;
@@ -162,4 +163,8 @@ pub trait Network: Send + Sync {
     async fn ensure_names(&self, hosts: &BTreeMap<String, Ipv4Addr>) -> Result<(), NetError>;
     /// Ends the name server.
     async fn remove_names(&self) -> Result<(), NetError>;
+    /// Returns when somebody else may have changed something of ours: a link, the bridge's
+    /// address or route, a table. It only says that it is worth a look; what it does not hear
+    /// of is found by the next regular one.
+    async fn changed(&self) -> Result<(), NetError>;
 }

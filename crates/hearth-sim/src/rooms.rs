@@ -13,7 +13,7 @@ mod volumes;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use hearth_types::observe::ObservedProcess;
@@ -29,6 +29,8 @@ struct Shared {
     quiet: Mutex<Option<Option<Timestamp>>>,
     /// Counts changes: who waits for a death looks again.
     changes: watch::Sender<u64>,
+    /// The kernel tells of a change of the network.
+    network: Notify,
     /// Tokio's time that goes with the host's time at the beginning.
     began: (Instant, Timestamp),
 }
@@ -46,6 +48,7 @@ impl Rooms {
             host: Mutex::new(host),
             quiet: Mutex::new(None),
             changes: watch::Sender::new(0),
+            network: Notify::new(),
             began,
         }))
     }
@@ -93,6 +96,17 @@ impl Rooms {
         };
         self.0.changes.send_modify(|count| *count += 1);
         done
+    }
+
+    /// Somebody changes the network, and the kernel tells of it.
+    pub fn change_network(&self, change: impl FnOnce(&mut SimHost)) {
+        self.change(change);
+        self.0.network.notify_one();
+    }
+
+    /// Returns when the kernel tells of a change of the network.
+    pub(crate) async fn network_news(&self) {
+        self.0.network.notified().await;
     }
 
     /// A look at a kind of objects begins: it is counted, and hangs while that is wanted.

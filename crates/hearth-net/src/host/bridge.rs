@@ -11,6 +11,8 @@ use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec};
 
 use super::links::{BoxedError, Kind, Link, Netlink, change, foreign, link_named};
+use super::routes;
+use super::watch::Leaving;
 use crate::{NetError, NetworkConfig};
 
 /// The bridge's MAC: `02:48` and the random end of the installation's id. A fixed one,
@@ -71,14 +73,21 @@ pub(super) fn own_index_among(config: &NetworkConfig, links: &[Link]) -> Option<
         .map(|link| link.index)
 }
 
+/// Whether a link is our bridge, up, with our address; what else it needs is looked at elsewhere.
+pub(super) fn is_whole(config: &NetworkConfig, link: &Link) -> bool {
+    link.name == config.bridge
+        && link.mark() == Some(config.mark)
+        && link.up
+        && link.mac == bridge_mac(config)
+}
+
 pub(super) async fn observe(config: &NetworkConfig) -> Result<Option<ObservedBridge>, NetError> {
     let netlink = Netlink::open()?;
     let Some(link) = find(config, &netlink).await? else {
         return Ok(None);
     };
-    let ready = link.mark() == Some(config.mark)
-        && link.up
-        && link.mac == bridge_mac(config)
+    let ready = is_whole(config, &link)
+        && routes::is_there(config, link.index).await?
         && addresses(config, &netlink, link.index).await? == [config.gateway()]
         && sysctls(config)
             .iter()
@@ -126,19 +135,21 @@ pub(super) async fn ensure(config: &NetworkConfig) -> Result<(), NetError> {
         write_sysctl(&path, value).map_err(|error| NetError::failed("set", path, error))?;
     }
     let up = LinkUnspec::new_with_index(link.index).up().build();
-    change(&netlink, up).await.map_err(failed)
+    change(&netlink, up).await.map_err(failed)?;
+    routes::ensure(config, link.index).await
 }
 
 /// Removes the bridge. The TAPs that are still its ports stay, without a bridge.
-pub(super) async fn remove(config: &NetworkConfig) -> Result<(), NetError> {
+pub(super) async fn remove(config: &NetworkConfig, leaving: &Leaving) -> Result<(), NetError> {
     let netlink = Netlink::open()?;
     let Some(link) = find(config, &netlink).await? else {
         return Ok(());
     };
-    netlink
-        .delete(link.index)
-        .await
-        .map_err(|error| NetError::failed("remove the bridge", &config.bridge, error))
+    leaving.add(link.index);
+    netlink.delete(link.index).await.map_err(|error| {
+        leaving.take(link.index);
+        NetError::failed("remove the bridge", &config.bridge, error)
+    })
 }
 
 /// What the bridge needs of the kernel. The first is the host's, the others its own.

@@ -17,7 +17,7 @@ use rtnetlink::packet_route::link::LinkMessage;
 use crate::{NetError, NetworkConfig};
 
 pub(crate) use dump::is_passing as is_passing_dump;
-pub(super) use dump::{Kind, Link, Netlink, link_named, links};
+pub(super) use dump::{Kind, Link, Netlink, link_named, links, read};
 
 /// Any cause.
 pub(super) type BoxedError = Box<dyn std::error::Error + Send + Sync>;

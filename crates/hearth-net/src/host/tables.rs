@@ -38,6 +38,27 @@ fn shape(config: &NetworkConfig) -> Shape {
 #[derive(Debug, Default)]
 pub(super) struct Known(Option<(u32, Option<Tables>)>);
 
+impl Known {
+    /// Whether somebody has written to a table since ours were read or written.
+    pub(super) fn is_outdated(&self) -> bool {
+        match (&self.0, generation::current()) {
+            (Some((then, _)), Some(now)) => *then != now,
+            _ => true,
+        }
+    }
+
+    /// One transaction of ours was made on top of a generation: what is there now is known if
+    /// nobody else made one meanwhile.
+    fn follows(&mut self, before: Option<u32>, after: Option<Tables>) {
+        let now = generation::current();
+        if let (Some(before), Some(now)) = (before, now)
+            && now == generation::next(before)
+        {
+            self.0 = Some((now, after));
+        }
+    }
+}
+
 /// What our tables say; nothing (but not `None`) when their static part was damaged, so
 /// that the next pass applies what should be there.
 pub(super) async fn rules(
@@ -120,7 +141,7 @@ pub(super) async fn remove(config: &NetworkConfig, known: &mut Known) -> Result<
     if read(config, known).await?.is_none() {
         return Ok(());
     }
-    known.0 = None;
+    let before = known.0.take().map(|(generation, _)| generation);
     let mut text = String::new();
     for family in ["inet", "bridge"] {
         let table = &config.table;
@@ -128,7 +149,9 @@ pub(super) async fn remove(config: &NetworkConfig, known: &mut Known) -> Result<
     }
     send(&text)
         .await
-        .map_err(|error| failed("remove", config, error.into()))
+        .map_err(|error| failed("remove", config, error.into()))?;
+    known.follows(before, None);
+    Ok(())
 }
 
 /// Reads both tables; `None` when there is neither. What is known already is not read
@@ -174,12 +197,7 @@ async fn write(text: &str, known: &mut Known, after: Tables) -> Result<(), Comma
         return Ok(());
     }
     send(text).await?;
-    let now = generation::current();
-    if let (Some(before), Some(now)) = (before, now)
-        && now == generation::next(before)
-    {
-        known.0 = Some((now, Some(after)));
-    }
+    known.follows(before, Some(after));
     Ok(())
 }
 

@@ -11,7 +11,13 @@ use super::links::{
     BoxedError, Kind, Link, Netlink, change, foreign, link_named, links, tap_group,
 };
 use super::tun::Tap;
+use super::watch::Leaving;
 use crate::{Lookalike, NetError, NetworkConfig, TapSpec};
+
+/// Whether a TAP is up, in our group and a port of our bridge.
+pub(super) fn is_attached(config: &NetworkConfig, link: &Link, bridge: Option<u32>) -> bool {
+    link.up && bridge.is_some() && link.master == bridge && link.group == tap_group(config)
+}
 
 pub(super) async fn survey(config: &NetworkConfig) -> Result<Vec<ObservedTap>, NetError> {
     let links = links().await?;
@@ -19,10 +25,7 @@ pub(super) async fn survey(config: &NetworkConfig) -> Result<Vec<ObservedTap>, N
     let ours = |link: Link| {
         let mark = link.mark()?;
         (link.kind == Kind::Tap && mark.installation == config.mark.installation).then(|| {
-            let attached = link.up
-                && bridge.is_some()
-                && link.master == bridge
-                && link.group == tap_group(config);
+            let attached = is_attached(config, &link, bridge);
             ObservedTap {
                 name: link.name,
                 index: link.index,
@@ -118,7 +121,7 @@ fn tun_socket() -> Result<std::os::fd::OwnedFd, NetError> {
     .map_err(|error| NetError::failed("open", "a socket", error))
 }
 
-pub(super) async fn remove(tap: &ObservedTap) -> Result<(), NetError> {
+pub(super) async fn remove(tap: &ObservedTap, leaving: &Leaving) -> Result<(), NetError> {
     let netlink = Netlink::open()?;
     match link_named(&netlink, &tap.name).await? {
         Some(link)
@@ -127,10 +130,11 @@ pub(super) async fn remove(tap: &ObservedTap) -> Result<(), NetError> {
                 && link.kind == Kind::Tap
                 && link.mark() == Some(tap.mark) =>
         {
-            netlink
-                .delete(link.index)
-                .await
-                .map_err(|error| NetError::failed("remove the TAP", &tap.name, error))
+            leaving.add(link.index);
+            netlink.delete(link.index).await.map_err(|error| {
+                leaving.take(link.index);
+                NetError::failed("remove the TAP", &tap.name, error)
+            })
         }
         Some(link) => Err(foreign(&link.name)),
         None => Ok(()),

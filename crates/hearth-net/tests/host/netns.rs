@@ -8,3 +8,4 @@ mod many;
 mod names;
 mod ports;
 mod rules;
+mod watch;

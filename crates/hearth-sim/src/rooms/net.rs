@@ -158,4 +158,9 @@ impl Network for Rooms {
         })
         .map_err(|error| failed("end", "name server", error))
     }
+
+    async fn changed(&self) -> Result<(), NetError> {
+        self.network_news().await;
+        Ok(())
+    }
 }

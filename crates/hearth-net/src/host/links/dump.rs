@@ -35,6 +35,16 @@ impl Netlink {
         })
     }
 
+    /// One whose dumps the kernel narrows down to what is asked for.
+    pub(in crate::host) fn strict() -> Result<Self, NetError> {
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|error| NetError::failed("open", "a netlink socket", error))?;
+        Ok(Self {
+            handle,
+            task: tokio::spawn(connection),
+        })
+    }
+
     /// One that also hands on the end of each dump: without it a dump that broke off looks
     /// like a short one. (rtnetlink's own requests do not expect the end: not for them.)
     fn for_dumps() -> Result<Self, NetError> {
@@ -165,7 +175,8 @@ async fn dump(mut handle: rtnetlink::Handle) -> Result<Option<Vec<Link>>, DumpEr
     Ok(consistent.then_some(links))
 }
 
-fn read(message: LinkMessage) -> Link {
+/// What a message says of a link.
+pub(in crate::host) fn read(message: LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
