@@ -61,10 +61,12 @@ pub fn explain(world: &World, plan: &Plan, vm: &DesiredVm) -> Vec<PlanReason> {
         None if failures > 0 => {
             let rules = breaker::rules(&world.policy, &vm.spec);
             let limit = rules.failures;
+            let last = status.recovery.failures.last();
+            let last = last.map_or("own", |failure| failure.cause.as_str());
             say(
                 "breaker",
                 format!(
-                    "closed; {failures} failure(s) are remembered, {limit} within the window open it"
+                    "closed; {failures} failure(s) are remembered, {limit} within the window open it; the last one's cause: {last}"
                 ),
             );
         }

@@ -24,11 +24,12 @@ pub use overview::{Overview, VmGlance, WorkView};
 pub use recovery::{HoldVm, HostReset, PlanReason, RecoverVm, Recovered, RecoveredList, VmPlan};
 
 use crate::event::Event;
+use crate::history::Dump;
 use crate::ids::{InstallationId, VmId};
 use crate::image::KernelRecord;
 use crate::mode::Mode;
 use crate::spec::VmSpec;
-use crate::status::{Bootstrap, Breaker, Goal, Hold, Leases, Phase, RunEnd, Wait};
+use crate::status::{Bootstrap, Breaker, Failure, Goal, Hold, Leases, Phase, RunEnd, Wait};
 
 /// One VM as the API shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -74,6 +75,17 @@ pub struct Vm {
     /// Its circuit breaker, unless it is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<Breaker>,
+    /// Its failures of the last hour, runs and starts alike, each with what it came from, the
+    /// oldest first; none in lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failure>,
+    /// Dumps of its guest's memory and cores of its VMM that are kept, the newest first; none in
+    /// lists.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dumps: Vec<Dump>,
+    /// What became of the last core of its VMM, where its specification asks for one; not in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_core: Option<String>,
     /// The operator's word that nothing is done to it automatically.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,

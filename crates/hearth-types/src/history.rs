@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::process::ProcessExit;
-use crate::status::EndClass;
+use crate::status::{Cause, EndClass};
 use crate::units::Bytes;
 
 /// Ends kept of each VM.
@@ -60,6 +60,9 @@ pub struct Attempt {
     pub step: String,
     /// Why it failed; absent if it did not.
     pub problem: Option<String>,
+    /// What that came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
 }
 
 /// A VM's history.

@@ -9,7 +9,7 @@ use hearth_store::VmRow;
 use hearth_types::history::{ATTEMPTS_KEPT, Attempt, HistoryEntry};
 use hearth_types::ids::VmId;
 use hearth_types::process::ProcessExit;
-use hearth_types::status::Goal;
+use hearth_types::status::{Cause, Goal};
 use hearth_types::survey::chain;
 use hearth_types::units::MIB;
 use hearth_vmm::{CONSOLE_LOG, VMM_LOG};
@@ -105,7 +105,7 @@ impl Engine {
         &self,
         row: &VmRow,
         step: &'static str,
-        problem: Option<&str>,
+        problem: Option<(&str, Cause)>,
     ) {
         if row.status.last_end.is_none() {
             return;
@@ -114,7 +114,8 @@ impl Engine {
         let attempt = Attempt {
             at,
             step: step.to_owned(),
-            problem: problem.map(|text| text.chars().take(LINE).collect()),
+            problem: problem.map(|(text, _)| text.chars().take(LINE).collect()),
+            cause: problem.map(|(_, cause)| cause),
         };
         let change = move |entry: &mut HistoryEntry| {
             if entry.back_at.is_some() {

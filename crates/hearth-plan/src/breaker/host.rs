@@ -227,7 +227,7 @@ fn failures(
     let mut found = Vec::new();
     for vm in &world.vms {
         let counts = vm.status.recovery.failures.iter().filter(|failure| {
-            failure.cause != Cause::Own
+            failure.cause.is_shared()
                 && only.is_none_or(|cause| cause == failure.cause)
                 && failure.at <= world.now
                 && after.is_none_or(|after| failure.at > after)
@@ -341,7 +341,7 @@ pub fn still_there(world: &World, cause: Cause) -> Option<String> {
             let why = unknown(&observed.dirs)?;
             Some(format!("the VMs' folders cannot be looked at: {why}"))
         }
-        Cause::Kvm | Cause::Start | Cause::Vmm | Cause::Own => None,
+        Cause::Kvm | Cause::Start | Cause::Vmm | Cause::Image | Cause::Config | Cause::Own => None,
     }
 }
 

@@ -75,6 +75,10 @@ pub enum Cause {
     Start,
     /// The VMM crashed.
     Vmm,
+    /// The VM's image is gone, damaged or cannot be read.
+    Image,
+    /// What its specification asks for is not to be had of its VMM.
+    Config,
     /// The VM's own affair: its workload, its guest, its own memory limit, somebody's kill.
     #[default]
     Own,
@@ -91,6 +95,12 @@ impl Cause {
         Self::Vmm,
     ];
 
+    /// Whether VMs can have it in common, so that the host is the patient.
+    #[must_use]
+    pub fn is_shared(self) -> bool {
+        Self::SHARED.contains(&self)
+    }
+
     /// The word that tables, labels and JSON show.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -101,6 +111,8 @@ impl Cause {
             Self::Kvm => "kvm",
             Self::Start => "start",
             Self::Vmm => "vmm",
+            Self::Image => "image",
+            Self::Config => "config",
             Self::Own => "own",
         }
     }
@@ -115,6 +127,8 @@ impl Cause {
             Self::Kvm => "KVM does not work",
             Self::Start => "their VMMs cannot be started",
             Self::Vmm => "their VMMs crash",
+            Self::Image => "their images cannot be used",
+            Self::Config => "their VMMs have not what they ask for",
             Self::Own => "each for a cause of its own",
         }
     }

@@ -91,9 +91,12 @@ pub(crate) async fn run(context: &Context, args: HistoryArgs) -> Outcome {
             }
             for attempt in &entry.tried {
                 let how = attempt.problem.as_deref().unwrap_or("done");
+                let cause = attempt.cause.map(|cause| format!(" ({})", cause.as_str()));
                 out.line(format!(
-                    "  tried   | {} {}: {how}",
-                    attempt.at, attempt.step
+                    "  tried   | {} {}{}: {how}",
+                    attempt.at,
+                    attempt.step,
+                    cause.unwrap_or_default()
                 ))?;
             }
         }

@@ -37,6 +37,9 @@ pub(super) fn vm(engine: &Engine, row: VmRow) -> Vm {
         restarts: row.status.restarts,
         next_start: row.status.next_start,
         breaker: row.status.recovery.breaker,
+        failures: Vec::new(),
+        dumps: Vec::new(),
+        last_core: None,
         hold: row.status.recovery.hold,
         bootstrap: row.status.bootstrap,
         wait: row.status.wait,
@@ -52,6 +55,37 @@ pub(super) fn vm_with_checks(engine: &Engine, row: VmRow) -> Vm {
         vm.checks = health.map(|health| health.checks).unwrap_or_default();
     }
     vm
+}
+
+/// All that is known of it: its failures, too, and what is kept of its crashes.
+pub(super) async fn vm_in_full(engine: &Engine, row: VmRow) -> Vm {
+    let failures = row.status.recovery.failures.clone();
+    let dumps = engine.dumps(row.id).await.unwrap_or_else(|error| {
+        tracing::warn!(vm = %row.id, error = format!("{error:#}"), "its dumps cannot be listed");
+        Vec::new()
+    });
+    let last_core = last_core(engine, &row).await;
+    Vm {
+        failures,
+        dumps,
+        last_core,
+        ..vm_with_checks(engine, row)
+    }
+}
+
+/// What became of the last core of its VMM, if it asks for one.
+async fn last_core(engine: &Engine, row: &VmRow) -> Option<String> {
+    if !row.spec.crash_dump.vmm_core {
+        return None;
+    }
+    match engine.parts.store.history(row.id).await {
+        Ok(ends) => ends.into_iter().find_map(|end| end.core),
+        Err(error) => {
+            let error = hearth_types::survey::chain(&error);
+            tracing::warn!(vm = %row.id, error, "its history cannot be read");
+            None
+        }
+    }
 }
 
 /// A word of the user that no pass has acted on yet shows at once.

@@ -277,7 +277,8 @@ pub(super) async fn resolve(
     responses((status = 200, body = Vm, headers(("ETag" = String))), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn get(State(api): State<Api>, InPath(vm): InPath<String>) -> ApiResult<Response> {
     let row = view::find(&api.engine, &vm).await?;
-    Ok(answer(&api, StatusCode::OK, row))
+    let vm = view::vm_in_full(&api.engine, row).await;
+    Ok(tagged(StatusCode::OK, vm))
 }
 
 /// A guest may have filled its disks: they grow, and never shrink.
@@ -404,8 +405,12 @@ pub(super) fn if_match(headers: &HeaderMap) -> ApiResult<Option<u64>> {
 
 /// A VM with its ETag.
 pub(super) fn answer(api: &Api, status: StatusCode, row: VmRow) -> Response {
-    let etag = HeaderValue::from_str(&format!("\"{}\"", row.generation));
-    let mut response = (status, Json(view::vm_with_checks(&api.engine, row))).into_response();
+    tagged(status, view::vm_with_checks(&api.engine, row))
+}
+
+fn tagged(status: StatusCode, vm: Vm) -> Response {
+    let etag = HeaderValue::from_str(&format!("\"{}\"", vm.generation));
+    let mut response = (status, Json(vm)).into_response();
     if let Ok(etag) = etag {
         response
             .headers_mut()

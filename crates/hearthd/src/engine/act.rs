@@ -433,6 +433,8 @@ impl Engine {
         );
         let (why, policy) = (reason.clone(), self.settings.policy.clone());
         let cause = super::recovery::cause(step, error);
+        let before = self.parts.store.vm(vm).await;
+        let known = before.and_then(|row| row.status.reason);
         let stored = self
             .change_status(vm, move |row| {
                 if counts && matches!(row.goal, Goal::Running | Goal::Paused) {
@@ -447,18 +449,28 @@ impl Engine {
             .await;
         match stored {
             Ok(Some(row)) => {
-                if counts {
+                // While its VMM runs it is no start that failed.
+                let start = counts && row.status.vmm.is_none();
+                if start {
                     self.start_step_failed(&row, step, &reason);
-                    self.keep_attempt(&row, step.kind(), Some(&reason)).await;
+                    self.keep_attempt(&row, step.kind(), Some((&reason, cause)))
+                        .await;
                 }
-                let code = if counts {
+                let code = if start {
                     "vm.start_failed"
                 } else {
                     "vm.step_failed"
                 };
-                let event = NewEvent::info(code, format!("{}: {reason}", row.spec.name))
+                let mut event = NewEvent::info(code, format!("{}: {reason}", row.spec.name))
                     .severity(Severity::Error);
-                self.tell(event.vm(vm, &row.spec.name)).await;
+                if start {
+                    event =
+                        event.details(serde_json::json!({ "step": step.kind(), "cause": cause }));
+                }
+                // It is tried again and again; that it still fails is no news.
+                if start || known.as_ref() != Some(&reason) {
+                    self.tell(event.vm(vm, &row.spec.name)).await;
+                }
             }
             Ok(None) => {}
             Err(error) => {

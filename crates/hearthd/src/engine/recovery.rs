@@ -33,16 +33,21 @@ pub(super) fn cause(step: &Step, error: &anyhow::Error) -> Cause {
         }
     });
     let found = found.or_else(|| by_words(&format!("{error:#}")));
-    found.unwrap_or_else(|| if is_own(error) { Cause::Own } else { by_step })
+    found.or_else(|| of_the_vm(error)).unwrap_or(by_step)
 }
 
-/// Whether it fails for what the VM asks for: an image that is gone or damaged, a machine that
-/// its VMM does not have.
-fn is_own(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        let unsuitable =
-            |error: &hearth_vmm::VmmError| matches!(error, hearth_vmm::VmmError::Unsuitable { .. });
-        cause.is::<hearth_image::ImageError>() || cause.downcast_ref().is_some_and(unsuitable)
+/// What it asks for and cannot have: an image that is gone or damaged, a machine that its VMM
+/// does not have.
+fn of_the_vm(error: &anyhow::Error) -> Option<Cause> {
+    error.chain().find_map(|cause| {
+        if cause.is::<hearth_image::ImageError>() {
+            return Some(Cause::Image);
+        }
+        let unsuitable = matches!(
+            cause.downcast_ref(),
+            Some(hearth_vmm::VmmError::Unsuitable { .. })
+        );
+        unsuitable.then_some(Cause::Config)
     })
 }
 
@@ -195,9 +200,9 @@ mod tests {
         let unsuitable = hearth_vmm::VmmError::Unsuitable {
             detail: "too many vCPUs".to_owned(),
         };
-        assert_eq!(cause_of(&start, unsuitable.into()), Cause::Own);
+        assert_eq!(cause_of(&start, unsuitable.into()), Cause::Config);
         let gone = hearth_image::ImageError::NotFound("demo:1".to_owned());
         let gone = anyhow::Error::from(gone).context("image demo:1 is needed");
-        assert_eq!(cause_of(&disks, gone), Cause::Own);
+        assert_eq!(cause_of(&disks, gone), Cause::Image);
     }
 }

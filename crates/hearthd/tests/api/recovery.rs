@@ -132,3 +132,47 @@ async fn the_plan_of_one_vm_says_why() {
         .await
         .problem(404, "not_found");
 }
+
+#[tokio::test]
+async fn a_vm_shows_its_failures_with_their_causes_and_what_is_kept_of_its_crashes() {
+    let rig = Rig::new().await;
+    for (said, cause) in [
+        ("no more firmware", "start"),
+        ("cannot open /dev/kvm", "kvm"),
+        ("cannot set up guest memory", "memory"),
+    ] {
+        let fault = Fault::Fails(said.to_owned());
+        rig.vmm.fake.inject(Call::Launch, fault);
+        let dumps = json!({ "crash_dump": { "vmm_core": true, "guest_memory": true } });
+        let body = json!({ "spec": spec(cause, dumps), "start": true });
+        let made = rig.post("/v1/vms", body).await;
+        assert!(made.status.is_success(), "{made:?}");
+        let vm = rig
+            .until(cause, "it has failed", |vm| vm.phase == Phase::Failed)
+            .await;
+        let shown = rig.get(&format!("/v1/vms/{cause}")).await.json();
+        assert_eq!(shown["failures"][0]["cause"], cause, "{shown}");
+        assert_eq!(
+            (&shown["dumps"], &shown["last_core"]),
+            (&Value::Null, &Value::Null)
+        );
+        let folder = rig.vm_dir(vm.id).join("dumps");
+        std::fs::create_dir_all(&folder).unwrap();
+        let core = folder.join("vmm-20260101T000000.000Z.core");
+        std::fs::write(&core, "core").unwrap();
+        let shown = rig.get(&format!("/v1/vms/{cause}")).await.json();
+        assert_eq!(shown["dumps"][0]["file"], core.as_str(), "{shown}");
+        assert_eq!(shown["dumps"][0]["kind"], "vmm_core");
+        let plan = rig.get(&format!("/v1/vms/{cause}/plan")).await.json();
+        assert!(
+            plan.to_string().contains(&format!("cause: {cause}")),
+            "{plan}"
+        );
+    }
+    let events = rig.get("/v1/events").await.json();
+    let details = events.to_string();
+    assert!(details.contains("\"cause\":\"kvm\""), "{details}");
+    // Lists stay short.
+    let list = rig.get("/v1/vms").await.json();
+    assert_eq!(list["items"][0]["failures"], Value::Null);
+}
