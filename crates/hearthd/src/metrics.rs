@@ -55,14 +55,24 @@ const PASSES: [&str; 2] = ["full", "quick"];
 const OUTCOMES: [&str; 3] = ["done", "failed", "blocked"];
 /// The steps whose failure is a failed start.
 const START_STEPS: [&str; 3] = ["ensure_disks", "ensure_tap", "start_vmm"];
-/// Kinds of objects that may be orphaned, as counted when they are removed.
-const ORPHANS: [&str; 3] = ["process", "tap", "folder"];
+/// Kinds of objects that may be orphaned, as each full survey counts them.
+const ORPHANS: [&str; 4] = ["process", "unit", "tap", "folder"];
+/// Kinds of orphans that are removed by hand only.
+const BY_HAND: [&str; 1] = ["connections"];
 /// Why a VM was found orphaned: what is recorded of it is not what is.
 const ORPHANED: [&str; 3] = ["process_dead", "host_rebooted", "unrecorded"];
 /// How an attempt to recover a VM ended.
 const ATTEMPTS: [&str; 3] = ["reconnected", "restarted", "failed"];
 /// Kinds of objects that a survey looks for.
-const SURVEYED: [&str; 6] = ["processes", "taps", "dirs", "bridge", "rules", "names"];
+const SURVEYED: [&str; 7] = [
+    "processes",
+    "units",
+    "taps",
+    "dirs",
+    "bridge",
+    "rules",
+    "names",
+];
 /// Kinds of ends.
 const CLASSES: [EndClass; 12] = [
     EndClass::Clean,
@@ -220,6 +230,7 @@ impl Metrics {
         zero(&self.health_checks, "check", &checks);
         zero(&self.health_failures, "check", &checks);
         zero(&self.orphans_removed, "kind", &ORPHANS);
+        zero(&self.orphans_removed, "kind", &BY_HAND);
         zero(&self.commits, "outcome", &["done", "failed"]);
         for kind in ORPHANS {
             self.orphans.get_or_create(&[("kind", kind)]).set(0);

@@ -18,12 +18,20 @@ pub(super) fn count(world: &World) -> Vec<(&'static str, usize)> {
             .filter(|p| matches!(p.role, ProcessRole::Vmm | ProcessRole::Shim));
         of_vms.filter(|p| orphaned(p.identity.mark.vm())).count()
     });
+    let units = observed.units.known();
+    let units = units.map(|units| units.iter().filter(|it| orphaned(it.mark.vm())).count());
     let taps = observed.taps.known();
     let taps = taps.map(|taps| taps.iter().filter(|tap| orphaned(tap.mark.vm())).count());
     let dirs = observed.dirs.known();
     let dirs = dirs.map(|dirs| dirs.iter().filter(|dir| orphaned(Some(dir.vm))).count());
-    [("process", processes), ("tap", taps), ("folder", dirs)]
-        .into_iter()
+    let kinds = [
+        ("process", processes),
+        ("unit", units),
+        ("tap", taps),
+        ("folder", dirs),
+    ];
+    let known = kinds.into_iter();
+    known
         .filter_map(|(kind, count)| Some((kind, count?)))
         .collect()
 }

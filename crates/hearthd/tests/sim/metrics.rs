@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use hearth_sim::Kind;
+use hearth_sim::{Kind, SimUnit};
 use hearth_types::OwnerMark;
 use hearth_types::ids::VmId;
-use hearth_types::observe::ProcessRole;
+use hearth_types::observe::{ProcessRole, UnitState};
 use hearth_types::process::ProcessExit;
 use hearth_types::spec::RestartPolicy;
 use hearth_types::status::{Goal, Phase};
@@ -266,7 +266,9 @@ fn orphans_are_counted_while_they_are_there_and_when_they_go() {
     if !root() {
         return;
     }
-    World::new().live(async |life| {
+    let mut world = World::new();
+    world.host.systemd = true;
+    world.live(async |life| {
         life.create(spec("web"), Goal::Running).await;
         life.settled("it runs").await;
         let stray = VmId::new();
@@ -274,6 +276,14 @@ fn orphans_are_counted_while_they_are_there_and_when_they_go() {
             let mark = OwnerMark::of_vm(host.installation, stray);
             host.spawn(mark, ProcessRole::Vmm, false);
             host.make_tap(stray).unwrap();
+            let lone = VmId::new();
+            let unit = SimUnit {
+                mark: Some(OwnerMark::of_vm(host.installation, lone)),
+                state: UnitState::Failed,
+                since: host.now,
+                changed: Vec::new(),
+            };
+            host.units.insert(lone, unit);
         });
         life.engine.look_at_everything();
         // Within the grace age it is seen and left alone.
@@ -281,6 +291,7 @@ fn orphans_are_counted_while_they_are_there_and_when_they_go() {
         let seen = scrape(life).await;
         assert_eq!(seen.value(r#"hearth_orphans{kind="process"}"#), 1.0);
         assert_eq!(seen.value(r#"hearth_orphans{kind="tap"}"#), 1.0);
+        assert_eq!(seen.value(r#"hearth_orphans{kind="unit"}"#), 1.0);
         assert_eq!(
             seen.value(r#"hearth_orphans_removed_total{kind="process"}"#),
             0.0
@@ -292,7 +303,7 @@ fn orphans_are_counted_while_they_are_there_and_when_they_go() {
         .await;
         tokio::time::sleep(Duration::from_secs(120)).await;
         let seen = scrape(life).await;
-        for kind in ["process", "tap"] {
+        for kind in ["process", "unit", "tap"] {
             assert_eq!(
                 seen.value(&format!("hearth_orphans{{kind=\"{kind}\"}}")),
                 0.0
@@ -318,6 +329,19 @@ fn passes_and_blind_surveys_are_counted() {
         let count = r#"hearth_reconcile_duration_seconds_count{pass="full"}"#;
         let last = "hearth_reconcile_last_success_timestamp_seconds";
         assert_eq!(before.value("hearth_reconcile_interval_seconds"), 60.0);
+        for kind in [
+            "processes",
+            "units",
+            "taps",
+            "dirs",
+            "bridge",
+            "rules",
+            "names",
+        ] {
+            // A series that begins with its first event has no increase at that event.
+            let series = format!("hearth_survey_unknown_total{{kind=\"{kind}\"}}");
+            assert_eq!(before.value(&series), 0.0);
+        }
         life.rooms.change(|host| host.unknown.insert(Kind::Taps));
         tokio::time::sleep(Duration::from_secs(600)).await;
         let after = scrape(life).await;
