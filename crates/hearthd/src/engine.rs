@@ -21,6 +21,7 @@ pub mod agents;
 mod bootstrap;
 mod borrow;
 mod disks;
+mod ears;
 pub mod guest_config;
 mod host_breaker;
 pub mod journal;
@@ -45,7 +46,7 @@ pub mod volumes;
 pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hearth_disk::Volumes;
 use hearth_image::ImageStore;
@@ -64,6 +65,7 @@ use tokio::sync::{Notify, watch as watch_channel};
 use tokio::time::Instant;
 
 use crate::backups::Backups;
+use crate::cgroups::CgroupWatch;
 use crate::failpoint::Failpoints;
 use crate::health::Wards;
 use crate::host::{Clock, Processes};
@@ -130,6 +132,8 @@ pub struct Engine {
     pub agents: agents::Agents,
     /// How the VMs that run are.
     pub health: Wards,
+    /// What tells of their control groups, where their units have some.
+    cgroups: OnceLock<CgroupWatch>,
     /// Read by whoever makes a VM use an image, until the VM is recorded; written by whoever
     /// removes one.
     pub image_use: tokio::sync::RwLock<()>,
@@ -264,6 +268,7 @@ impl Engine {
             paths,
             agents: agents::Agents::default(),
             health: Wards::default(),
+            cgroups: OnceLock::new(),
             wake,
             looks: looks::Looks::default(),
             farewells: Mutex::default(),
@@ -376,6 +381,7 @@ impl Engine {
         // When everything is to be looked at again. A quick pass may bring it forward for its
         // own VMs, and never puts it off: it knows nothing of what the others wait for.
         let mut due = Instant::now();
+        self.open_ears(&stop);
         self.recall_mode().await;
         self.recall_host_breaker().await;
         self.settle_snapshots().await;

@@ -4,7 +4,7 @@
 //!  VMM runs ──► Ward (one task per VM) ──► a round for each check:
 //!
 //!      rest ──► may it be asked? ──► slot ──► probe ──► may it still? ──► machine ──► book
-//!       ▲            │ no: paused, stopping, held        (deadline)          │
+//!       ▲            │ no: paused, still, stopping, held (deadline)          │
 //!       └────────────┴───────────────────────────────────────────────────────┘
 //!
 //!  book ──► API, metrics, log, events        ill, and asked to restart ──► fact for the planner
@@ -15,6 +15,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
+//! | `hush` | who is not asked while a snapshot is made |
 //! | `machine` | what results add up to |
 //! | `book` | what is known of one VM |
 //! | `slots` | how many are asked at once, and who waits for the silent |
@@ -23,6 +24,7 @@
 mod book;
 mod console;
 mod exec;
+mod hush;
 mod machine;
 mod net;
 mod probe;
@@ -53,6 +55,8 @@ use tracing::Instrument as _;
 use crate::engine::Engine;
 use book::{Book, Change};
 
+pub(crate) use hush::Hush;
+
 pub use console::Mark as ConsoleMark;
 pub(crate) use console::mark as console_mark;
 
@@ -62,6 +66,8 @@ pub struct Wards {
     wards: Mutex<BTreeMap<Run, Arc<Ward>>>,
     slots: slots::Slots,
     units: unit::Units,
+    /// VMs whose guests a snapshot holds still.
+    pub(crate) hushed: hush::Hushed,
 }
 
 impl std::fmt::Debug for Wards {
@@ -86,6 +92,8 @@ pub(crate) struct Ward {
     pub(crate) vmm: ProcessIdentity,
     /// Something about the VM may have changed.
     poke: Notify,
+    /// Something about its process may have changed.
+    hurry: Notify,
     book: Mutex<Book>,
     task: Mutex<Option<AbortHandle>>,
 }
@@ -129,11 +137,20 @@ impl Wards {
         }
     }
 
+    /// The process of a VM is to be looked at now.
+    pub(crate) fn look_at_process(&self, vm: VmId) {
+        let runs = (vm, i32::MIN, 0)..=(vm, i32::MAX, u64::MAX);
+        for (_, ward) in self.wards.lock().range(runs) {
+            ward.hurry.notify_one();
+        }
+    }
+
     /// This run is over.
     pub(crate) fn run_over(&self, vm: VmId, vmm: &ProcessIdentity) {
         if let Some(ward) = self.wards.lock().remove(&run(vm, vmm)) {
             ward.end();
         }
+        self.hushed.forget(vm);
     }
 
     /// The ward of the VMM that is recorded.
@@ -157,6 +174,7 @@ impl Engine {
             vm,
             vmm: vmm.clone(),
             poke: Notify::new(),
+            hurry: Notify::new(),
             book: Mutex::default(),
             task: Mutex::default(),
         });
@@ -268,7 +286,8 @@ impl Engine {
                 self.health.slots.take(kind, &mut silence, make).await
             };
             // What was asked of a VM that was paused meanwhile says nothing.
-            if self.may_ask(ward).await.is_some() {
+            let held = self.health.hushed.was_since(ward.vm, begun);
+            if !held && self.may_ask(ward).await.is_some() {
                 self.result(ward, index, check, outcome, begun.elapsed(), age)
                     .await;
             }
@@ -276,13 +295,20 @@ impl Engine {
             let rest = ward.book.lock().rest(index, check, self.age(&run), spread);
             let settled = std::mem::take(&mut first) && rest > check.interval.mul_f64(0.9);
             let rest = if settled { rest.mul_f64(spread) } else { rest };
-            tokio::time::sleep_until(begun + rest).await;
+            tokio::select! {
+                biased;
+                () = ward.hurry.notified(), if kind == CheckKind::Process => {}
+                () = tokio::time::sleep_until(begun + rest) => {}
+            }
         }
     }
 
     /// The VM's row, unless nothing may be asked of it now: it is paused or about to be, on its
-    /// way down, held by its operator, or runs in another VMM.
+    /// way down, held by its operator, held still for a snapshot, or runs in another VMM.
     async fn may_ask(&self, ward: &Ward) -> Option<VmRow> {
+        if self.health.hushed.is(ward.vm) {
+            return None;
+        }
         let row = self.parts.store.vm(ward.vm).await?;
         let status = &row.status;
         let runs = row.goal == Goal::Running

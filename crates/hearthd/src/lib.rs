@@ -12,6 +12,7 @@
 
 pub mod api;
 pub mod backups;
+mod cgroups;
 pub mod clean_up;
 mod cores;
 pub mod daemon;

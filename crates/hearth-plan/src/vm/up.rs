@@ -7,7 +7,7 @@ use super::{UNTOLD, Vm};
 use crate::bootstrap;
 use crate::breaker;
 use crate::index::word_is_new;
-use crate::model::Step;
+use crate::model::{PlannedStep, Step};
 use crate::shared::{TapName, bridged};
 use crate::transition::{self, elapsed, later};
 
@@ -34,7 +34,39 @@ impl Vm<'_, '_> {
             self.set(next, None, "the user's newest word is taken up");
         }
         self.close_stable_breaker();
+        let from = self.plan.steps.len();
+        self.follow(live);
+        // What cannot be put back holds up nothing that the user or the guest waits for.
+        if !live.suspended {
+            self.ensure_limits(live);
+        }
         self.ensure_tap(true);
+        self.forget_failure(live, from);
+    }
+
+    /// What could not be done to it while it ran is done, or need not be any more.
+    fn forget_failure(&mut self, live: &ObservedProcess, from: usize) {
+        let status = &self.status;
+        let explained = live.suspended || status.disk_full.is_some() || status.pool_wait.is_some();
+        let as_wanted = matches!(
+            (self.run_state(), self.goal),
+            (Some(RunState::Running), Goal::Running) | (Some(RunState::Paused), Goal::Paused)
+        );
+        let seen = !bridged(self.vm) || self.world.observed.taps.known().is_some();
+        let recorded = |planned: &PlannedStep| matches!(planned.step, Step::SetStatus { .. });
+        let idle = self.plan.steps[from..].iter().all(recorded);
+        if status.reason.is_none() || explained || !as_wanted || !seen || !idle {
+            return;
+        }
+        let next = VmStatus {
+            reason: None,
+            ..status.clone().into_owned()
+        };
+        self.set(next, None, "what had failed is done");
+    }
+
+    /// Does what its run state asks for.
+    fn follow(&mut self, live: &ObservedProcess) {
         if live.suspended {
             return self.say_suspended(live);
         }
@@ -89,7 +121,6 @@ impl Vm<'_, '_> {
                 }
             }
         }
-        self.ensure_limits(live);
     }
 
     /// Somebody stopped its VMM with a signal. It may be a debugger, so it is left alone; but

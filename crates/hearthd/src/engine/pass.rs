@@ -386,7 +386,10 @@ impl Engine {
                             .await;
                     }
                     failed = true;
-                    break;
+                    // A limit that cannot be put back has nothing to do with what comes after it.
+                    if !matches!(planned.step, Step::EnsureLimits { .. }) {
+                        break;
+                    }
                 }
             }
             self.abandon(intents).await;

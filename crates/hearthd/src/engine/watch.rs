@@ -28,6 +28,7 @@ impl Engine {
             return;
         }
         self.watch_over(vm, identity);
+        self.watch_cgroup(vm);
         let (engine, identity) = (Arc::clone(self), identity.clone());
         tokio::spawn(async move {
             let dead = engine.parts.vmm.wait_dead(&identity).await;

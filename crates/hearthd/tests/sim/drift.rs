@@ -2,12 +2,14 @@
 //! guest does not notice.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hearth_sim::{Kind, SimHost};
 use hearth_types::names::tap_name;
 use hearth_types::net::RuleSet;
 use hearth_types::observe::ObservedNames;
 use hearth_types::status::{Goal, Phase};
+use tokio::time::Instant;
 
 use super::world::{World, changed, root, spec};
 
@@ -109,6 +111,93 @@ fn what_is_lost_or_changed_is_put_back_without_touching_the_guest() {
             assert_eq!((row.status.phase, row.status.failures), (Phase::Running, 0));
             life.set_goal(vm, Goal::Absent).await;
         }
+        life.clean().await;
+    });
+}
+
+#[test]
+fn what_the_kernel_tells_of_is_put_back_at_once_and_a_quarrel_is_no_reason_to_look_all_the_time() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    let hour = Duration::from_secs(3600);
+    world.policy.resync = hour;
+    world.live(async |life| {
+        let vm = life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs").await;
+        let whole = life.rooms.see(network);
+        let begun = Instant::now();
+        for (what, drift) in DRIFTS
+            .into_iter()
+            .filter(|(what, _)| !what.contains("port"))
+        {
+            life.rooms.change_network(drift);
+            life.until(what, |_, host| network(host) == whole).await;
+        }
+        assert!(begun.elapsed() < hour / 4, "{:?}", begun.elapsed());
+
+        // Somebody takes the TAP off the bridge whenever it is put on.
+        let looks = |host: &SimHost| host.attempts.get("ensure_tap").copied().unwrap_or(0);
+        life.rooms.change(|host| host.attempts.clear());
+        let begun = Instant::now();
+        while begun.elapsed() < hour / 4 {
+            life.rooms.change_network(|host| {
+                for tap in host.taps.values_mut() {
+                    tap.attached = false;
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        let looks = life.rooms.see(looks);
+        assert!(
+            (10..=60).contains(&looks),
+            "{looks} in a quarter of an hour"
+        );
+        life.set_goal(vm, Goal::Absent).await;
+        life.clean().await;
+    });
+}
+
+#[test]
+fn a_tap_that_cannot_be_put_back_holds_up_nothing_else() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    world.host.systemd = true;
+    world.live(async |life| {
+        let vm = life.create(spec("web"), Goal::Running).await;
+        life.settled("it runs").await;
+        life.rooms.change(|host| {
+            host.faults.insert("ensure_tap", u32::MAX);
+            for tap in host.taps.values_mut() {
+                tap.attached = false;
+            }
+        });
+        life.engine.look_at_everything();
+        life.until("it is told", |rows, _| rows[0].status.reason.is_some())
+            .await;
+        life.set_goal(vm, Goal::Paused).await;
+        let paused = |host: &SimHost| host.vmms(vm).all(|vmm| vmm.paused);
+        life.until("it is paused all the same", |_, host| paused(host))
+            .await;
+        life.set_goal(vm, Goal::Running).await;
+        life.until("it goes on all the same", |_, host| !paused(host))
+            .await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(life.events("vm.start_failed").await, 0, "it has started");
+        assert!(
+            life.events("vm.step_failed").await <= 3,
+            "once for each word"
+        );
+        assert_eq!(life.row(vm).await.status.failures, 0);
+        life.rooms.change(|host| host.faults.clear());
+        life.until("it is put back, and said no more", |rows, host| {
+            host.taps.values().all(|tap| tap.attached) && rows[0].status.reason.is_none()
+        })
+        .await;
+        life.set_goal(vm, Goal::Absent).await;
         life.clean().await;
     });
 }

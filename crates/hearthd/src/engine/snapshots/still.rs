@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 
 use super::conflict;
 use crate::engine::Engine;
+use crate::health::Hush;
 
 /// How long the guest's agent may take to answer before the VM is paused instead.
 const AGENT_WAIT: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ pub(in crate::engine) enum Way {
 
 /// A VM that stands still, or does not.
 pub(in crate::engine) enum Still {
-    Frozen(AgentClient, Instant),
+    Frozen(AgentClient, Instant, Hush),
     Paused(Instant),
     AsItIs(Consistency),
 }
@@ -106,6 +107,7 @@ impl Engine {
 
     async fn freeze(&self, row: &VmRow) -> anyhow::Result<Still> {
         let client = self.agents.get(self, row.id, AGENT_WAIT).await?;
+        let hush = self.health.hushed.begin(row.id);
         let since = Instant::now();
         let frozen = timeout(FREEZE_WAIT, client.freeze(FROZEN_AT_MOST)).await;
         let frozen = frozen.context("it does not say that it has");
@@ -115,7 +117,7 @@ impl Engine {
             tracing::debug!(vm = %row.id, thawed = ?thawed.is_ok(), "thawed after a freeze that failed");
             return Err(error);
         }
-        Ok(Still::Frozen(client, since))
+        Ok(Still::Frozen(client, since, hush))
     }
 
     async fn pause_for_snapshot(&self, row: &VmRow) -> anyhow::Result<Still> {
@@ -143,7 +145,7 @@ impl Engine {
         let millis = |since: Instant| u64::try_from(since.elapsed().as_millis()).ok();
         match still {
             Still::AsItIs(consistency) => Ok((consistency, None)),
-            Still::Frozen(client, since) => {
+            Still::Frozen(client, since, _hush) => {
                 let thawed = timeout(FREEZE_WAIT, client.thaw()).await;
                 let took = millis(since);
                 let thawed = thawed.context("it does not answer");
