@@ -69,6 +69,7 @@ mod vm;
 use std::collections::HashSet;
 
 use hearth_types::ids::VmId;
+use hearth_types::process::ProcessIdentity;
 use hearth_types::survey::Survey;
 
 use gate::Gate;
@@ -132,6 +133,26 @@ pub fn plan_vm(world: &World, vm: &DesiredVm) -> Plan {
     let mut plan = begin(world);
     gate.vm(vm, &mut plan, |plan| pass.plan_vm(vm, plan));
     gate.conclude(&mut plan);
+    plan
+}
+
+/// Writes down how a run ended whose VMM was seen to die, and decides nothing else: it needs no survey
+/// of the host. That `dead` does not live any more is what the caller has proved.
+///
+/// Empty where it is not this plan's to tell: another VMM is recorded, or nothing says yet how it
+/// ended and its shim may be about to.
+#[must_use]
+pub fn plan_end(world: &World, vm: VmId, dead: &ProcessIdentity) -> Plan {
+    let index = Index::new(world);
+    let pass = Pass::new(world, &index);
+    let gate = Gate::new(world, pass.host_breaker());
+    let mut plan = Plan {
+        made_at: world.now,
+        ..Plan::default()
+    };
+    for vm in world.vms.iter().filter(|desired| desired.id == vm) {
+        gate.vm(vm, &mut plan, |plan| pass.plan_end(vm, dead, plan));
+    }
     plan
 }
 

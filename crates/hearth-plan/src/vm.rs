@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use hearth_types::event::{NewEvent, Severity};
 use hearth_types::observe::{ObservedProcess, RunState};
-use hearth_types::process::ExitRecord;
+use hearth_types::process::{ExitRecord, ProcessIdentity};
 use hearth_types::spec::{BootstrapPolicy, RestartPolicy};
 use hearth_types::status::{Goal, RunEnd, VmStatus};
 use hearth_types::survey::Survey;
@@ -104,6 +104,25 @@ impl<'a> Pass<'a> {
             // Said once for all VMs.
             return;
         }
+        self.of(vm, plan).decide();
+    }
+
+    /// Writes down the end of `dead`, a VMM that is known not to live.
+    pub(crate) fn plan_end(&self, vm: &'a DesiredVm, dead: &ProcessIdentity, plan: &mut Plan) {
+        let seen = self.index.of(vm.id);
+        let exit = seen.dir.and_then(|dir| dir.exit.as_ref());
+        let written = exit.is_some_and(|record| record.identity == *dead);
+        // Nobody is left who could write it.
+        let silent = self.world.observed.processes.known().is_some()
+            && seen.vmms.is_empty()
+            && seen.shims.is_empty();
+        let recorded = vm.status.vmm.as_ref() == Some(dead) && dead.boot_id == self.world.boot_id;
+        if recorded && (written || silent) {
+            self.of(vm, plan).record_end();
+        }
+    }
+
+    fn of<'p>(&'p self, vm: &'a DesiredVm, plan: &'p mut Plan) -> Vm<'a, 'p> {
         Vm {
             pass: self,
             world: self.world,
@@ -113,7 +132,6 @@ impl<'a> Pass<'a> {
             status: Cow::Borrowed(&vm.status),
             plan,
         }
-        .decide();
     }
 }
 

@@ -7,7 +7,7 @@ use hearth_types::ids::VmId;
 use hearth_types::names::tap_name;
 use hearth_types::observe::ProcessRole;
 use hearth_types::spec::NetworkMode;
-use hearth_types::status::{Goal, Leases};
+use hearth_types::status::{Goal, Leases, VmStatus};
 
 use crate::driver::Sim;
 use crate::host::SimHost;
@@ -48,6 +48,9 @@ pub fn plan(world: &World, plan: &Plan, host: &SimHost) -> Vec<String> {
                 if !matches!(goal, Some(Goal::Running | Goal::Paused)) {
                     wrong.push(format!("VM {vm} is started against its goal {goal:?}"));
                 }
+            }
+            Step::SetStatus { vm, status, .. } if buried_alive(world, host, *vm, status) => {
+                wrong.push(format!("VM {vm} is recorded as ended and lives"));
             }
             Step::KillOrphan { identity } => {
                 wrong.extend(unjust_kill(world, host, identity.mark.vm(), identity.pid));
@@ -97,6 +100,25 @@ fn foreign(world: &World, step: &Step) -> bool {
     mark.installation != world.installation
 }
 
+/// Whether the shim of the recorded VMM has written that it ended.
+fn ended(world: &World, vm: VmId) -> bool {
+    let desired = world.vms.iter().find(|desired| desired.id == vm);
+    let recorded = desired.and_then(|desired| desired.status.vmm.as_ref());
+    let dirs = world.observed.dirs.known().into_iter().flatten();
+    let mut exits = dirs
+        .filter(|dir| dir.vm == vm)
+        .filter_map(|dir| dir.exit.as_ref());
+    exits.any(|exit| Some(&exit.identity) == recorded)
+}
+
+/// A run's end is recorded while its VMM lives.
+fn buried_alive(world: &World, host: &SimHost, vm: VmId, after: &VmStatus) -> bool {
+    let desired = world.vms.iter().find(|desired| desired.id == vm);
+    let recorded = desired.and_then(|desired| desired.status.vmm.as_ref());
+    let lives = recorded.is_some_and(|vmm| host.vmms(vm).any(|p| p.identity == *vmm));
+    after.vmm.is_none() && lives
+}
+
 /// Whether a step depends on a survey that failed.
 fn blind(world: &World, step: &Step) -> bool {
     let observed = &world.observed;
@@ -121,10 +143,8 @@ fn blind(world: &World, step: &Step) -> bool {
             let known = observed.run_states.get(vm).and_then(|state| state.known());
             processes || known.is_none()
         }
-        Step::Adopt { .. }
-        | Step::Stop { .. }
-        | Step::KillOrphan { .. }
-        | Step::SetStatus { .. } => processes,
+        Step::Adopt { .. } | Step::Stop { .. } | Step::KillOrphan { .. } => processes,
+        Step::SetStatus { vm, .. } => processes && !ended(world, *vm),
         Step::Forget { .. } => {
             processes || dirs || (taps && step.vm().is_some_and(|vm| bridged(&vm)))
         }

@@ -299,6 +299,18 @@ impl SimHost {
             .filter(move |p| p.role == ProcessRole::Vmm && p.identity.mark == mark && !p.foreign)
     }
 
+    /// Whether a shim of this VM lives whose VMM is dead, and which has written no record yet.
+    #[must_use]
+    pub fn is_ending(&self, vm: VmId) -> bool {
+        let written = self.dirs.get(&vm).is_some_and(|dir| dir.exit.is_some());
+        if written || self.vmms(vm).next().is_some() {
+            return false;
+        }
+        let mark = OwnerMark::of_vm(self.installation, vm);
+        let mut shims = self.processes.values();
+        shims.any(|p| p.role == ProcessRole::Shim && p.identity.mark == mark)
+    }
+
     /// The guest of this VM hangs from now on.
     pub fn hang(&mut self, vm: VmId) {
         let pids: Vec<_> = self.vmms(vm).map(|process| process.identity.pid).collect();

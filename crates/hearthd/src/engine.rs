@@ -13,6 +13,9 @@
 //!     └──────────────── owner tasks, one per VM ◄───────────────────┘
 //! ```
 //!
+//! A death does not wait for a pass: the task that watches a VMM records its end ([`deaths`]). A plan is
+//! taken for a VM only if nobody has worked on it since the plan's look began ([`hands`]).
+//!
 //! A full pass runs at start, every `resync`, and after a quick pass failed. Whatever wakes
 //! the loop only says "look again"; decisions come from what is then seen.
 
@@ -20,9 +23,11 @@ pub mod act;
 pub mod agents;
 mod bootstrap;
 mod borrow;
+mod deaths;
 mod disks;
 mod ears;
 pub mod guest_config;
+mod hands;
 mod host_breaker;
 pub mod journal;
 pub mod launch;
@@ -159,6 +164,8 @@ pub struct Engine {
     launches: launches::Launches,
     wake: Arc<Notify>,
     looks: looks::Looks,
+    /// Processes as they were looked for after deaths that nobody had written down.
+    after_deaths: deaths::AfterDeaths,
     work: Mutex<Work>,
     farewells: Mutex<Farewells>,
     /// Held while a record is kept in a VM's folder: one writer at a time.
@@ -198,7 +205,7 @@ struct Work {
     /// A full pass is due.
     full: bool,
     /// VMs whose owner task works.
-    busy: BTreeSet<VmId>,
+    hands: hands::Hands,
     /// Orphans of no VM that a task removes.
     removing: BTreeSet<String>,
     /// Those of them that are being started.
@@ -271,6 +278,7 @@ impl Engine {
             cgroups: OnceLock::new(),
             wake,
             looks: looks::Looks::default(),
+            after_deaths: deaths::AfterDeaths::default(),
             farewells: Mutex::default(),
             keeping: Mutex::default(),
             reserved: tokio::sync::Mutex::default(),

@@ -9,6 +9,7 @@ mod sim {
     mod crash;
     mod day;
     mod deadlines;
+    mod deaths;
     mod drift;
     mod failure;
     mod folders;

@@ -1,6 +1,7 @@
 //! How a run ended and what comes next; reboots.
 
 mod reboot;
+mod seen;
 
 use std::time::Duration;
 

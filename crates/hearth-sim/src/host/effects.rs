@@ -94,6 +94,10 @@ impl SimHost {
             };
             self.units.insert(vm, unit);
         }
+        if let Some(dir) = self.dirs.get_mut(&vm) {
+            // The record of an earlier run goes before the next one begins.
+            dir.exit = None;
+        }
         self.spawn(mark, ProcessRole::Shim, false);
         Ok(self.spawn(mark, ProcessRole::Vmm, false))
     }

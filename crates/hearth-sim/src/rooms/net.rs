@@ -47,6 +47,7 @@ impl Network for Rooms {
     }
 
     async fn bridge(&self) -> Result<Option<ObservedBridge>, NetError> {
+        self.look_begins("bridge").await;
         known("bridge", self.look().survey().bridge)
     }
 
@@ -69,6 +70,7 @@ impl Network for Rooms {
     }
 
     async fn taps(&self) -> Result<Vec<ObservedTap>, NetError> {
+        self.look_begins("taps").await;
         known("TAPs", self.look().survey().taps)
     }
 
@@ -92,6 +94,7 @@ impl Network for Rooms {
     }
 
     async fn rules(&self) -> Result<Option<RuleSet>, NetError> {
+        self.look_begins("rules").await;
         known("rules", self.look().survey().rules)
     }
 
@@ -135,6 +138,7 @@ impl Network for Rooms {
     }
 
     async fn names(&self) -> Result<ObservedNames, NetError> {
+        self.look_begins("names").await;
         known("name server", self.look().survey().names)
     }
 

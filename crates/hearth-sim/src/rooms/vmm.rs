@@ -47,6 +47,9 @@ impl Drop for Asking {
 /// How long the real launcher waits for its shim.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long the real drivers wait for a shim between its VMM's death and the record.
+const RECORD_WAIT: Duration = Duration::from_secs(3);
+
 /// A VMM that is being launched.
 struct Launching(Rooms);
 
@@ -211,6 +214,7 @@ impl Vmm for Rooms {
         _installation: InstallationId,
         _known: &BTreeMap<VmId, Utf8PathBuf>,
     ) -> Result<Vec<ObservedUnit>, VmmError> {
+        self.look_begins("units").await;
         match self.look().survey().units {
             Survey::Known(units) => Ok(units),
             Survey::Unknown(detail) => Err(VmmError::Missing {
@@ -285,6 +289,9 @@ impl Vmm for Rooms {
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
+        // One that is about to be written is waited for. Whoever gives up finds none.
+        let ending = self.until(|host| !host.is_ending(vm));
+        drop(tokio::time::timeout(RECORD_WAIT, ending).await);
         Ok(self.look().dirs.get(&vm).and_then(|dir| dir.exit.clone()))
     }
 }

@@ -18,13 +18,19 @@ pub(super) struct Borrowed {
 }
 
 impl Engine {
+    fn take_now(&self, vm: VmId) -> bool {
+        let mut work = self.work.lock();
+        let now = work.hands.moment();
+        work.hands.take(vm, &now)
+    }
+
     /// Waits until nobody works on a VM, and keeps everybody off it. `None` when that takes too long.
     pub(super) async fn borrow(self: &Arc<Self>, vm: VmId, patience: Duration) -> Option<Borrowed> {
         let until = Instant::now() + patience;
         let mut changes = self.changes();
         loop {
             changes.mark_unchanged();
-            if self.work.lock().busy.insert(vm) {
+            if self.take_now(vm) {
                 let engine = Arc::clone(self);
                 return Some(Borrowed { engine, vm });
             }
@@ -39,7 +45,7 @@ impl Engine {
 
 impl Drop for Borrowed {
     fn drop(&mut self) {
-        self.engine.work.lock().busy.remove(&self.vm);
+        self.engine.work.lock().hands.give_back(self.vm);
         self.engine.tell_changed();
         self.engine.look_at(self.vm);
     }

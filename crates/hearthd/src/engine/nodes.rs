@@ -21,7 +21,7 @@ impl Engine {
             return;
         }
         let rows = self.parts.store.vms().await;
-        let busy = self.work.lock().busy.clone();
+        let busy = self.busy();
         let run = rows
             .into_iter()
             .filter(|row| row.status.vmm.is_some() && !busy.contains(&row.id));

@@ -15,6 +15,7 @@ use hearth_plan::{PlannedStep, Step};
 use hearth_types::ids::VmId;
 
 use super::Engine;
+use super::hands::Moment;
 
 /// Whose orphans they are.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +46,7 @@ impl Engine {
         }
         {
             let mut work = self.work.lock();
-            work.busy.remove(&vm);
+            work.hands.give_back(vm);
             work.starting.remove(&vm);
         }
         self.tell_changed();
@@ -53,7 +54,7 @@ impl Engine {
 
     /// Removes orphans, each VM's in a task of its own: a process that does not die or a folder that
     /// is large holds up nothing else.
-    pub(super) fn hand_over_orphans(self: &Arc<Self>, steps: Vec<PlannedStep>) {
+    pub(super) fn hand_over_orphans(self: &Arc<Self>, steps: Vec<PlannedStep>, seen: &Moment) {
         let mut by_owner: BTreeMap<Whose, Vec<PlannedStep>> = BTreeMap::new();
         for planned in steps {
             let nobody = || Whose::Nobody(planned.step.object());
@@ -64,7 +65,7 @@ impl Engine {
             let free = {
                 let mut work = self.work.lock();
                 match &whose {
-                    Whose::Vm(vm) => work.busy.insert(*vm),
+                    Whose::Vm(vm) => work.hands.take(*vm, seen),
                     Whose::Nobody(object) => work.removing.insert(object.clone()),
                 }
             };
@@ -84,9 +85,9 @@ impl Engine {
         {
             let mut work = self.work.lock();
             match &whose {
-                Whose::Vm(vm) => work.busy.remove(vm),
-                Whose::Nobody(object) => work.removing.remove(object),
-            };
+                Whose::Vm(vm) => work.hands.give_back(*vm),
+                Whose::Nobody(object) => drop(work.removing.remove(object)),
+            }
         }
         if removed {
             // What it used can go, too, and no other event says so.

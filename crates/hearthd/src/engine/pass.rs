@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tracing::Instrument as _;
 
 use super::Engine;
+use super::hands::Moment;
 use super::shared::Ready;
 
 /// Pause before what all VMs share is tried again.
@@ -25,7 +26,7 @@ pub(super) const SHARED_PAUSE: std::time::Duration = std::time::Duration::from_s
 impl Engine {
     /// Looks at everything and does what the plan says.
     pub(super) async fn full_pass(self: Arc<Self>) -> anyhow::Result<Option<Timestamp>> {
-        let busy = self.busy();
+        let seen = self.moment();
         self.pass_at("the survey of the host");
         let observed = self.survey_all().await;
         self.pass_at("its records and its plan");
@@ -33,6 +34,7 @@ impl Engine {
         self.watch_all(&observed);
         let (world, rows) = self.world(observed).await?;
         self.metrics.surveyed(&world);
+        let busy = self.work.lock().hands.since(&seen);
         let plan = without(hearth_plan::plan(&world), &busy, &rows);
         self.failpoints.planned(&world, &plan);
         self.metrics.planned(true, plan.steps.len());
@@ -55,7 +57,7 @@ impl Engine {
         self.keep_records_once(&rows);
         self.tell_disagreements(&world).await;
         self.work.lock().shared = Some(world.observed);
-        let next = self.clone().act_on(plan, &rows).await;
+        let next = self.clone().act_on(plan, &rows, &seen).await;
         // Nobody can, while the mode says that the database cannot be written.
         if !open.is_empty() && self.database_writable() {
             self.parts
@@ -76,6 +78,7 @@ impl Engine {
         let Some(shared) = shared else {
             return self.full_pass().await;
         };
+        let seen = self.moment();
         // The owner task of a busy VM asks for a look of its own when it is done.
         let vms: BTreeSet<VmId> = &self.with_waiters(vms) - &self.busy();
         self.pass_at("the survey of some VMs");
@@ -89,7 +92,7 @@ impl Engine {
         self.host_breaker_is(&world, &plan).await;
         self.follow_bootstrap(&world, plan.host_breaker.is_some())
             .await;
-        Ok(self.clone().act_on(plan, &rows).await)
+        Ok(self.clone().act_on(plan, &rows, &seen).await)
     }
 
     /// What the next pass would do, without doing it.
@@ -276,16 +279,12 @@ impl Engine {
         }
     }
 
-    /// VMs that an owner task works on now.
-    fn busy(&self) -> BTreeSet<VmId> {
-        self.work.lock().busy.clone()
-    }
-
     /// Hands each VM's steps to a task of its own and takes the shared ones here.
     async fn act_on(
         self: Arc<Self>,
         plan: Plan,
         rows: &BTreeMap<VmId, VmRow>,
+        seen: &Moment,
     ) -> Option<Timestamp> {
         let (mut shared, mut orphans) = (Vec::new(), Vec::new());
         let mut by_vm: BTreeMap<VmId, Vec<PlannedStep>> = BTreeMap::new();
@@ -299,9 +298,9 @@ impl Engine {
         let (told, ready) = Ready::channel();
         for (vm, steps) in by_vm {
             let row = rows.get(&vm).cloned();
-            self.clone().hand_over(vm, row, steps, ready.clone());
+            self.clone().hand_over(vm, row, steps, ready.clone(), seen);
         }
-        self.hand_over_orphans(orphans);
+        self.hand_over_orphans(orphans, seen);
         self.pass_at("the steps on what all VMs share");
         let outcome = self.take_shared(&shared).await;
         if !shared.is_empty() {
@@ -320,20 +319,29 @@ impl Engine {
         again.into_iter().chain(plan.next_timer).min()
     }
 
-    /// Lets a VM's owner task take its steps, unless one is at work already.
-    fn hand_over(
+    /// Lets a VM's owner task take its steps if nobody worked on it since `seen`. Whether it does.
+    pub(super) fn hand_over(
         self: Arc<Self>,
         vm: VmId,
         row: Option<VmRow>,
         mut steps: Vec<PlannedStep>,
         mut ready: Ready,
-    ) {
+        seen: &Moment,
+    ) -> bool {
         let generation = row.as_ref().map_or(0, |row| row.generation);
         {
             let mut work = self.work.lock();
             work.retries.hold_back(vm, generation, &mut steps);
-            if steps.is_empty() || !work.busy.insert(vm) {
-                return;
+            if steps.is_empty() {
+                return false;
+            }
+            if !work.hands.take(vm, seen) {
+                if !work.hands.is_busy(vm) {
+                    // What is due now is seen by another look.
+                    work.dirty.insert(vm);
+                    self.wake.notify_one();
+                }
+                return false;
             }
             if steps.iter().any(|planned| starts(&planned.step)) {
                 work.starting.insert(vm);
@@ -396,7 +404,7 @@ impl Engine {
             self.keep_what_began(vm, &steps).await;
             let pause = {
                 let mut work = self.work.lock();
-                work.busy.remove(&vm);
+                work.hands.give_back(vm);
                 work.starting.remove(&vm);
                 if !failed {
                     work.waiting
@@ -421,6 +429,7 @@ impl Engine {
         };
         let owned = engine.own(vm, generation, blamed, taking);
         tokio::spawn(owned.instrument(span));
+        true
     }
 
     /// What the user asked last is what holds: a start that was planned for an older word
@@ -458,8 +467,7 @@ fn owner(step: &Step, rows: &BTreeMap<VmId, VmRow>) -> Option<VmId> {
         .filter(|vm| !is_orphan(step) || rows.contains_key(vm))
 }
 
-/// Leaves out the steps of VMs that were being worked on while the survey ran: it may have
-/// seen them before a change and the database after it.
+/// Leaves out the steps of VMs that were worked on while the survey ran: it may be older than that.
 fn without(mut plan: Plan, busy: &BTreeSet<VmId>, rows: &BTreeMap<VmId, VmRow>) -> Plan {
     plan.steps.retain(|planned| {
         let vm = owner(&planned.step, rows).or_else(|| planned.step.vm());

@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    async fn survey_processes(&self) -> Survey<Vec<ObservedProcess>> {
+    pub(super) async fn survey_processes(&self) -> Survey<Vec<ObservedProcess>> {
         let processes = Arc::clone(&self.parts.processes);
         let installation = self.parts.store.installation();
         let look = async move {
@@ -142,6 +142,16 @@ impl Engine {
     }
 
     async fn survey_dirs(&self, only: Option<&BTreeSet<VmId>>) -> Survey<Vec<ObservedDir>> {
+        let dirs = self.look_at_dirs("dirs", only).await;
+        self.with_behind(dirs).await
+    }
+
+    /// Looks at VM folders and for what shims have left there; `kind` says what for.
+    pub(super) async fn look_at_dirs(
+        &self,
+        kind: &'static str,
+        only: Option<&BTreeSet<VmId>>,
+    ) -> Survey<Vec<ObservedDir>> {
         let folder = self.paths.vms();
         let (only, paths) = (only.cloned(), self.paths.clone());
         let clock = Arc::clone(&self.parts.clock);
@@ -153,8 +163,7 @@ impl Engine {
                 Err(error) => Survey::Unknown(error.to_string()),
             }
         };
-        let dirs = self.looks.look("dirs", look).await;
-        self.with_behind(dirs).await
+        self.looks.look(kind, look).await
     }
 }
 

@@ -2,10 +2,20 @@
 
 use std::sync::Arc;
 
+use hearth_types::ids::VmId;
 use hearth_types::observe::{Observed, ProcessRole};
 use hearth_types::process::ProcessIdentity;
 
 use super::Engine;
+
+/// Lets the loop look at a VM when this is dropped.
+struct LookAfter<'a>(&'a Engine, VmId);
+
+impl Drop for LookAfter<'_> {
+    fn drop(&mut self) {
+        self.0.look_at(self.1);
+    }
+}
 
 impl Engine {
     /// Watches every VMM of ours that a survey found and that is not watched yet.
@@ -20,7 +30,7 @@ impl Engine {
         }
     }
 
-    /// Looks at the VM again as soon as this VMM is dead.
+    /// Records its end as soon as this VMM is dead, and lets the loop look at the VM again.
     pub(super) fn watch_vmm(self: &Arc<Self>, identity: &ProcessIdentity) {
         let key = (identity.pid, identity.start_time);
         let Some(vm) = identity.mark.vm() else { return };
@@ -32,17 +42,21 @@ impl Engine {
         let (engine, identity) = (Arc::clone(self), identity.clone());
         tokio::spawn(async move {
             let dead = engine.parts.vmm.wait_dead(&identity).await;
-            engine.span_of(vm).await.in_scope(|| match dead {
+            engine.work.lock().watched.remove(&key);
+            engine.health.run_over(vm, &identity);
+            engine.agents.drop_vm(vm);
+            engine.span_of(vm).await.in_scope(|| match &dead {
                 // The next full pass sees the death instead.
                 Err(error) => {
                     tracing::warn!(pid = identity.pid, error = %error, "a VMM cannot be watched");
                 }
                 Ok(_) => tracing::debug!(pid = identity.pid, "VMM died"),
             });
-            engine.work.lock().watched.remove(&key);
-            engine.health.run_over(vm, &identity);
-            engine.agents.drop_vm(vm);
-            engine.look_at(vm);
+            // Whatever becomes of it, the next pass sees what there is.
+            let _look = LookAfter(&engine, vm);
+            if dead.is_ok() {
+                engine.end_of_run(vm, &identity).await;
+            }
         });
     }
 }

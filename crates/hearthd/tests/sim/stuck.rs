@@ -16,7 +16,7 @@ use super::openmetrics::Scrape;
 use super::world::{Life, World, root, spec};
 
 /// Lets nothing pass the beginning of this step while the value is true.
-fn hang_in(step: &'static str, hangs: &watch::Sender<bool>) -> Hook {
+pub(super) fn hang_in(step: &'static str, hangs: &watch::Sender<bool>) -> Hook {
     let hangs = hangs.subscribe();
     Arc::new(move |side, reached| {
         let mut hangs = hangs.clone();

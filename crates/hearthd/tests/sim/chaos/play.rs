@@ -334,7 +334,13 @@ fn befall(host: &mut SimHost, watch: &Watch, fate: Deed) {
         Deed::Fault(step, times) => drop(host.faults.insert(step, times)),
         Deed::Overrun(step, times) => drop(host.slow.insert(step, times)),
         Deed::Blind(kind) => drop(host.unknown.insert(kind)),
-        Deed::Sight => host.unknown.clear(),
+        Deed::Dwell(kind) => {
+            host.hung.insert(kind);
+        }
+        Deed::Sight => {
+            host.unknown.clear();
+            host.hung.clear();
+        }
         Deed::Latency(millis) => host.latency = Duration::from_millis(millis),
         Deed::DiskFull(full) => host.free = Some(if full { 0 } else { 1 << 40 }),
         Deed::Die(which, exit) => {
@@ -410,6 +416,7 @@ fn vmm(host: &SimHost, which: u32) -> Option<i32> {
 /// Nothing goes wrong any more.
 fn calm(host: &mut SimHost) {
     host.unknown.clear();
+    host.hung.clear();
     host.faults.clear();
     host.slow.clear();
     host.latency = Duration::ZERO;

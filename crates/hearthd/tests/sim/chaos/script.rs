@@ -78,6 +78,8 @@ pub(super) enum Deed {
     Overrun(&'static str, u32),
     /// A kind of survey fails from now on.
     Blind(Kind),
+    /// Looks at a kind of objects hang from now on.
+    Dwell(&'static str),
     /// All surveys work again, at once.
     Sight,
     /// Agents and VMMs take so long to answer, in ms.
@@ -252,8 +254,9 @@ fn fate(dice: &mut Dice) -> Deed {
         ProcessExit::Code(1),
         ProcessExit::Signal(9),
     ];
+    const LOOKS: [&str; 6] = ["processes", "taps", "units", "bridge", "rules", "names"];
     let which = dice.small(1 << 16);
-    match dice.throw(24) {
+    match dice.throw(26) {
         0..=2 => Deed::Fault(dice.pick(&STEPS), dice.small(12)),
         3 => Deed::Overrun(dice.pick(&STEPS), dice.small(4)),
         4..=5 => Deed::Blind(dice.pick(&KINDS)),
@@ -270,6 +273,7 @@ fn fate(dice: &mut Dice) -> Deed {
         20 => Deed::Unplug(which),
         21 => Deed::NoRules,
         22 => Deed::NoNames,
+        23..=24 => Deed::Dwell(dice.pick(&LOOKS)),
         _ => Deed::Stray,
     }
 }
