@@ -394,6 +394,7 @@ impl Engine {
         self.recall_host_breaker().await;
         self.settle_snapshots().await;
         self.settle_volumes().await;
+        self.watch_recorded().await;
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),
         ));

@@ -30,6 +30,17 @@ impl Engine {
         }
     }
 
+    /// Watches the VMMs that an earlier daemon has left, before anything is looked at: who dies under
+    /// the first look is noticed, too.
+    pub(super) async fn watch_recorded(self: &Arc<Self>) {
+        let boot_id = self.parts.processes.boot_id();
+        for row in self.parts.store.vms().await {
+            if let Some(vmm) = row.status.vmm.filter(|vmm| vmm.boot_id == boot_id) {
+                self.watch_vmm(&vmm);
+            }
+        }
+    }
+
     /// Records its end as soon as this VMM is dead, and lets the loop look at the VM again.
     pub(super) fn watch_vmm(self: &Arc<Self>, identity: &ProcessIdentity) {
         let key = (identity.pid, identity.start_time);

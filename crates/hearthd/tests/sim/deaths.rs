@@ -122,6 +122,24 @@ fn a_death_while_a_look_hangs_is_noticed_at_once() {
 }
 
 #[test]
+fn a_death_under_a_daemons_first_look_is_noticed_at_once() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    let vms = world.live(async |life| running(life, 2).await);
+    world.host.hung.insert("taps");
+    world.live(async |life| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let died = kill(life, vms[0]);
+        backs_off(life, vms[0], died).await;
+        assert_eq!(life.engine.last_pass(), None, "the first look hangs");
+        whole(life, &vms[..1], 1).await;
+        assert_eq!(life.row(vms[1]).await.status.restarts, 0);
+    });
+}
+
+#[test]
 fn many_deaths_at_once_while_a_look_hangs_are_noticed_at_once() {
     if !root() {
         return;
