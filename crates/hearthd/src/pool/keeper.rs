@@ -90,7 +90,7 @@ impl Keeper {
             self.put_together().await;
             view = self.pool.view().await;
         }
-        if self.may_change(&view).await && self.grow(begun).await {
+        if self.may_change(&view).await && self.grow(begun, &view).await {
             view = self.pool.view().await;
         }
         self.engine.metrics.pool_seen(&view);
@@ -151,16 +151,19 @@ impl Keeper {
     }
 
     /// Grows. True if it has grown.
-    async fn grow(&mut self, begun: Instant) -> bool {
+    async fn grow(&mut self, begun: Instant, view: &PoolView) -> bool {
         match self.pool.keep_room().await {
             Ok(None) => false,
             Ok(Some(now)) => {
                 self.refused = None;
                 self.engine.metrics.pool_extended(true);
-                let why = format!(
-                    "by itself, {} ms after it was seen to be low",
-                    begun.elapsed().as_millis()
-                );
+                let seen = if device_has_more(view) {
+                    "its device was seen to be larger"
+                } else {
+                    "it was seen to be low"
+                };
+                let took = begun.elapsed().as_millis();
+                let why = format!("by itself, {took} ms after {seen}");
                 self.engine.tell(super::extended(now, &why)).await;
                 true
             }

@@ -113,11 +113,13 @@ async fn a_device_that_has_become_larger_is_taken_by_itself_and_one_that_is_low_
     rig.ground.set_full(2 * GIB / 65536 - 2000, 11);
     keeper.look().await;
     let events = rig.get("/v1/events").await.json();
-    let all = events["items"].as_array().unwrap();
-    let low = all
-        .iter()
-        .find(|event| event["code"] == "pool.low")
-        .unwrap();
-    let said = low["message"].as_str().unwrap();
-    assert!(said.contains("lvextend --size +10G vg/pool"), "{said}");
+    for (code, word) in [
+        ("pool.extended", "its device was seen to be larger"),
+        ("pool.low", "lvextend --size +10G vg/pool"),
+    ] {
+        let mut all = events["items"].as_array().unwrap().iter();
+        let told = all.find(|event| event["code"] == code).unwrap();
+        let said = told["message"].as_str().unwrap();
+        assert!(said.contains(word), "{said}");
+    }
 }
