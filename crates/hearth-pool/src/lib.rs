@@ -60,4 +60,4 @@ pub use pool::Pool;
 pub use record::{Record, Stage};
 pub use space::{Limits, Readings};
 pub use thin::{Depth, Expected, Ledger, Rebuilt, ThinError, ThinGround, Thins};
-pub use volumes::{Choice, NewLayer, ThinVolumes, layer_name, volume_name};
+pub use volumes::{Choice, NewLayer, ThinVolumes, kind_of, layer_name, volume_name};

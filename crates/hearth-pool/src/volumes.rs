@@ -9,6 +9,7 @@
 //! A volume's name is that of its folder and its file. Its node has the mode and owner that a file
 //! would have, so whoever opens the path finds a disk, whatever it stands on.
 
+mod kind;
 mod layers;
 mod making;
 mod moves;
@@ -27,6 +28,7 @@ use hearth_types::volume::StorageKind;
 use parking_lot::Mutex;
 
 use crate::thin::{ThinError, Thins, Under};
+pub use kind::kind_of;
 pub use layers::{NewLayer, layer_name};
 
 /// Where new volumes are made.

@@ -315,7 +315,13 @@ async fn the_ledger_is_made_anew_of_what_metadata_kernel_nodes_and_its_copy_tell
         .await
         .unwrap();
     placed(&late, "late").await;
-    placed(&old, "renamed").await;
+    world
+        .thins
+        .take_over(&old, None, "vm-renamed")
+        .await
+        .unwrap();
+    let renamed = world.thins.find("vm-renamed").await.unwrap().unwrap();
+    placed(&renamed, "renamed").await;
     world.ground.put_thin(77);
     world.ground.lose_thin(3);
     std::fs::write(path("file"), "a disk that is a file").unwrap();
@@ -363,11 +369,16 @@ async fn without_a_copy_only_what_runs_is_known_and_nothing_is_removed() {
     ready(&world, "vm-off").await;
     let number = world.thins.activate(&on).await.unwrap();
     let path = world.folder.join("on.img");
-    world.ground.place_node(&path, number, ALONE).unwrap();
-    let expected = vec![Expected {
-        path,
-        kind: ThinKind::VmRoot,
-    }];
+    // One that has not run since the boot before has a node, too: its number is another one's by now.
+    let stale = world.folder.join("off.img");
+    let expected = [&stale, &path].map(|path| {
+        world.ground.place_node(path, number, ALONE).unwrap();
+        Expected {
+            path: path.clone(),
+            kind: ThinKind::VmRoot,
+        }
+    });
+    let expected = expected.to_vec();
     let anew = |world: &World| {
         let ground = std::sync::Arc::new(world.ground.clone());
         let ledger = std::sync::Arc::new(MemoryLedger::default());
@@ -381,6 +392,7 @@ async fn without_a_copy_only_what_runs_is_known_and_nothing_is_removed() {
         .unwrap();
     assert_eq!(rebuilt.known[0].name, "vm-on");
     assert_eq!(rebuilt.orphans[0].name, "unknown-2");
+    assert_eq!(rebuilt.unknown, [stale]);
     assert!(rebuilt.no_copy.unwrap().contains("ledger.json"));
     // After a reboot the node's number is nobody's, or another one's: it is put together, and nothing is guessed.
     world.reboot();
@@ -390,7 +402,8 @@ async fn without_a_copy_only_what_runs_is_known_and_nothing_is_removed() {
         .unwrap()
         .unwrap();
     assert_eq!((rebuilt.known.len(), rebuilt.orphans.len()), (0, 2));
-    assert_eq!(rebuilt.unknown, [expected[0].path.clone()]);
+    let paths: Vec<_> = expected.iter().map(|disk| disk.path.clone()).collect();
+    assert_eq!(rebuilt.unknown, paths);
     assert_eq!(world.ground.thin_ids(), [1, 2]);
     // Where no pool was set up there is nothing to be known.
     let none = World::new(hearth_pool::Choice::Auto);

@@ -16,11 +16,13 @@ pub enum ThinKind {
     Layer,
     /// The root disk of a VM.
     VmRoot,
-    /// A data volume of a VM.
+    /// A data volume of a VM's own.
     VmData,
-    /// A snapshot that was asked for.
+    /// A data volume that outlives the VMs that have it.
+    Volume,
+    /// A disk of a VM's snapshot, or the snapshot of a volume.
     Snapshot,
-    /// A volume of no VM.
+    /// Anything else, or what nobody knows.
     Data,
 }
 
@@ -29,6 +31,7 @@ words!(ThinKind or UnknownWord {
     Layer => "layer",
     VmRoot => "vm-root",
     VmData => "vm-data",
+    Volume => "volume",
     Snapshot => "snapshot",
     Data => "data",
 });
@@ -138,6 +141,10 @@ pub struct PoolVolume {
     pub name: String,
     /// What it is for.
     pub kind: ThinKind,
+    /// Whose it is, in words: `volume pgdata`, `snapshot before of web: data` … Absent where no
+    /// record of the database says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whose: Option<String>,
     /// How far it has come.
     pub state: ThinState,
     /// Bytes that it can hold.

@@ -4,6 +4,7 @@
 pub(crate) mod compare;
 mod keeper;
 mod told;
+pub(crate) mod whose;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -36,6 +36,7 @@ pub(super) struct Thin {
 
 #[derive(Debug, Clone)]
 struct On {
+    name: String,
     device: Device,
     sectors: u64,
     suspended: bool,
@@ -257,6 +258,7 @@ impl ThinGround for FakeGround {
                 minor: thin.minors,
             };
             let on = On {
+                name: target.name.clone(),
                 device,
                 sectors: target.sectors,
                 suspended: false,
@@ -295,6 +297,7 @@ impl ThinGround for FakeGround {
         self.thin(place, |thin| {
             let all = thin.active.iter().map(|(id, on)| Active {
                 id: *id,
+                name: on.name.clone(),
                 device: on.device,
                 users: u32::from(thin.open.contains(id)),
                 suspended: on.suspended,

@@ -225,6 +225,7 @@ impl Thins {
                 .map(|active| self.ground.node(active.device).into_string()),
             name: device.name,
             kind: device.kind,
+            whose: None,
             state: device.state,
             bytes: device.bytes,
             origin: device.origin,
@@ -400,14 +401,16 @@ fn lost(answers: &Answers, metadata: &[Mapped]) -> Vec<PoolDifference> {
     let there: BTreeSet<u32> = metadata.iter().map(|mapped| mapped.id).collect();
     let missing = answers.ledger.iter().filter(|it| !there.contains(&it.id));
     let told = missing.filter_map(|device| {
-        let (id, name) = (device.id, &device.name);
+        let (id, name, kind) = (device.id, &device.name, device.kind);
         match device.state {
             ThinState::Filling | ThinState::Ready => {
-                let what = format!("the pool has no thin device {id}: what was on {name} is lost");
+                let what = format!(
+                    "the pool has no thin device {id}: what was on {name} ({kind}) is lost"
+                );
                 Some(difference(Some(id), "lost", what, false))
             }
             ThinState::Orphaned => {
-                let what = format!("the orphan {id} ({name}) is not in the pool any more");
+                let what = format!("the orphan {id} ({name}, {kind}) is not in the pool any more");
                 Some(difference(Some(id), "gone", what, false))
             }
             ThinState::Creating | ThinState::Deleting => None,

@@ -34,20 +34,25 @@ impl Target {
     /// in nobody's way.
     #[must_use]
     pub fn of(place: &Place, device: &ThinDevice) -> Self {
-        let (prefix, suffix) = (ours(&place.name), format!(".{}", device.id));
-        let plain = |letter: char| match letter {
-            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => letter,
-            _ => '_',
-        };
-        let room = LONGEST_NAME.saturating_sub(prefix.len() + suffix.len());
-        let name: String = device.name.chars().map(plain).take(room).collect();
         Self {
             id: device.id,
-            name: format!("{prefix}{name}{suffix}"),
+            name: name_of(place, device.id, &device.name),
             uuid: uuid_of(place, device.id),
             sectors: device.bytes.div_ceil(SECTOR),
         }
     }
+}
+
+/// The name among the kernel's devices of the volume of this name.
+pub(super) fn name_of(place: &Place, id: u32, volume: &str) -> String {
+    let (prefix, suffix) = (ours(&place.name), format!(".{id}"));
+    let plain = |letter: char| match letter {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' => letter,
+        _ => '_',
+    };
+    let room = LONGEST_NAME.saturating_sub(prefix.len() + suffix.len());
+    let name: String = volume.chars().map(plain).take(room).collect();
+    format!("{prefix}{name}{suffix}")
 }
 
 /// What the names of an installation's devices begin with.
@@ -73,6 +78,9 @@ pub fn id_of(place: &Place, uuid: &str) -> Option<u32> {
 pub struct Active {
     /// Its number in the pool, by its uuid.
     pub id: u32,
+    /// Its name among the kernel's devices: the volume's own is in it.
+    #[serde(default)]
+    pub name: String,
     /// Its number among the host's devices.
     pub device: Device,
     /// How often it is open.

@@ -139,6 +139,7 @@ impl ThinGround for HostGround {
             });
             found.push(Active {
                 id,
+                name: listed.name,
                 device: info.device,
                 users: info.open,
                 suspended: info.suspended,

@@ -3,8 +3,8 @@
 //! | asked | tells |
 //! | --- | --- |
 //! | the metadata | which devices there are, and what they use |
-//! | the kernel | how large those are that are on |
-//! | the nodes of VMs' disks | which device is whose, of VMs that run: a node has its device's number |
+//! | the kernel | of those that are on: whose they are by their names, and how large |
+//! | the nodes of disks | which disks should be in the pool. Their numbers are of the boot that made them, and tell nothing |
 //! | the copy of the ledger beside the pool | all of it, as of the last comparison |
 //!
 //! A device that none of them names is an orphan: it stays, with its id, and nothing is removed by itself.
@@ -12,7 +12,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use camino::Utf8PathBuf;
-use hearth_dm::Device;
 use hearth_dm::thin::SECTOR;
 use hearth_host::aside::aside;
 use hearth_types::survey::chain;
@@ -22,7 +21,8 @@ use jiff::Timestamp;
 use super::Thins;
 use super::copy;
 use super::error::ThinError;
-use super::ground::{Active, Mapped, Under};
+use super::ground::{Active, Mapped, Under, name_of};
+use crate::ground::Place;
 use crate::volumes::volume_name;
 
 /// A disk that should be there.
@@ -43,7 +43,7 @@ pub struct Rebuilt {
     pub orphans: Vec<ThinDevice>,
     /// Volumes that the copy names and the pool does not have.
     pub lost: Vec<String>,
-    /// Disks whose node stands for no device that could be told.
+    /// Disks of the pool of which no device could be told to be theirs.
     pub unknown: Vec<Utf8PathBuf>,
     /// Why the copy could not be read.
     pub no_copy: Option<String>,
@@ -53,7 +53,9 @@ pub struct Rebuilt {
 struct Told<'a> {
     metadata: &'a [Mapped],
     active: &'a [Active],
-    nodes: &'a [(Expected, Option<Device>)],
+    /// Disks that are of the pool.
+    disks: &'a [Expected],
+    place: &'a Place,
     copy: &'a [ThinDevice],
     count: u64,
     now: Timestamp,
@@ -75,7 +77,7 @@ impl Thins {
         let active = self.active().await?;
         let on = self.hold().await?;
         let metadata = self.read_held(on).await?;
-        let nodes = self.nodes(expected).await?;
+        let disks = self.of_pool(expected)?;
         let place = self.place().clone();
         let read = aside(move || copy::read(&place)).await;
         let read = read.unwrap_or_else(|_| Ok(Vec::new()));
@@ -84,7 +86,8 @@ impl Thins {
         let mut rebuilt = records(&Told {
             metadata: &metadata,
             active: &active,
-            nodes: &nodes,
+            disks: &disks,
+            place: self.place(),
             copy: &copy,
             count,
             now: Timestamp::now(),
@@ -96,20 +99,15 @@ impl Thins {
         Ok(Some(rebuilt))
     }
 
-    async fn nodes(
-        &self,
-        expected: Vec<Expected>,
-    ) -> Result<Vec<(Expected, Option<Device>)>, ThinError> {
-        let mut nodes = Vec::new();
+    /// Those of these disks that have a node: what is a file, or not there, is none of the pool's.
+    fn of_pool(&self, expected: Vec<Expected>) -> Result<Vec<Expected>, ThinError> {
+        let mut disks = Vec::new();
         for disk in expected {
-            match self.ground.under(&disk.path)? {
-                Under::Node(device) => nodes.push((disk, Some(device))),
-                Under::Nothing => nodes.push((disk, None)),
-                // It is a file, and none of the pool's.
-                Under::File => {}
+            if matches!(self.ground.under(&disk.path)?, Under::Node(_)) {
+                disks.push(disk);
             }
         }
-        Ok(nodes)
+        Ok(disks)
     }
 }
 
@@ -148,11 +146,9 @@ fn records(told: &Told<'_>) -> Rebuilt {
             && !names.contains(&device.name)
     });
     rebuilt.lost = lost.map(|device| device.name.clone()).collect();
-    let unknown = told
-        .nodes
-        .iter()
-        .filter(|(disk, node)| node.is_some() && !names.contains(&volume_name(&disk.path)));
-    rebuilt.unknown = unknown.map(|(disk, _)| disk.path.clone()).collect();
+    let mut unknown = told.disks.to_vec();
+    unknown.retain(|disk| !names.contains(&volume_name(&disk.path)));
+    rebuilt.unknown = unknown.into_iter().map(|disk| disk.path).collect();
     rebuilt
 }
 
@@ -171,9 +167,11 @@ impl Told<'_> {
         on: Option<&Active>,
         copied: Option<&ThinDevice>,
     ) -> ThinDevice {
-        let device = on.map(|on| on.device);
-        let mut nodes = self.nodes.iter();
-        let disk = nodes.find(|(_, node)| node.is_some() && *node == device);
+        let mut disks = self.disks.iter();
+        let disk = disks.find(|disk| {
+            let name = || name_of(self.place, mapped.id, &volume_name(&disk.path));
+            on.is_some_and(|on| on.name == name())
+        });
         let size = on.and_then(|on| on.sectors).map(|sectors| sectors * SECTOR);
         let blank = ThinDevice {
             id: mapped.id,
@@ -194,7 +192,7 @@ impl Told<'_> {
         });
         match (disk, copied) {
             // A VM may have it open: it is whole, whatever the copy has seen of it.
-            (Some((disk, _)), copied) => ThinDevice {
+            (Some(disk), copied) => ThinDevice {
                 name: volume_name(&disk.path),
                 kind: disk.kind,
                 state: ThinState::Ready,

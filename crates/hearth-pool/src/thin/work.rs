@@ -169,6 +169,27 @@ impl Thins {
         Ok(device)
     }
 
+    /// Writes down what devices are for, where somebody knows better than the ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read or written.
+    pub async fn set_kinds(
+        &self,
+        known: impl Fn(&ThinDevice) -> Option<ThinKind>,
+    ) -> Result<(), ThinError> {
+        let wrong = |device: &ThinDevice| known(device).filter(|kind| *kind != device.kind);
+        if !self.devices().await?.iter().any(|it| wrong(it).is_some()) {
+            return Ok(());
+        }
+        let _turn = self.begin("kinds").await?;
+        for device in self.devices().await? {
+            if let Some(kind) = wrong(&device) {
+                self.ledger.put(ThinDevice { kind, ..device }).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn is_on(&self, id: u32) -> Result<bool, ThinError> {
         if self.pool.running().await?.is_none() {
             return Ok(false);

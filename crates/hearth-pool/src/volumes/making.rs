@@ -12,7 +12,7 @@ use hearth_types::thin::{ThinDevice, ThinKind, ThinState};
 use hearth_types::units::{Bytes, MIB};
 use rustix::fs::OFlags;
 
-use super::{Choice, ThinVolumes, alone, failed, volume_name};
+use super::{Choice, ThinVolumes, alone, failed, kind_of, volume_name};
 use crate::thin::{ThinError, Wanted};
 
 /// A unit of `st_blocks`, whatever the file system's blocks are (stat(2)).
@@ -47,7 +47,7 @@ impl ThinVolumes {
     ) -> Result<Made, DiskError> {
         let begun = Instant::now();
         let device = self
-            .share(origin, source, path, size, ThinKind::VmRoot)
+            .share(origin, source, path, size, kind_of(path, ThinKind::VmRoot))
             .await?;
         let placed = self.place(&device, path, alone(owner)).await;
         placed.map_err(failed("use", path))?;
@@ -178,7 +178,7 @@ impl ThinVolumes {
         self.may_set_up(path).await?;
         let wanted = Wanted {
             name: volume_name(path),
-            kind: ThinKind::VmData,
+            kind: kind_of(path, ThinKind::VmData),
             bytes: size.0,
             origin: None,
         };

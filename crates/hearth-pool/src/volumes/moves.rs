@@ -12,7 +12,7 @@ use hearth_types::thin::{ThinKind, ThinState};
 use hearth_types::volume::StorageKind;
 
 use super::making::{Filled, io};
-use super::{Choice, Present, ThinVolumes, alone, failed, volume_name, whole};
+use super::{Choice, Present, ThinVolumes, alone, failed, kind_of, volume_name, whole};
 use crate::thin::{Under, Wanted};
 
 /// A unit of `st_blocks`, whatever the file system's blocks are (stat(2)).
@@ -124,7 +124,7 @@ impl ThinVolumes {
         self.check_room(path, from.allotted).await?;
         let wanted = Wanted {
             name,
-            kind: ThinKind::VmData,
+            kind: kind_of(path, ThinKind::VmData),
             bytes: from.length,
             origin: None,
         };

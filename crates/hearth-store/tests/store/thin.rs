@@ -104,3 +104,20 @@ async fn a_ledger_of_before_layers_is_taken_over_and_takes_them() {
     // A name is still one device's.
     assert!(store.begin_thin(new("layer-a")).await.is_err());
 }
+
+#[tokio::test]
+async fn a_device_of_each_kind_can_be_written_down() {
+    let folder = dir();
+    let store = open(&folder);
+    for kind in ThinKind::ALL {
+        let device = NewThin {
+            kind,
+            ..new(kind.as_str())
+        };
+        let device = store.begin_thin(device).await.unwrap();
+        assert_eq!(device.kind, kind);
+    }
+    let all = store.thin_devices().await.unwrap();
+    let kinds: Vec<_> = all.iter().map(|device| device.kind).collect();
+    assert_eq!(kinds, ThinKind::ALL);
+}

@@ -50,8 +50,8 @@ fn volumes() -> Value {
     let cause = "failed to create filesystem: mke2fs is not installed";
     json!({
         "volumes": [
-            with(image, json!({"mapped": 39_845_888})),
-            with(root, json!({"mapped": 42_991_616, "origin": 1, "device": "/dev/dm-3"})),
+            with(image, json!({"mapped": 39_845_888, "whose": "image demo:1"})),
+            with(root, json!({"mapped": 42_991_616, "whose": "vm web", "origin": 1, "device": "/dev/dm-3"})),
             with(data, json!({"mapped": 0, "cause": cause})),
         ],
         "differences": [{

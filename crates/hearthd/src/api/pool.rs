@@ -84,9 +84,9 @@ pub async fn extend(
     responses((status = 200, body = PoolVolumes), (status = "default", body = Problem, content_type = "application/problem+json")))]
 pub async fn volumes(State(api): State<Api>) -> ApiResult<Json<PoolVolumes>> {
     let shown = api.thins.volumes().await;
-    shown
-        .map(Json)
-        .map_err(|error| ApiError::new(Code::Internal, chain(&error)))
+    let mut shown = shown.map_err(|error| ApiError::new(Code::Internal, chain(&error)))?;
+    api.engine.whose().await.tell(&mut shown.volumes);
+    Ok(Json(shown))
 }
 
 /// Switches off what no VM has open, so that it does not count as a user of the pool. What cannot be

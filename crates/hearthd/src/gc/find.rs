@@ -21,6 +21,7 @@ use super::downloads::age;
 use super::{Ground, Order, skip};
 use crate::engine::Engine;
 use crate::engine::paths::{Paths, ROOT_DISK};
+use crate::pool::whose;
 
 /// An image that is younger is removed by hand alone.
 const NEW_IMAGE: Duration = Duration::from_secs(24 * 3600);
@@ -74,7 +75,9 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
     let mut found = Found::default();
     let rows = engine.parts.store.vms().await;
     tracing::info!("Step 1: Querying devicemapper for thin devices");
-    let volumes = found.volumes(ground).await;
+    let mut volumes = found.volumes(ground).await;
+    engine.whose().await.tell(&mut volumes);
+    let volumes = volumes;
     tracing::info!(count = found.devices, "Found thin devices in devicemapper");
     tracing::info!("Step 2: Querying database for device records");
     let images = match engine.parts.images.list().await {
@@ -84,8 +87,9 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
     tracing::info!("Step 3: Identifying orphaned devices");
     let folder = |image: &ImageId| engine.parts.images.volume_path(image).into_string();
     let mut graph = graph(&engine.paths, &rows, images.as_deref(), &volumes, folder);
+    let devices = folders(&volumes);
     match engine.parts.store.snapshots().await {
-        Ok(snapshots) => refer_snapshots(&mut graph, &snapshots, &volumes),
+        Ok(snapshots) => refer_snapshots(&mut graph, &snapshots, &devices),
         Err(error) => graph.cannot_tell(format!("snapshots: {}", chain(&error))),
     }
     match engine.parts.store.templates().await {
@@ -95,7 +99,7 @@ pub(super) async fn find(ground: &Ground, order: &Order<'_>) -> anyhow::Result<F
             .for_each(|one| graph.root(Node::Image(one.image_id))),
         Err(error) => graph.cannot_tell(format!("templates: {}", chain(&error))),
     }
-    refer_volumes(engine, &mut graph, &volumes).await;
+    refer_volumes(engine, &mut graph, &devices).await;
     found.unknown.extend(graph.unknown().iter().cloned());
     let garbage = graph.garbage();
     found.images(images.as_deref().unwrap_or_default(), &garbage, order);
@@ -162,9 +166,8 @@ fn graph(
     for volume in volumes {
         let node = Node::Device(volume.id);
         graph.add(node.clone());
-        // Somebody asked for these, and who does not use one today may tomorrow; and what is being
-        // made has its user already.
-        let wanted = matches!(volume.kind, ThinKind::Snapshot | ThinKind::Data);
+        // What nobody knows anything of may be somebody's; and what is being made has its user already.
+        let wanted = volume.kind == ThinKind::Data;
         if wanted || !matches!(volume.state, ThinState::Ready | ThinState::Orphaned) {
             graph.root(node.clone());
         }
@@ -175,23 +178,37 @@ fn graph(
     graph
 }
 
+/// The devices that have names, by the folders that their volumes are in.
+type Folders<'a> = BTreeMap<&'a str, Vec<u32>>;
+
+fn folders(volumes: &[PoolVolume]) -> Folders<'_> {
+    let mut folders = Folders::new();
+    for volume in volumes.iter().filter(|volume| volume.state.is_named()) {
+        if let Some((folder, _)) = whose::parts(&volume.name) {
+            folders.entry(folder).or_default().push(volume.id);
+        }
+    }
+    folders
+}
+
+fn in_folder<'a>(folders: &'a Folders<'_>, folder: &str) -> &'a [u32] {
+    folders.get(folder).map(Vec::as_slice).unwrap_or_default()
+}
+
 /// A snapshot needs its VM's image, and the devices of its own folder.
-fn refer_snapshots(graph: &mut Graph<Node>, snapshots: &[Snapshot], volumes: &[PoolVolume]) {
+fn refer_snapshots(graph: &mut Graph<Node>, snapshots: &[Snapshot], devices: &Folders<'_>) {
     for snapshot in snapshots {
         let node = Node::Snapshot(snapshot.id);
         graph.root(node.clone());
         graph.refer(node.clone(), Node::Image(snapshot.image.clone()));
-        let prefix = format!("{}-", snapshot.id);
-        for volume in volumes {
-            if volume.state.is_named() && volume.name.starts_with(&prefix) {
-                graph.refer(node.clone(), Node::Device(volume.id));
-            }
+        for device in in_folder(devices, &snapshot.id.to_string()) {
+            graph.refer(node.clone(), Node::Device(*device));
         }
     }
 }
 
 /// A volume of its own needs the devices of its own folder, and a VM the volumes that it has.
-async fn refer_volumes(engine: &Engine, graph: &mut Graph<Node>, devices: &[PoolVolume]) {
+async fn refer_volumes(engine: &Engine, graph: &mut Graph<Node>, devices: &Folders<'_>) {
     let all = match engine.volume_views().await {
         Ok(all) => all,
         Err(error) => return graph.cannot_tell(format!("volumes: {error:#}")),
@@ -203,11 +220,8 @@ async fn refer_volumes(engine: &Engine, graph: &mut Graph<Node>, devices: &[Pool
         for attached in &view.attached {
             graph.refer(Node::Vm(attached.vm), Node::Volume(id));
         }
-        let prefix = format!("{id}-");
-        for device in devices {
-            if device.state.is_named() && device.name.starts_with(&prefix) {
-                graph.refer(Node::Volume(id), Node::Device(device.id));
-            }
+        for device in in_folder(devices, &id.to_string()) {
+            graph.refer(Node::Volume(id), Node::Device(*device));
         }
     }
 }
@@ -222,6 +236,17 @@ pub(super) fn item(kind: GcKind, id: String, object: String, reason: String) -> 
         since: None,
         outcome: GcOutcome::Found,
         why: None,
+    }
+}
+
+/// Why a device stays that no record names.
+const fn lost(kind: ThinKind) -> &'static str {
+    match kind {
+        ThinKind::Snapshot => {
+            "it may be of a snapshot whose record is lost: see hearth snapshot ls, hearth volume ls"
+        }
+        ThinKind::Volume => "it may be of a volume whose record is lost: see hearth volume ls",
+        _ => "it may be the disk of a VM whose record is lost: see hearth orphans",
     }
 }
 
@@ -277,10 +302,7 @@ impl Found {
                     continue;
                 }
             } else if image.is_some() && volume.kind != ThinKind::Image {
-                skip(
-                    &mut item,
-                    "it may be the disk of a VM whose record is lost: see hearth orphans",
-                );
+                skip(&mut item, lost(volume.kind));
             }
             let id = volume.id;
             self.items.push((item, What::Device { id, image }));
@@ -353,6 +375,7 @@ mod tests {
             id,
             name: name.to_owned(),
             kind,
+            whose: None,
             state,
             bytes: 1,
             mapped: Some(7),
@@ -378,7 +401,7 @@ mod tests {
         let whole = graph(&paths, &[], Ok(&images), &volumes, path);
         let devices = |ids: &[u32]| ids.iter().map(|id| Node::Device(*id)).collect();
         let garbage = whole.garbage();
-        assert_eq!(garbage, devices(&[1, 4, 5]));
+        assert_eq!(garbage, devices(&[1, 2, 4, 5]));
         let mut found = Found::default();
         found.thin_devices(&volumes, &garbage, Timestamp::UNIX_EPOCH);
         let told: Vec<_> = found
@@ -390,6 +413,7 @@ mod tests {
             told,
             [
                 ("thin-1", GcOutcome::Found),
+                ("thin-2", GcOutcome::Skipped),
                 ("thin-4", GcOutcome::Found),
                 ("thin-5", GcOutcome::Skipped),
             ]

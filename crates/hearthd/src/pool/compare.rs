@@ -16,7 +16,7 @@ use hearth_types::event::{NewEvent, Severity};
 use hearth_types::mode::Mode;
 use hearth_types::orphan::{Fate, FateKind, Orphan, OrphanKind, OrphanState};
 use hearth_types::survey::chain;
-use hearth_types::thin::PoolDifference;
+use hearth_types::thin::{PoolDifference, ThinDevice};
 use tokio::sync::watch;
 
 use crate::engine::Engine;
@@ -80,6 +80,16 @@ impl Comparer {
             let found = self.thins.compare().await;
             self.read = Some(Instant::now());
             self.tell(found).await;
+            self.set_kinds().await;
+        }
+    }
+
+    /// What older daemons have written down of what devices are for was not always right.
+    async fn set_kinds(&self) {
+        let whose = self.engine.whose().await;
+        let known = |device: &ThinDevice| whose.of(&device.name).map(|(kind, _)| kind);
+        if let Err(error) = self.thins.set_kinds(known).await {
+            tracing::warn!(error = %chain(&error), "what devices of the pool are for is not put right");
         }
     }
 

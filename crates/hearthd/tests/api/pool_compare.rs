@@ -2,10 +2,11 @@
 
 use hearth_pool::Choice;
 use hearth_types::orphan::{FateKind, Orphan, OrphanKind, OrphanList, OrphanState};
+use hearth_types::thin::{PoolVolume, PoolVolumes, ThinKind};
 use hearthd::pool::Comparer;
 use serde_json::{Value, json};
 
-use crate::rig::Rig;
+use crate::rig::{IMAGE, Rig};
 
 async fn events(rig: &Rig) -> Vec<String> {
     let events = rig.get("/v1/events").await.json();
@@ -110,4 +111,62 @@ async fn the_node_of_a_disk_in_the_pool_is_put_back_under_its_vm() {
     std::fs::remove_file(rig.vm_dir(vm.id).join("root.img")).unwrap();
     let listed = orphans(&rig).await;
     assert!(listed[0].fate.why.contains("is lost"), "{listed:?}");
+}
+
+async fn kinds(rig: &Rig) -> Vec<(String, String)> {
+    let shown = rig.get("/v1/pool/volumes").await.json();
+    let mut shown: PoolVolumes = serde_json::from_value(shown).unwrap();
+    shown.volumes.sort_by_key(|volume| volume.id);
+    let told = |volume: PoolVolume| (volume.kind.to_string(), volume.whose.unwrap_or_default());
+    shown.volumes.into_iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn each_device_is_shown_as_what_it_is_and_whose() {
+    let rig = Rig::with_disks(Choice::Thin).await;
+    rig.post("/v1/pool", json!({ "data": "256MiB" })).await;
+    let own = json!({ "volumes": [{ "name": "own", "mount": "/own", "size": "16MiB" }] });
+    rig.create_with("web", own).await;
+    rig.post("/v1/vms/web/start?wait=true", Value::Null).await;
+    rig.post("/v1/vms/web/stop?wait=true&force=true", Value::Null)
+        .await;
+    rig.until("web", "it is down", |vm| vm.pid.is_none()).await;
+    for (path, asked) in [
+        ("/v1/volumes", json!({ "name": "pgdata", "size": "16MiB" })),
+        ("/v1/volumes/pgdata/snapshots", json!({ "name": "kept" })),
+        ("/v1/vms/web/snapshots", json!({ "name": "before" })),
+        ("/v1/templates", json!({ "name": "base", "image": IMAGE })),
+    ] {
+        let made = rig.post(path, asked).await;
+        assert!(made.status.is_success(), "{made:?}");
+    }
+    let wanted = [
+        ("image", format!("image {IMAGE} (template base)")),
+        ("vm-root", "vm web".to_owned()),
+        ("vm-data", "vm web: own".to_owned()),
+        ("volume", "volume pgdata".to_owned()),
+        ("snapshot", "snapshot kept of volume pgdata".to_owned()),
+        ("snapshot", "snapshot before of web: root".to_owned()),
+        ("snapshot", "snapshot before of web: own".to_owned()),
+    ];
+    let wanted = wanted.map(|(kind, whose)| (kind.to_owned(), whose));
+    assert_eq!(kinds(&rig).await, wanted);
+    // Nobody needs to ask what is garbage: all of them have their records.
+    let report = rig.get("/v1/gc").await.json();
+    let items = report["items"].as_array().unwrap();
+    assert!(
+        items.iter().all(|item| item["kind"] != "thin_device"),
+        "{items:?}"
+    );
+    // What an older daemon wrote down is put right, and nothing else of the entry.
+    let thins = &rig.api.thins;
+    let before = thins.devices().await.unwrap();
+    thins.set_kinds(|_| Some(ThinKind::VmRoot)).await.unwrap();
+    let mut comparer = Comparer::new(rig.api.engine.clone(), thins.clone());
+    comparer.begin().await;
+    let mut after = thins.devices().await.unwrap();
+    // A volume's snapshot was made as a volume.
+    assert_eq!(after[4].kind, ThinKind::Snapshot);
+    after[4].kind = ThinKind::Volume;
+    assert_eq!(after, before);
 }

@@ -19,7 +19,9 @@ pub(super) fn show(out: &Output, shown: &PoolVolumes) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let mut header = vec!["ID", "NAME", "KIND", "STATE", "SIZE", "USED", "ORIGIN"];
+    let mut header = vec![
+        "ID", "NAME", "KIND", "WHOSE", "STATE", "SIZE", "USED", "ORIGIN",
+    ];
     if out.is_wide() {
         header.extend(["DEVICE", "MADE", "CAUSE"]);
     }
@@ -35,6 +37,7 @@ pub(super) fn show(out: &Output, shown: &PoolVolumes) -> Result<(), Failure> {
             volume.id.into(),
             (&volume.name).into(),
             volume.kind.into(),
+            or_dash(volume.whose.as_ref()),
             Cell::styled(volume.state, style),
             Bytes(volume.bytes).human().into(),
             or_dash(volume.mapped.map(|bytes| Bytes(bytes).human())),
