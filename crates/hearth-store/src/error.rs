@@ -141,6 +141,14 @@ pub enum StoreError {
         /// Why not.
         why: String,
     },
+    /// A VM cannot have these volumes of its own together with those that are attached to it.
+    #[error("{vm} cannot have these volumes: {why}")]
+    Volumes {
+        /// The VM.
+        vm: VmName,
+        /// Why not.
+        why: String,
+    },
     /// Another VM publishes the port (`0.0.0.0` overlaps every address).
     #[error(
         "host port {port} is published by VM {by} already: choose another host port or address"

@@ -11,13 +11,14 @@ use hearth_types::spec::VmSpec;
 use hearth_types::spec::bootstrap::circle;
 use hearth_types::status::{Goal, Leases, Phase, VmStatus};
 use hearth_types::units::Span;
+use hearth_types::volume::volumes_clash;
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::session::{Cursors, Rows, Session};
-use crate::{LeaseRanges, NewSpec, NewVm, Result, StoreError, VmRow, leases};
+use crate::{LeaseRanges, NewSpec, NewVm, Result, StoreError, VmRow, leases, volumes};
 
 /// Reads every VM. A row that cannot be read is damage, said by the VM's id.
 pub(crate) fn load(conn: &Connection) -> rusqlite::Result<std::result::Result<Rows, String>> {
@@ -165,6 +166,19 @@ fn check_order(session: &Session, spec: &VmSpec, own: VmId) -> Result<()> {
     }
 }
 
+/// What is attached to a VM stays so, whatever its specification becomes.
+fn check_volumes(session: &Session, spec: &VmSpec, own: VmId) -> Result<()> {
+    let mut attached = volumes::attachments(session)?;
+    attached.retain(|it| it.vm == own);
+    match volumes_clash(&spec.volumes, &attached) {
+        Some(why) => Err(StoreError::Volumes {
+            vm: spec.name.clone(),
+            why,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// A removal that was acknowledged is not taken back: parts of the VM may be gone already.
 fn check_stays(row: &VmRow) -> Result<()> {
     match row.goal {
@@ -296,6 +310,7 @@ pub(crate) fn replace_spec(
     check_stays(&old)?;
     check_name(session, &new.spec.name, id)?;
     check_order(session, &new.spec, id)?;
+    check_volumes(session, &new.spec, id)?;
     let ip = leases::choose_ip(session, Some(&old), &new.spec, ranges.subnet)?;
     // The guest keeps the address until its end, so nobody else may have it before.
     if ip != old.leases.ip && is_up(&old) {

@@ -175,11 +175,10 @@ pub(crate) fn attach(session: &Session, new: &Attachment) -> Result<()> {
             "it has {MAX_DISKS} volumes, the most that a VM has"
         ));
     }
-    let mounts = others.map(|it| it.mount.as_str());
-    let mut mounts = mounts.chain(own.iter().map(|it| it.mount.as_str()));
-    let place = new.mount.trim_end_matches('/');
-    if mounts.any(|mount| mount.trim_end_matches('/') == place) {
-        return refused(format!("another volume is mounted at {} there", new.mount));
+    let mounts = others.map(|it| (&it.name, it.mount.as_str()));
+    let mut mounts = mounts.chain(own.iter().map(|it| (&it.name, it.mount.as_str())));
+    if let Some((other, mount)) = mounts.find(|(_, mount)| new.is_at(mount)) {
+        return refused(format!("volume {other} is mounted at {mount} there"));
     }
     session.run("record who has the volume", |conn| {
         conn.prepare_cached(

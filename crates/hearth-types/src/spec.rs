@@ -18,7 +18,7 @@ use crate::names::VmName;
 use crate::resources::Resources;
 use crate::units::{Bytes, MIB, Span};
 
-pub(crate) use check::check_guest_path;
+pub(crate) use check::{check_guest_path, mount_place};
 
 pub use bootstrap::{BootstrapPolicy, BreakerSpec};
 pub use dump::CrashDump;
@@ -132,7 +132,7 @@ pub struct VmSpec {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_false(value: &bool) -> bool {
+pub(crate) const fn is_false(value: &bool) -> bool {
     !*value
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use crate::ids::{VmId, VolumeId};
 use crate::names::VmName;
 use crate::snapshot::Consistency;
-use crate::spec::{FieldError, MAX_DISK, MIN_DISK};
+use crate::spec::{FieldError, MAX_DISK, MIN_DISK, VolumeSpec, mount_place};
 use crate::units::Bytes;
 use crate::words::words;
 
@@ -251,6 +251,36 @@ pub fn check_mount(path: &str) -> Option<FieldError> {
     errors.pop()
 }
 
+/// Why a VM cannot have these volumes of its own together with those that are attached to it, if so.
+#[must_use]
+pub fn volumes_clash(own: &[VolumeSpec], attached: &[Attachment]) -> Option<String> {
+    let count = own.len() + attached.len();
+    if count > MAX_DISKS {
+        return Some(format!(
+            "{} of its own and {} that are attached to it are {count}, and a VM has {MAX_DISKS} at most",
+            own.len(),
+            attached.len()
+        ));
+    }
+    own.iter().find_map(|volume| {
+        let place = mount_place(&volume.mount);
+        let mut attached = attached.iter();
+        let other = attached.find(|other| mount_place(&other.mount) == place)?;
+        Some(format!(
+            "its own volume {} and volume {}, which is attached to it, would both be mounted at {}",
+            volume.name, other.name, volume.mount
+        ))
+    })
+}
+
+impl Attachment {
+    /// Whether a path is the one that it is mounted at, however it is written.
+    #[must_use]
+    pub fn is_at(&self, mount: &str) -> bool {
+        mount_place(&self.mount) == mount_place(mount)
+    }
+}
+
 impl Volume {
     /// The serial by which a guest finds the volume: 14 characters, and no volume of a VM's own is
     /// called so, because its id is in it.
@@ -272,6 +302,28 @@ mod tests {
         for bad in ["", "data", "/", "//", "/a/../b", "/a\nb"] {
             assert!(check_mount(bad).is_some(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn two_volumes_are_not_mounted_at_one_place() {
+        let own: Vec<VolumeSpec> = vec!["own:/srv/data:1GiB".parse().unwrap()];
+        let attached = |mount: &str| Attachment {
+            volume: VolumeId::new(),
+            name: "pgdata".parse().unwrap(),
+            vm: VmId::new(),
+            vm_name: "web".parse().unwrap(),
+            mount: mount.to_owned(),
+            read_only: false,
+        };
+        assert_eq!(volumes_clash(&own, &[attached("/srv/data2")]), None);
+        for mount in ["/srv/data", "/srv/data/", "//srv/./data"] {
+            let why = volumes_clash(&own, &[attached(mount)]).unwrap();
+            assert!(why.contains("own") && why.contains("pgdata"), "{why}");
+            assert!(attached(mount).is_at("/srv/data"));
+        }
+        let many = vec![attached("/many"); MAX_DISKS];
+        assert_eq!(volumes_clash(&[], &many), None);
+        assert!(volumes_clash(&own, &many).is_some());
     }
 
     #[test]

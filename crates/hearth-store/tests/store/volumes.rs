@@ -1,6 +1,6 @@
 //! Data volumes of their own: who may have which, and what protects them.
 
-use hearth_store::{Store, StoreError, VmRow};
+use hearth_store::{NewSpec, Store, StoreError, VmRow};
 use hearth_types::ids::VolumeId;
 use hearth_types::status::Goal;
 use hearth_types::units::Bytes;
@@ -149,4 +149,40 @@ async fn snapshots_are_only_read_and_places_are_taken_once() {
     store.put_volume(unfinished).await.unwrap();
     let words = refused(&store, to(&other, &a, "/other", false)).await;
     assert!(words.contains("not whole"), "{words}");
+}
+
+#[tokio::test]
+async fn a_specification_does_not_take_the_place_of_what_is_attached() {
+    let folder = dir();
+    let store = open(&folder);
+    let a = vm(&store, "a", &[]).await;
+    let data = volume("data");
+    store.begin_volume(data.clone()).await.unwrap();
+    let attached = to(&data, &a, "/srv", false);
+    store.attach_volume(attached.clone()).await.unwrap();
+    let replace = async |own: Vec<String>| {
+        let mut spec = a.spec.clone();
+        spec.volumes = own.iter().map(|text| text.parse().unwrap()).collect();
+        let new = NewSpec {
+            spec,
+            image: a.image.clone(),
+            kernel: None,
+        };
+        store.replace_spec(a.id, new, ranges(), None).await
+    };
+    for own in ["/srv", "/srv/", "//srv/."] {
+        let refused = replace(vec![format!("own:{own}:64MiB")]).await.unwrap_err();
+        assert!(matches!(refused, StoreError::Volumes { .. }), "{refused}");
+        let words = refused.to_string();
+        assert!(words.contains("volume own and volume data"), "{words}");
+    }
+    let many = (0..16).map(|n| format!("own{n}:/own{n}:64MiB"));
+    let words = replace(many.collect()).await.unwrap_err().to_string();
+    assert!(words.contains("17"), "{words}");
+    assert_eq!(store.vm(a.id).await.unwrap().spec, a.spec);
+    assert_eq!(store.attachments().await.unwrap(), [attached]);
+    let row = replace(vec!["own:/srv/own:64MiB".to_owned()])
+        .await
+        .unwrap();
+    assert_eq!(row.spec.volumes.len(), 1);
 }

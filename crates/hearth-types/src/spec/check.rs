@@ -170,8 +170,22 @@ impl VmSpec {
                 ));
             }
             check_guest_path(&path("mount"), &volume.mount, errors);
+            let place = mount_place(&volume.mount);
+            let mut before = self.volumes[..index].iter();
+            if let Some(other) = before.find(|other| mount_place(&other.mount) == place) {
+                errors.push(FieldError::new(
+                    path("mount"),
+                    format!("is {}, where {} is mounted", volume.mount, other.name),
+                ));
+            }
         }
     }
+}
+
+/// Where a mount's path leads, however it is written: `/data/` and `//data/.` are one place.
+pub(crate) fn mount_place(path: &str) -> Vec<&str> {
+    let parts = path.split('/');
+    parts.filter(|part| !matches!(*part, "" | ".")).collect()
 }
 
 pub(crate) fn check_guest_path(field: &str, path: &str, errors: &mut Vec<FieldError>) {

@@ -27,7 +27,9 @@ fn impossible_values_are_named_by_path() {
     bad.network.mode = NetworkMode::None;
     bad.network.address = Some(Ipv4Addr::LOCALHOST);
     bad.ports = vec!["80:80".parse().unwrap(), "80:81".parse().unwrap()];
-    bad.volumes = vec!["root:/../etc:1GiB".parse().unwrap()];
+    bad.volumes = ["root:/../etc:1GiB", "a:/a:1GiB", "b://a/./:1GiB"]
+        .map(|text| text.parse().unwrap())
+        .into();
     bad.labels.insert("bad key".into(), String::new());
     assert_eq!(
         paths(&bad),
@@ -42,6 +44,7 @@ fn impossible_values_are_named_by_path() {
             "ports[1].host_port",
             "volumes[0].name",
             "volumes[0].mount",
+            "volumes[2].mount",
             "labels.bad key",
         ]
     );

@@ -20,6 +20,7 @@ use hearth_types::problem::Code;
 use hearth_types::spec::VmSpec;
 use hearth_types::status::Goal;
 use hearth_types::template::CreateFromTemplate;
+use hearth_types::volume::volumes_clash;
 
 use self::diff::Change;
 use super::create::{New, Pull, ensure_image};
@@ -91,6 +92,7 @@ pub(crate) async fn run(context: &Context, args: ApplyArgs) -> Outcome {
         Vec::new()
     };
     let steps = plan(manifest, &all, &prunable, !args.no_start)?;
+    check_volumes(context, &steps).await?;
     if context.out.is_json() {
         context.out.json(&steps)?;
     } else {
@@ -174,6 +176,43 @@ fn plan(
         generation: vm.generation,
     }));
     Ok(steps)
+}
+
+/// Refuses the whole file when VMs cannot have its volumes together with those that are attached to them: nothing
+/// of it is done then.
+async fn check_volumes(context: &Context, steps: &[Step]) -> Result<(), Failure> {
+    let changed = steps.iter().filter_map(|step| match step {
+        Step::Change {
+            name,
+            changes,
+            spec,
+            ..
+        } if changes
+            .iter()
+            .any(|change| change.field.starts_with("volumes")) =>
+        {
+            Some((name, spec))
+        }
+        _ => None,
+    });
+    let changed: Vec<_> = changed.collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let volumes = context.client.volumes().await?.items;
+    let clashes = changed.into_iter().filter_map(|(name, spec)| {
+        let attached = volumes.iter().flat_map(|view| &view.attached);
+        let attached = attached.filter(|it| it.vm_name == spec.name);
+        let attached: Vec<_> = attached.cloned().collect();
+        let why = volumes_clash(&spec.volumes, &attached)?;
+        Some(format!("{name} cannot have these volumes: {why}"))
+    });
+    let clashes: Vec<String> = clashes.collect();
+    if clashes.is_empty() {
+        return Ok(());
+    }
+    let hint = "mount them elsewhere, or take what is attached from the VM: hearth volume detach VM VOLUME; nothing was changed";
+    Err(Failure::new(exit_codes::CONFLICT, clashes.join("; ")).hint(hint))
 }
 
 /// A VM that is not there yet.

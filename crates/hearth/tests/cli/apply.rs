@@ -89,3 +89,16 @@ fn files_that_cannot_be_used() {
     insta::assert_snapshot!("apply-files", text.replace(&folder, ""));
     assert_eq!(fake.requests(), [""; 0]);
 }
+
+#[test]
+fn nothing_of_a_file_is_done_when_its_volumes_clash_with_attached_ones() {
+    let fake = Fake::start();
+    let args = ["apply", "-f", "-"];
+    let file = br#"{"vm":[
+        {"name":"new","image":"debian:12"},
+        {"name":"db","image":"debian:12","labels":{"tier":"data"},
+         "volumes":[{"name":"own","mount":"/srv/","size":"1GiB"}]}]}"#;
+    let output = run_with_input(&fake, &args, file);
+    assert_eq!(fake.changes(), [""; 0]);
+    insta::assert_snapshot!("apply-volumes", show(Some(&fake), &args, &output));
+}

@@ -96,6 +96,7 @@ impl From<StoreError> for ApiError {
             | StoreError::SnapshotGone { .. }
             | StoreError::VolumeNamed { .. }
             | StoreError::NotAttached { .. }
+            | StoreError::Volumes { .. }
             | StoreError::PortTaken { .. }
             | StoreError::AddressTaken { .. }
             | StoreError::LeaseTaken { .. }
@@ -120,6 +121,9 @@ impl From<StoreError> for ApiError {
             )),
             StoreError::VolumeUsed { name, vm } => Some(format!(
                 "take it from the VM first: hearth volume detach {vm} {name}"
+            )),
+            StoreError::Volumes { vm, .. } => Some(format!(
+                "mount them elsewhere, or see what is attached (hearth volume ls) and take it from the VM: hearth volume detach {vm} VOLUME"
             )),
             StoreError::Connected { name } => Some(format!("stop it first: hearth stop {name}")),
             _ => None,

@@ -303,3 +303,33 @@ async fn words_and_refusals() {
     let by_id = rig.get(&format!("/v1/volumes/{}", &id[..20])).await;
     assert_eq!(view(&by_id).volume.id, data.volume.id);
 }
+
+#[tokio::test]
+async fn a_specification_that_clashes_with_what_is_attached_is_refused_and_nothing_changes() {
+    let rig = Rig::new().await;
+    create(&rig, "data").await;
+    let web = rig.create("web").await;
+    view(&order(&rig, "data", "attach", json!({ "vm": "web", "at": "/srv" })).await);
+    let mut spec = serde_json::to_value(&web.spec).unwrap();
+    let own = |name: &str, mount: &str| json!({ "name": name, "mount": mount, "size": "16MiB" });
+    spec["volumes"] = json!([own("own", "/srv/")]);
+    let put = async |spec: &Value| {
+        let body = axum::body::Body::from(spec.to_string());
+        let put = axum::http::Method::PUT;
+        rig.send(crate::rig::request(put, "/v1/vms/web/spec", body))
+            .await
+    };
+    let problem = put(&spec).await.problem(409, "conflict");
+    for name in ["web", "own", "data"] {
+        assert!(
+            problem["detail"].as_str().unwrap().contains(name),
+            "{problem}"
+        );
+    }
+    hints(&problem, "hearth volume detach web");
+    assert_eq!(rig.vm("web").await.spec, web.spec);
+    // Two of its own at one place make no specification.
+    spec["volumes"] = json!([own("a", "/a"), own("b", "//a/")]);
+    put(&spec).await.problem(400, "invalid");
+    assert_eq!(rig.vm("web").await.generation, web.generation);
+}
