@@ -170,6 +170,8 @@ pub struct Engine {
     farewells: Mutex<Farewells>,
     /// Held while a record is kept in a VM's folder: one writer at a time.
     pub(crate) keeping: Mutex<()>,
+    /// The same for the records of volumes.
+    pub(crate) keeping_volumes: tokio::sync::Mutex<()>,
     /// What the store was told to keep for VMs whose record is lost.
     pub(crate) reserved: tokio::sync::Mutex<Vec<Reserved>>,
     changed: watch_channel::Sender<u64>,
@@ -281,6 +283,7 @@ impl Engine {
             after_deaths: deaths::AfterDeaths::default(),
             farewells: Mutex::default(),
             keeping: Mutex::default(),
+            keeping_volumes: tokio::sync::Mutex::default(),
             reserved: tokio::sync::Mutex::default(),
             work: Mutex::new(Work {
                 full: true,
@@ -394,6 +397,7 @@ impl Engine {
         self.recall_host_breaker().await;
         self.settle_snapshots().await;
         self.settle_volumes().await;
+        self.keep_records();
         self.watch_recorded().await;
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),

@@ -27,6 +27,7 @@ pub mod health;
 pub mod history;
 pub mod host;
 pub mod image_jobs;
+mod keepsakes;
 pub mod layers;
 pub mod listen;
 pub mod logging;

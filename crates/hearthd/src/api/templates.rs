@@ -60,6 +60,7 @@ pub async fn create(
     let store = &engine.parts.store;
     let template = store.put_template(template, asked.replace).await?;
     drop(no_image_goes);
+    engine.keep_template(&template).await;
     let (code, done) = match template.changed_at {
         None => ("template.created", "made"),
         Some(_) => ("template.changed", "replaced"),
@@ -80,6 +81,7 @@ pub async fn delete(
     InPath(template): InPath<String>,
 ) -> ApiResult<StatusCode> {
     let name: VmName = template.parse().map_err(|_| unknown(&template))?;
+    api.engine.drop_template(&name).await?;
     if !api.engine.parts.store.forget_template(name).await? {
         return Err(unknown(&template));
     }

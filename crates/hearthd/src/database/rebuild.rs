@@ -1,12 +1,14 @@
-//! A database from what the VMs' folders keep (`vm.json`) and what lives.
+//! A database from what the folders of VMs, volumes and snapshots keep (`vm.json` …) and what lives.
 //!
 //! ```text
 //! vm.json of each folder ─► whose? ─► living VMMs of that installation ─► records ─► in place
-//!                                     the pool's metadata, nodes of disks ──► its ledger ─┘
+//!                                     the pool's metadata, its devices ──► its ledger ─┤
+//!                      volume.json, snapshot.json, templates, with disks that are there ─┘
 //! ```
 //! A VM whose VMM lives goes on; any other is a stopped VM, whatever was wanted of it: nobody
 //! knows. What could not be known is said.
 
+mod records;
 mod thin;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +40,8 @@ struct Report {
     environment: Vec<(String, Vec<String>)>,
     /// The pool's devices.
     thin: thin::Thin,
+    /// Volumes, snapshots, templates.
+    records: records::Records,
 }
 
 /// Makes it and says what is in it and what could not be known.
@@ -47,19 +51,25 @@ pub(super) async fn run(
     asked: Option<InstallationId>,
 ) -> anyhow::Result<String> {
     let mut report = Report::default();
-    let found = keepsakes(&Paths::new(place.data.clone()), &mut report)?;
-    let installation = whose(place, &found, asked)?;
+    let paths = Paths::new(place.data.clone());
+    let found = keepsakes(&paths, &mut report)?;
+    let installation = whose(place, &paths, &found, asked)?;
     let living = tokio::task::spawn_blocking(move || hearth_host::process::survey(installation))
         .await?
         .context("the processes cannot be looked at, so nobody knows which VMs run")?;
     place.clear_new()?;
     offline::make(&place.new, installation)?;
     let store = Store::open(&place.new)?;
-    let expected = thin::expected(&found);
+    let mut expected = thin::expected(&found);
+    expected.extend(records::expected(&paths)?);
     for (folder, kept) in found {
         record(config, &store, &living, folder, kept, &mut report).await?;
     }
-    report.thin = thin::run(config, &store, expected).await;
+    let volumes = thin::volumes(config, &store);
+    report.thin = thin::run(&volumes, expected).await;
+    report.records = records::run(&paths, &store, &volumes).await?;
+    report.left.append(&mut report.records.left);
+    drop(volumes);
     tell(&store, &report).await?;
     // Closed, so that all of it is in the one file.
     drop(store);
@@ -102,10 +112,14 @@ fn keepsakes(paths: &Paths, report: &mut Report) -> anyhow::Result<Vec<(Utf8Path
 /// the folders say.
 fn whose(
     place: &Place,
+    paths: &Paths,
     found: &[(Utf8PathBuf, Keepsake)],
     asked: Option<InstallationId>,
 ) -> anyhow::Result<InstallationId> {
-    let said: BTreeSet<_> = found.iter().map(|(_, kept)| kept.installation).collect();
+    let mut said: BTreeSet<_> = found.iter().map(|(_, kept)| kept.installation).collect();
+    if said.is_empty() {
+        said = records::installations(paths)?;
+    }
     let known = asked.or_else(|| offline::installation(&place.database));
     if let Some(known) = known {
         return Ok(known);
@@ -114,7 +128,7 @@ fn whose(
     match (said.next(), said.next()) {
         (Some(only), None) => Ok(only),
         (None, _) => anyhow::bail!(
-            "no folder of a VM says whose it is: say it with --installation (the alias of the bridge has it: hearth:ID:shared), or move {} away to begin with an empty database",
+            "no folder of a VM, a volume or a snapshot says whose it is: say it with --installation (the alias of the bridge has it: hearth:ID:shared), or move {} away to begin with an empty database",
             place.database
         ),
         (Some(one), Some(two)) => anyhow::bail!(
@@ -249,9 +263,10 @@ async fn tell(store: &Store, report: &Report) -> anyhow::Result<()> {
 impl Report {
     fn count(&self) -> String {
         format!(
-            "{} VM(s) that run, {} stopped, {} folder(s) left as they are",
+            "{} VM(s) that run, {} stopped, {}, {} folder(s) or file(s) left as they are",
             self.running.len(),
             self.stopped.len(),
+            self.records.count(),
             self.left.len()
         )
     }
@@ -264,6 +279,7 @@ impl Report {
                 line(&mut text, format_args!("  {what}: {}", names.join(" ")));
             }
         }
+        self.records.done(&mut text);
         self.thin.done(&mut text);
         for (folder, why) in &self.left {
             line(&mut text, format_args!("  not recorded: {folder}: {why}"));
@@ -278,10 +294,12 @@ impl Report {
                 ),
             );
         }
+        self.records.unknown(&mut text);
         self.thin.unknown(&mut text);
         text.push_str(
             "  which of the stopped VMs were to run: hearth start\n\
              \u{20} changes of VMs that have not been written to their folders, and VMs without one\n\
+             \u{20} volumes, snapshots and templates that have not been written to their folders; VMs whose disks were still to be made of a snapshot\n\
              \u{20} holds, breakers, restart counts, how runs ended, events, the journal, the mode, idempotency keys\n",
         );
         if !self.left.is_empty() {

@@ -1,3 +1,5 @@
+mod records;
+
 use std::process::{Child, Command};
 
 use hearth_config::DaemonFlags;

@@ -1,6 +1,7 @@
 //! Where the files of an installation are.
 
 use camino::{Utf8Path, Utf8PathBuf};
+use hearth_types::snapshot::SnapshotDisk;
 use hearth_types::{VmId, VolumeId};
 
 /// The folders of an installation.
@@ -21,6 +22,16 @@ pub const ROOT_DISK: &str = "root.img";
 pub const LENT: &str = "attached-";
 /// In a VM's folder: the initramfs of the current run.
 pub const INITRD: &str = "initrd";
+
+/// A disk's file, in a VM's folder and in a snapshot's.
+#[must_use]
+pub fn file_of(disk: &SnapshotDisk) -> String {
+    let volume = disk.volume.as_ref();
+    volume.map_or_else(
+        || ROOT_DISK.to_owned(),
+        |name| Paths::volume_file(name.as_str()),
+    )
+}
 
 impl Paths {
     /// The installation under this data folder.

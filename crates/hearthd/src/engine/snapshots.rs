@@ -31,11 +31,12 @@ use hearth_types::event::{NewEvent, Severity};
 use hearth_types::ids::{ImageId, SnapshotId, VmId};
 use hearth_types::mode::Mode;
 use hearth_types::problem::{Code, Problem};
-use hearth_types::snapshot::{Snapshot, SnapshotDisk, SnapshotState};
+use hearth_types::snapshot::{Snapshot, SnapshotState};
 use hearth_types::survey::chain;
 
 use super::Engine;
-use super::paths::{Paths, ROOT_DISK, VMM_LOCK};
+use super::paths::{VMM_LOCK, file_of};
+use crate::keepsakes;
 
 pub(super) use clones::Origin;
 pub(super) use holds::{Hold, Holds};
@@ -46,15 +47,6 @@ pub(super) use still::Way;
 
 /// How long a VM's owner task may take to finish what it is at.
 pub(super) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// A disk's file, in a VM's folder and in a snapshot's.
-fn file_of(disk: &SnapshotDisk) -> String {
-    let volume = disk.volume.as_ref();
-    volume.map_or_else(
-        || ROOT_DISK.to_owned(),
-        |name| Paths::volume_file(name.as_str()),
-    )
-}
 
 /// A failed volume operation, as the API tells it.
 pub(super) fn disk_problem(what: &str, error: &DiskError) -> anyhow::Error {
@@ -220,6 +212,7 @@ impl Engine {
     /// Removes what there is of a snapshot, and its record last.
     async fn clear_snapshot(&self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let folder = self.snapshot_folder(snapshot.id);
+        keepsakes::remove(keepsakes::of_snapshot(&self.paths, snapshot.id)).await?;
         let disks = &self.parts.disks;
         for disk in &snapshot.disks {
             let removed = disks.remove(&folder.join(file_of(disk))).await;

@@ -38,6 +38,7 @@ use hearth_types::volume::{
 
 use super::Engine;
 use super::snapshots::{Hold, conflict, disk_problem, make_folder};
+use crate::keepsakes;
 
 pub use content::Content;
 
@@ -211,6 +212,7 @@ impl Engine {
         volume.storage = disks.kind(&path).await.map_err(told)?;
         volume.state = VolumeState::Ready;
         self.parts.store.put_volume(volume.clone()).await?;
+        self.keep_volume(volume.id).await;
         self.count_volumes().await;
         Ok(())
     }
@@ -260,6 +262,7 @@ impl Engine {
     /// Removes what there is of a volume, and its record last.
     async fn clear_volume(&self, volume: &Volume) -> anyhow::Result<()> {
         let what = "the volume is not removed";
+        keepsakes::remove(keepsakes::of_volume(&self.paths, volume.id)).await?;
         let disks = &self.parts.disks;
         for number in [Some(volume.disk), volume.draft].into_iter().flatten() {
             let removed = disks

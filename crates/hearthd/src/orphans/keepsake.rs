@@ -6,27 +6,21 @@
 //! names, not the values. Read only if it is a small regular file of the daemon's own user: the
 //! VMM runs as another one, in the same folder.
 
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use camino::Utf8Path;
 use hearth_store::VmRow;
 use hearth_types::ids::{ImageId, InstallationId, VmId};
 use hearth_types::spec::VmSpec;
 use hearth_types::status::Leases;
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::engine::launch::place_file;
+use crate::keepsakes::{read_own, write_own};
 
 /// The file's name.
 pub const KEEPSAKE: &str = "vm.json";
-/// The largest one that is written or read, in bytes.
-const MOST: u64 = 256 << 10;
 /// The version of its form.
 const FORMAT: u32 = 1;
 
@@ -104,12 +98,7 @@ impl Engine {
 }
 
 fn write(dir: &Utf8Path, kept: &Keepsake) -> anyhow::Result<()> {
-    if read(dir).is_ok_and(|there| there == *kept) {
-        return Ok(());
-    }
-    let text = serde_json::to_vec_pretty(kept)?;
-    anyhow::ensure!(text.len() as u64 <= MOST, "it is too large");
-    place_file(&dir.join(KEEPSAKE), &text, true)
+    write_own(&dir.join(KEEPSAKE), kept)
 }
 
 /// Reads what a VM's folder has.
@@ -118,24 +107,7 @@ fn write(dir: &Utf8Path, kept: &Keepsake) -> anyhow::Result<()> {
 /// When it is missing, is not the daemon's own small file, or cannot be understood.
 pub fn read(dir: &Utf8Path) -> anyhow::Result<Keepsake> {
     let path = dir.join(KEEPSAKE);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path.as_std_path(), flags, Mode::empty())
-        .with_context(|| format!("cannot open {path}"))?;
-    let file = std::fs::File::from(file);
-    let meta = file
-        .metadata()
-        .with_context(|| format!("cannot look at {path}"))?;
-    let own = rustix::process::geteuid().as_raw();
-    anyhow::ensure!(
-        meta.is_file() && meta.uid() == own && meta.len() <= MOST,
-        "{path} is not the daemon's own"
-    );
-    let mut text = Vec::new();
-    file.take(MOST)
-        .read_to_end(&mut text)
-        .with_context(|| format!("cannot read {path}"))?;
-    let kept: Keepsake =
-        serde_json::from_slice(&text).with_context(|| format!("{path} cannot be understood"))?;
+    let kept: Keepsake = read_own(&path)?;
     anyhow::ensure!(
         kept.format == FORMAT && dir.file_name() == Some(kept.vm.to_string().as_str()),
         "{path} speaks of another VM, or in another form"

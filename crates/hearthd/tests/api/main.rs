@@ -23,6 +23,7 @@ mod events;
 mod gc;
 mod gc_keeper;
 mod images;
+mod keepsakes;
 mod lifecycle;
 mod metrics;
 mod mode;

@@ -50,7 +50,11 @@ async fn settled(life: &Life) -> Vec<VolumeView> {
         let whole =
             |it: &VolumeView| it.volume.state == VolumeState::Ready && it.volume.draft.is_none();
         let ids: BTreeSet<_> = found.iter().map(|it| it.volume.id.to_string()).collect();
-        let alone = |it: &VolumeView| listed(&life.engine.paths.volume(it.volume.id)).len() == 1;
+        let alone = |it: &VolumeView| {
+            let mut files = listed(&life.engine.paths.volume(it.volume.id));
+            files.remove("volume.json");
+            files.len() == 1
+        };
         if found.iter().all(whole) && ids == listed(&root) && found.iter().all(alone) {
             return found;
         }

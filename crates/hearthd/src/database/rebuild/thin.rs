@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use camino::Utf8PathBuf;
 use hearth_config::Config;
-use hearth_pool::{Expected, Rebuilt, ThinError};
+use hearth_pool::{Expected, Rebuilt, ThinVolumes};
 use hearth_safeguards::{OperationGuard, Settings};
 use hearth_store::Store;
 use hearth_types::survey::chain;
@@ -46,8 +46,8 @@ pub(super) fn expected(found: &[(Utf8PathBuf, Keepsake)]) -> Vec<Expected> {
 }
 
 /// Writes them down. A pool that cannot be asked is no reason to have no database.
-pub(super) async fn run(config: &Config, store: &Store, expected: Vec<Expected>) -> Thin {
-    match record(config, store, expected).await {
+pub(super) async fn run(volumes: &ThinVolumes, expected: Vec<Expected>) -> Thin {
+    match volumes.thins().rebuild(expected).await {
         Ok(None) => Thin::None,
         Ok(Some(rebuilt)) => Thin::Made(rebuilt),
         Err(error) => {
@@ -57,19 +57,15 @@ pub(super) async fn run(config: &Config, store: &Store, expected: Vec<Expected>)
     }
 }
 
-async fn record(
-    config: &Config,
-    store: &Store,
-    expected: Vec<Expected>,
-) -> Result<Option<Rebuilt>, ThinError> {
+/// The volumes of this host, with this ledger.
+pub(super) fn volumes(config: &Config, store: &Store) -> ThinVolumes {
     let installation = store.installation();
     let helpers = crate::dm_helper::of_host(installation);
     let ground = crate::dm_helper::ground(&helpers);
     let guard = OperationGuard::with_elsewhere(Settings::default(), None, Some(Arc::new(helpers)));
     let paths = Paths::new(config.data_dir.clone());
     let pool = crate::pool::of_host(&paths, installation, Arc::clone(&ground), guard);
-    let volumes = crate::volumes::of_host(pool, ground, store.clone(), config.storage);
-    volumes.thins().rebuild(expected).await
+    crate::volumes::of_host(pool, ground, store.clone(), config.storage)
 }
 
 impl Thin {

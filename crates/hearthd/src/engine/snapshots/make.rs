@@ -153,6 +153,7 @@ impl Engine {
             ..snapshot.clone()
         };
         self.parts.store.put_snapshot(ready.clone()).await?;
+        self.keep_snapshot(&ready).await;
         self.count_snapshots().await;
         *snapshot = ready;
         Ok(())

@@ -78,6 +78,7 @@ impl Engine {
             must_be_down(row, &format!("hearth volume attach {vm} {}", volume.name))?;
         }
         self.parts.store.attach_volume(new.clone()).await?;
+        self.keep_volume(volume.id).await;
         let how = if read_only { ", read-only" } else { "" };
         let words = format!(
             "volume {} attached to {vm} at {}{how}",
@@ -114,6 +115,7 @@ impl Engine {
         let _unused = self.unused(row).await?;
         let taken = self.parts.store.detach_volume(volume.id, row.id).await?;
         self.failpoints.hit("after", "volume_detached").await;
+        self.keep_volume(volume.id).await;
         let file = Paths::lent_file(volume.name.as_str());
         // One that stays goes before the next start, and with its VM.
         self.take_names_back(&self.paths.vm(row.id), |name| name == file)

@@ -66,6 +66,7 @@ impl Engine {
         self.failpoints.hit("after", "volume_grown").await;
         let before = std::mem::replace(&mut volume.size, size);
         self.parts.store.put_volume(volume.clone()).await?;
+        self.keep_volume(volume.id).await;
         self.count_volumes().await;
         // A start of another VM that has it need not wait for guests.
         drop(alone);

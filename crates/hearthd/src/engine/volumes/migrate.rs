@@ -102,6 +102,7 @@ impl Engine {
         };
         // From here on it is the new one.
         store.put_volume(moved.clone()).await?;
+        self.keep_volume(moved.id).await;
         self.failpoints.hit("after", "move_decided").await;
         match self.drop_draft(&moved).await {
             Ok(volume) => Ok(volume),
@@ -127,6 +128,7 @@ impl Engine {
             ..volume.clone()
         };
         self.parts.store.put_volume(volume.clone()).await?;
+        self.keep_volume(volume.id).await;
         Ok(volume)
     }
 
