@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::{ImageId, SnapshotId, VmId};
+use crate::ids::{ImageId, SnapshotId, VmId, VolumeId};
 use crate::names::VmName;
-use crate::spec::{PortSpec, VmSpec};
+use crate::spec::{PortSpec, VmSpec, is_false};
 use crate::units::Bytes;
+use crate::volume::Attachment;
 use crate::words::words;
 
 /// The name of the root disk among a snapshot's disks. Volumes have their own names, and one of
@@ -69,6 +70,9 @@ pub struct SnapshotDisk {
     /// The data volume's name; absent for the root disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<VmName>,
+    /// The volume that was attached to the VM; absent for disks of the VM's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<VolumeId>,
     /// How large the guest sees it.
     pub bytes: u64,
 }
@@ -99,8 +103,12 @@ pub struct Snapshot {
     pub kernel: Option<String>,
     /// That VM's specification then.
     pub spec: VmSpec,
-    /// Its disks: the root disk first.
+    /// Its disks: the root disk first, then the VM's own volumes, then those that were attached to it.
     pub disks: Vec<SnapshotDisk>,
+    /// The volumes that were attached to the VM. Those that it could write to are among the disks, unless
+    /// they were left out by order; what it only read is not in the snapshot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attached: Vec<Attachment>,
     /// What was done so that they belong together; absent until it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consistency: Option<Consistency>,
@@ -119,6 +127,12 @@ impl Snapshot {
     #[must_use]
     pub fn bytes(&self) -> Bytes {
         Bytes(self.disks.iter().map(|disk| disk.bytes).sum())
+    }
+
+    /// Whether a volume that was attached to the VM is in it.
+    #[must_use]
+    pub fn holds(&self, volume: VolumeId) -> bool {
+        self.disks.iter().any(|disk| disk.attached == Some(volume))
     }
 }
 
@@ -143,6 +157,9 @@ pub struct CreateSnapshot {
     /// Neither: each disk as after a power cut, and not all at the same moment.
     #[serde(default)]
     pub crash_consistent: bool,
+    /// Leave out the volumes that are attached to the VM.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub without_volumes: bool,
 }
 
 /// A request to give a VM the disks of one of its snapshots.
@@ -154,6 +171,9 @@ pub struct RestoreSnapshot {
     /// Stop the VM first if it runs.
     #[serde(default)]
     pub stop: bool,
+    /// Leave the volumes that are attached to the VM as they are: its own disks alone.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub keep_volumes: bool,
 }
 
 /// A request for a new VM with the disks of a snapshot.

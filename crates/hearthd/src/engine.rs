@@ -397,8 +397,8 @@ impl Engine {
         self.recall_host_breaker().await;
         self.settle_snapshots().await;
         self.settle_volumes().await;
-        self.keep_records();
         self.watch_recorded().await;
+        self.keep_records();
         drop(tokio::spawn(
             Arc::clone(&self).watch_for_stuck(stop.clone()),
         ));

@@ -8,6 +8,7 @@ use hearth_types::snapshot::{
 };
 use hearth_types::spec::PortSpec;
 use hearth_types::units::Bytes;
+use hearth_types::volume::Attachment;
 
 use super::each;
 use crate::ages::ago;
@@ -28,7 +29,7 @@ pub(crate) enum SnapshotCommand {
     Clone(CloneArgs),
 }
 
-/// Makes a snapshot of all disks of a VM
+/// Makes a snapshot of all disks of a VM, and of the volumes that it writes to
 ///
 /// The guest of a VM that runs holds its writes for that moment; where no agent answers, the VM is
 /// paused. Disks that have to be copied are only copied while the VM is stopped or paused.
@@ -45,6 +46,10 @@ pub(crate) struct CreateArgs {
     /// Neither: each disk as after a power cut, and not all at the same moment
     #[arg(long, conflicts_with = "pause")]
     crash_consistent: bool,
+
+    /// Leave out the volumes that are attached to the VM
+    #[arg(long)]
+    without_volumes: bool,
 
     /// VM
     #[arg(value_name = "VM")]
@@ -77,12 +82,17 @@ pub(crate) struct RmArgs {
 
 /// Gives a stopped VM the disks of one of its snapshots
 ///
-/// What was written to them since is lost. The present disks are kept until the new ones are whole.
+/// So do the volumes that are attached to it and are in the snapshot. What was written since is lost. The present
+/// disks are kept until the new ones are whole.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
     /// Stop the VM first if it runs; it is not started again
     #[arg(long)]
     stop: bool,
+
+    /// Leave the volumes that are attached to the VM as they are
+    #[arg(long)]
+    keep_volumes: bool,
 
     /// VM
     #[arg(value_name = "VM")]
@@ -96,7 +106,7 @@ pub(crate) struct RestoreArgs {
 /// Makes a new VM of a snapshot
 ///
 /// It has the specification and the disks of the VM that was snapshotted, with addresses of its own
-/// and none of its published ports.
+/// and none of its published ports. Volumes that were attached and are in the snapshot become its own.
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {
     /// The new VM's name
@@ -162,6 +172,7 @@ async fn create(context: &Context, args: CreateArgs) -> Outcome {
         name: args.name,
         pause: args.pause,
         crash_consistent: args.crash_consistent,
+        without_volumes: args.without_volumes,
     };
     let snapshot = context.client.create_snapshot(&args.vm, &body).await?;
     if out.is_json() {
@@ -170,6 +181,9 @@ async fn create(context: &Context, args: CreateArgs) -> Outcome {
     }
     out.line(&snapshot.name)?;
     if let Some(words) = how(&snapshot) {
+        out.note(words);
+    }
+    for words in attached(&snapshot) {
         out.note(words);
     }
     Ok(exit_codes::OK)
@@ -193,11 +207,27 @@ fn how(snapshot: &Snapshot) -> Option<String> {
     }
 }
 
+/// What became of the volumes that are attached to the VM.
+fn attached(snapshot: &Snapshot) -> impl Iterator<Item = String> {
+    let (inside, outside): (Vec<_>, Vec<_>) = snapshot
+        .attached
+        .iter()
+        .partition(|it| snapshot.holds(it.volume));
+    let words = |what: &'static str, volumes: Vec<&Attachment>| {
+        let names: Vec<&str> = volumes.iter().map(|it| it.name.as_str()).collect();
+        (!names.is_empty()).then(|| format!("{what}: {}.", names.join(", ")))
+    };
+    let inside = words("Attached volumes in it", inside);
+    let outside = words("Attached volumes that are not in it", outside);
+    inside.into_iter().chain(outside)
+}
+
 async fn restore(context: &Context, args: RestoreArgs) -> Outcome {
     let out = &context.out;
     let body = RestoreSnapshot {
         snapshot: args.snapshot,
         stop: args.stop,
+        keep_volumes: args.keep_volumes,
     };
     let vm = context.client.restore_snapshot(&args.vm, &body).await?;
     if out.is_json() {

@@ -98,7 +98,10 @@ pub async fn restore(
     } else {
         row
     };
-    api.engine.restore_snapshot(&row, &snapshot).await?;
+    let keep_volumes = asked.keep_volumes;
+    api.engine
+        .restore_snapshot(&row, &snapshot, keep_volumes)
+        .await?;
     let row = lifecycle::found(&api, &row.id.to_string()).await?;
     Ok(vms::answer(&api, StatusCode::OK, row))
 }

@@ -26,11 +26,11 @@ pub const INITRD: &str = "initrd";
 /// A disk's file, in a VM's folder and in a snapshot's.
 #[must_use]
 pub fn file_of(disk: &SnapshotDisk) -> String {
-    let volume = disk.volume.as_ref();
-    volume.map_or_else(
-        || ROOT_DISK.to_owned(),
-        |name| Paths::volume_file(name.as_str()),
-    )
+    match (&disk.volume, disk.attached) {
+        (None, _) => ROOT_DISK.to_owned(),
+        (Some(name), None) => Paths::volume_file(name.as_str()),
+        (Some(name), Some(_)) => Paths::lent_file(name.as_str()),
+    }
 }
 
 impl Paths {

@@ -9,9 +9,10 @@
 //! Each disk appears in `snapshots/ID/` when it is whole, and all of them are when the record says
 //! `ready`. What a daemon has left `creating` or `deleting` the next one removes.
 //!
-//! `make` makes them, `still` holds the guest, `restore`, `clones` and `images` use them, `holds`
-//! keeps them while they are used.
+//! `make` makes them, `still` holds the guest, `restore`, `clones` and `images` use them, `attached` is what
+//! volumes that are attached to the VM need, `holds` keeps them while they are used.
 
+mod attached;
 mod clones;
 mod holds;
 mod images;

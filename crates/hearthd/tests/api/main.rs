@@ -36,6 +36,7 @@ mod pool_keeper;
 mod recovery;
 mod refs;
 mod snapshots;
+mod snapshots_volumes;
 mod streams;
 mod templates;
 mod vms;

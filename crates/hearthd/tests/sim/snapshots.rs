@@ -3,16 +3,18 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use hearth_types::ids::VmId;
 use hearth_types::snapshot::{CloneSnapshot, CreateSnapshot, Snapshot, SnapshotState};
 use hearth_types::status::Goal;
+use hearth_types::units::Bytes;
+use hearth_types::volume::CreateVolume;
 use hearthd::failpoint::places;
 
 use super::story::{self, Story, Where, dies_at_each, down, listed, places_met, up};
 use super::world::{Life, library, root, spec};
 
-/// All disks of a VM, in its folder and in a snapshot's.
+/// The disks of a VM's own, in its folder and in a snapshot's.
 const DISKS: [&str; 2] = ["root.img", "volume-data.img"];
 /// How long the clean-up may take, in virtual time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,14 +25,31 @@ struct Snapshots {
     vm: Option<VmId>,
 }
 
-fn fill(life: &Life, vm: VmId, text: &str) {
-    for disk in DISKS {
-        story::fill(&life.engine.paths.vm(vm).join(disk), text);
+/// All disks of the VM, where they are: its own, and that of the volume that is attached to it.
+async fn disks(life: &Life, vm: VmId) -> Vec<Utf8PathBuf> {
+    let paths = &life.engine.paths;
+    let mut disks = DISKS.map(|disk| paths.vm(vm).join(disk)).to_vec();
+    for volume in life.engine.parts.store.volumes().await.unwrap() {
+        disks.push(paths.volume_disk(volume.id, volume.disk));
+    }
+    disks
+}
+
+async fn fill(life: &Life, vm: VmId, text: &str) {
+    for disk in disks(life, vm).await {
+        story::fill(&disk, text);
     }
 }
 
-fn content(folder: &Utf8Path) -> [String; 2] {
-    DISKS.map(|disk| story::content(&folder.join(disk)))
+async fn written(life: &Life, vm: VmId) -> Vec<String> {
+    let disks = disks(life, vm).await;
+    disks.iter().map(|disk| story::content(disk)).collect()
+}
+
+/// What is on the disks in a folder: the VM's own, and that of the volume by this name.
+fn content(folder: &Utf8Path, volume: &str) -> [String; 3] {
+    let [root, data] = DISKS;
+    [root, data, volume].map(|disk| story::content(&folder.join(disk)))
 }
 
 async fn all(life: &Life) -> Vec<Snapshot> {
@@ -48,7 +67,7 @@ async fn settled(life: &Life) -> Vec<Snapshot> {
         let ids: BTreeSet<_> = found.iter().map(|one| one.id.to_string()).collect();
         if ready && ids == listed(&folder) {
             for one in &found {
-                content(&folder.join(one.id.to_string()));
+                content(&folder.join(one.id.to_string()), "attached-pgdata.img");
             }
             return found;
         }
@@ -79,7 +98,16 @@ impl Story for Snapshots {
                 self.vm = Some(vm);
                 up(life, vm).await;
                 down(life, vm).await;
-                fill(life, vm, "first");
+                let asked = CreateVolume {
+                    name: "pgdata".parse().unwrap(),
+                    size: Some(Bytes::mib(16)),
+                    from: None,
+                };
+                let volume = engine.create_volume(asked).await.unwrap();
+                let row = life.row(vm).await;
+                let attached = engine.attach_volume(&row, &volume, None, false).await;
+                attached.unwrap();
+                fill(life, vm, "first").await;
             }
             1 if named(&found, "one").is_none() => {
                 let row = life.row(self.vm.unwrap()).await;
@@ -90,7 +118,7 @@ impl Story for Snapshots {
                 let vm = self.vm.unwrap();
                 up(life, vm).await;
                 if named(&found, "two").is_none() {
-                    fill(life, vm, "later");
+                    fill(life, vm, "later").await;
                     let row = life.row(vm).await;
                     engine.create_snapshot(&row, asked("two")).await.unwrap();
                 }
@@ -101,22 +129,22 @@ impl Story for Snapshots {
             3 => {
                 let vm = self.vm.unwrap();
                 let dir = engine.paths.vm(vm);
-                let now = content(&dir);
-                let whole = now == ["first"; 2] || now == ["later"; 2];
+                let now = written(life, vm).await;
+                let whole = now == ["first"; 3] || now == ["later"; 3];
                 // While the record is there no VM uses them.
                 let settled = !dir.join("restore.json").exists();
                 assert!(whole || !settled, "mixed: {now:?}");
                 // What a death has left is brought to its end before the next start, whoever asks.
                 up(life, vm).await;
-                let now = content(&dir);
-                assert!(now == ["first"; 2] || now == ["later"; 2], "mixed: {now:?}");
+                let now = written(life, vm).await;
+                assert!(now == ["first"; 3] || now == ["later"; 3], "mixed: {now:?}");
                 down(life, vm).await;
                 let row = life.row(vm).await;
                 let one = named(&found, "one").unwrap();
-                engine.restore_snapshot(&row, &one).await.unwrap();
-                assert_eq!(content(&dir), ["first"; 2]);
+                engine.restore_snapshot(&row, &one, false).await.unwrap();
+                assert_eq!(written(life, vm).await, ["first"; 3]);
                 up(life, vm).await;
-                assert_eq!(content(&dir), ["first"; 2]);
+                assert_eq!(content(&dir, "attached-pgdata.img"), ["first"; 3]);
                 down(life, vm).await;
             }
             4 => {
@@ -131,7 +159,8 @@ impl Story for Snapshots {
                 }
                 let copy = life.vm("copy").await.unwrap().id;
                 up(life, copy).await;
-                assert_eq!(content(&engine.paths.vm(copy)), ["later"; 2]);
+                let folder = engine.paths.vm(copy);
+                assert_eq!(content(&folder, "volume-pgdata.img"), ["later"; 3]);
                 down(life, copy).await;
             }
             5 => {

@@ -69,6 +69,7 @@ async fn vm_snapshotted_while_it_runs_gets_back_what_it_had_written() {
     let restore = |snapshot: &str| RestoreSnapshot {
         snapshot: snapshot.to_owned(),
         stop: false,
+        keep_volumes: false,
     };
     let running = host
         .client

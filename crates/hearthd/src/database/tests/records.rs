@@ -42,8 +42,10 @@ fn snapshot(name: &str, of: &VmRow) -> Snapshot {
         spec: of.spec.clone(),
         disks: vec![SnapshotDisk {
             volume: None,
+            attached: None,
             bytes: SIZE,
         }],
+        attached: Vec::new(),
         consistency: None,
         frozen_ms: None,
         created_at: Timestamp::UNIX_EPOCH,
@@ -174,7 +176,10 @@ async fn what_cannot_be_known_is_told_and_stays() {
     let foreign = volume("foreign", 1);
     ruin.keep_volume(&foreign, 1, Vec::new());
     let path = keepsakes::of_volume(&paths, foreign.id);
-    let view = VolumeView { volume: foreign };
+    let view = VolumeView {
+        volume: foreign,
+        attached: Vec::new(),
+    };
     keep(&path, &Kept::of_volume(InstallationId::new(), view));
     // A snapshot without its disk, and disks without their snapshot.
     ruin.keep_snapshot(&snapshot("half", &ruin.rows[0]));

@@ -15,9 +15,11 @@ use hearth_types::status::Goal;
 use hearth_types::survey::chain;
 use hearth_types::units::Bytes;
 
+use super::attached::own_volumes;
 use super::restore::ready;
 use super::{PATIENCE, about, conflict, file_of, still_worked_on};
 use crate::engine::Engine;
+use crate::engine::paths::Paths;
 
 /// The snapshot that a VM's disks are still to be made of.
 #[derive(Debug)]
@@ -29,9 +31,14 @@ pub(in crate::engine) struct Origin {
 impl Origin {
     /// The disk of the snapshot that becomes this file of the VM, and how large it is.
     pub(in crate::engine) fn disk(&self, file: &str) -> Option<(Utf8PathBuf, Bytes)> {
-        let mut disks = self.snapshot.disks.iter();
-        let disk = disks.find(|disk| file_of(disk) == file)?;
-        Some((self.folder.join(file), Bytes(disk.bytes)))
+        let mut own = self.snapshot.disks.iter();
+        let own = own.find(|disk| disk.attached.is_none() && file_of(disk) == file);
+        let disk = own.or_else(|| {
+            let mut attached = own_volumes(&self.snapshot).into_iter();
+            let found = attached.find(|(it, _)| Paths::volume_file(it.name.as_str()) == file);
+            found.map(|(_, disk)| disk)
+        })?;
+        Some((self.folder.join(file_of(disk)), Bytes(disk.bytes)))
     }
 }
 
@@ -41,6 +48,9 @@ fn spec_of(snapshot: &Snapshot, asked: &CloneSnapshot) -> VmSpec {
     spec.name = asked.name.clone();
     spec.ports.clone_from(&asked.ports);
     spec.network.address = None;
+    // What was attached and is in the snapshot is the new VM's own.
+    let attached = own_volumes(snapshot).into_iter();
+    spec.volumes.extend(attached.map(|(volume, _)| volume));
     // A volume that was not made yet is in the specification and not in the snapshot: made empty.
     spec
 }
@@ -96,6 +106,7 @@ impl Engine {
             self.look_at(row.id);
             return Err(error);
         }
+        self.attach_what_was_read(&row, snapshot).await;
         let name = &row.spec.name;
         let message = format!("{name} created from snapshot {}", snapshot.name);
         let event = NewEvent::info("snapshot.cloned", message);

@@ -16,6 +16,7 @@ use hearth_types::status::Goal;
 use hearth_types::units::Bytes;
 use tokio::time::Instant;
 
+use super::attached::Sources;
 use super::still::Way;
 use super::{PATIENCE, about, conflict, disk_problem, file_of, still_worked_on};
 use crate::engine::Engine;
@@ -47,18 +48,16 @@ impl Engine {
             .ok_or_else(|| still_worked_on(row))?;
         let row = &self.present(row).await?;
         self.settle_disks(row.id).await?;
-        let mut snapshot = self.planned(row, asked.name).await?;
+        let (mut snapshot, sources) = self.planned(row, &asked).await?;
         let _alone = self.snapshots.alone(snapshot.id);
-        let way = self
-            .way(row, &snapshot, asked.pause, asked.crash_consistent)
-            .await?;
+        let way = self.way(row, (&snapshot, &sources), &asked).await?;
         {
             // Until the snapshot is recorded as its user, the image must not be removed.
             let _no_image_goes = self.image_use.read().await;
             self.parts.store.begin_snapshot(snapshot.clone()).await?;
         }
         self.failpoints.hit("after", "snapshot_begun").await;
-        let made = self.make_snapshot(row, way, &mut snapshot).await;
+        let made = self.make_snapshot(row, way, &sources, &mut snapshot).await;
         self.metrics
             .snapshot_made(made.is_ok(), begun.elapsed(), snapshot.frozen_ms);
         match made {
@@ -80,8 +79,12 @@ impl Engine {
             .ok_or_else(|| conflict(format!("{} is being removed", row.spec.name)).into())
     }
 
-    /// The record of a snapshot that is about to be made.
-    async fn planned(&self, row: &VmRow, name: Option<VmName>) -> anyhow::Result<Snapshot> {
+    /// The record of a snapshot that is about to be made, and where its disks are.
+    async fn planned(
+        &self,
+        row: &VmRow,
+        asked: &CreateSnapshot,
+    ) -> anyhow::Result<(Snapshot, Sources)> {
         let dir = self.paths.vm(row.id);
         if !self.has_disks(row.id) {
             let vm = &row.spec.name;
@@ -94,17 +97,28 @@ impl Engine {
         let made = aside(move || MadeDisks::read(&folder)).await?;
         let volumes = row.spec.volumes.iter().filter(|volume| made.has(volume));
         let names = std::iter::once(None).chain(volumes.map(|volume| Some(volume.name.clone())));
-        let mut disks = Vec::new();
+        let (mut disks, mut sources) = (Vec::new(), Sources::default());
         for volume in names {
-            let mut disk = SnapshotDisk { volume, bytes: 0 };
-            let size = self.parts.disks.size(&dir.join(file_of(&disk))).await;
-            disk.bytes = size
-                .map_err(|error| disk_problem("it cannot be snapshotted", &error))?
-                .0;
+            let disk = SnapshotDisk {
+                volume,
+                attached: None,
+                bytes: 0,
+            };
+            sources.paths.push(dir.join(file_of(&disk)));
             disks.push(disk);
         }
+        let attached = self.attachments_of(row.id).await?;
+        if !asked.without_volumes {
+            disks.extend(self.take_attached(&attached, &mut sources).await?);
+        }
+        for (disk, path) in disks.iter_mut().zip(&sources.paths) {
+            let size = self.parts.disks.size(path).await;
+            let size = size.map_err(|error| disk_problem("it cannot be snapshotted", &error))?;
+            disk.bytes = size.0;
+        }
         let id = SnapshotId::new();
-        Ok(Snapshot {
+        let name = asked.name.clone();
+        let snapshot = Snapshot {
             id,
             name: name.map_or_else(|| own_name(&row.spec.name, id), Ok)?,
             vm: row.id,
@@ -113,17 +127,20 @@ impl Engine {
             kernel: row.kernel.clone(),
             spec: row.spec.clone(),
             disks,
+            attached,
             consistency: None,
             frozen_ms: None,
             created_at: self.now(),
             state: SnapshotState::Creating,
-        })
+        };
+        Ok((snapshot, sources))
     }
 
     async fn make_snapshot(
         &self,
         row: &VmRow,
         way: Way,
+        sources: &Sources,
         snapshot: &mut Snapshot,
     ) -> anyhow::Result<()> {
         let folder = self.snapshot_folder(snapshot.id);
@@ -133,7 +150,7 @@ impl Engine {
             Way::Stopped => (self.unused(row).await?, None),
             way => (None, self.hold_still(row, way).await?),
         };
-        let cloned = self.clone_disks(row, snapshot, &folder).await;
+        let cloned = self.clone_disks(sources, snapshot, &folder).await;
         match still {
             Some(still) => {
                 let took = self.let_go(row, still).await;
@@ -161,17 +178,14 @@ impl Engine {
 
     async fn clone_disks(
         &self,
-        row: &VmRow,
+        sources: &Sources,
         snapshot: &Snapshot,
         folder: &Utf8Path,
     ) -> anyhow::Result<()> {
-        let dir = self.paths.vm(row.id);
-        for disk in &snapshot.disks {
-            let file = file_of(disk);
-            let (source, target) = (dir.join(&file), folder.join(&file));
-            let size = Bytes(disk.bytes);
+        for (disk, source) in snapshot.disks.iter().zip(&sources.paths) {
+            let (target, size) = (folder.join(file_of(disk)), Bytes(disk.bytes));
             let disks = &self.parts.disks;
-            let made = disks.duplicate(&source, &target, size, 0).await;
+            let made = disks.duplicate(source, &target, size, 0).await;
             let what = format!("disk {} cannot be snapshotted", disk.name());
             let made = made.map_err(|error| disk_problem(&what, &error))?;
             tracing::debug!(snapshot = %snapshot.id, disk = disk.name(), ?made, "disk snapshotted");
@@ -214,23 +228,28 @@ impl Engine {
     async fn way(
         &self,
         row: &VmRow,
-        snapshot: &Snapshot,
-        pause: bool,
-        crash: bool,
+        (snapshot, sources): (&Snapshot, &Sources),
+        asked: &CreateSnapshot,
     ) -> anyhow::Result<Way> {
+        let (pause, crash) = (asked.pause, asked.crash_consistent);
         if pause && crash {
             let field = "crash_consistent: cannot be asked for together with pause";
             return Err(Problem::new(hearth_types::problem::Code::Invalid, field).into());
         }
         let way = self.way_of(row, pause, crash).await?;
-        if matches!(way, Way::Freeze | Way::Crash) && !self.at_once(row, snapshot).await? {
+        if matches!(way, Way::Freeze | Way::Crash) && !self.at_once(snapshot, sources).await? {
             let vm = &row.spec.name;
             let problem = conflict(format!(
                 "{vm} runs, and its disks cannot be snapshotted at once: they would have to be copied, for as long as {} take",
                 snapshot.bytes().human()
             ));
             let hint = format!(
-                "stop it (hearth stop {vm}), pause it for as long as that takes (--pause), or keep its disks on a file system that shares blocks (XFS, Btrfs) or in the thin pool"
+                "stop it (hearth stop {vm}), pause it for as long as that takes (--pause), or keep its disks on a file system that shares blocks (XFS, Btrfs) or in the thin pool{}",
+                if sources.has_attached() {
+                    "; or leave out what is attached to it (--without-volumes)"
+                } else {
+                    ""
+                }
             );
             return Err(problem.hint(hint).into());
         }
@@ -238,15 +257,15 @@ impl Engine {
     }
 
     /// Whether all disks of a VM can be cloned without copying.
-    async fn at_once(&self, row: &VmRow, snapshot: &Snapshot) -> anyhow::Result<bool> {
-        let (dir, root) = (self.paths.vm(row.id), self.paths.snapshots());
+    async fn at_once(&self, snapshot: &Snapshot, sources: &Sources) -> anyhow::Result<bool> {
+        let root = self.paths.snapshots();
         let made = root.clone();
         aside(move || make_folder(&made)).await??;
-        for disk in &snapshot.disks {
+        for (disk, source) in snapshot.disks.iter().zip(&sources.paths) {
             let file = file_of(disk);
             let probe = root.join(format!("probe-{}-{file}", snapshot.id));
             let disks = &self.parts.disks;
-            let at_once = disks.clones_at_once(&dir.join(&file), &probe).await;
+            let at_once = disks.clones_at_once(source, &probe).await;
             if !at_once.map_err(|error| disk_problem("it cannot be snapshotted", &error))? {
                 return Ok(false);
             }

@@ -22,6 +22,7 @@ use hearth_types::status::{Goal, Phase};
 use hearth_types::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::attached::Renewed;
 use super::{PATIENCE, about, conflict, disk_problem, file_of, still_worked_on};
 use crate::engine::Engine;
 use crate::engine::launch::place_file;
@@ -39,6 +40,9 @@ pub(in crate::engine) struct Restore {
     pub(in crate::engine) decided: bool,
     /// The disks that are replaced.
     pub(in crate::engine) files: Vec<String>,
+    /// The attached volumes that get another disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::engine) volumes: Vec<Renewed>,
 }
 
 impl Restore {
@@ -81,6 +85,7 @@ impl Engine {
         self: &Arc<Self>,
         row: &VmRow,
         snapshot: &Snapshot,
+        keep_volumes: bool,
     ) -> anyhow::Result<()> {
         ready(snapshot)?;
         let Some(_hold) = self.snapshots.read(snapshot.id) else {
@@ -95,24 +100,35 @@ impl Engine {
         check(row, snapshot)?;
         let _unused = self.unused(row).await?;
         self.settle_disks(row.id).await?;
+        let (volumes, _held) = match keep_volumes {
+            true => (Vec::new(), Vec::new()),
+            false => self.volumes_to_renew(row, snapshot).await?,
+        };
         let mut restore = Restore {
             snapshot: Some(snapshot.id),
             decided: false,
-            files: snapshot.disks.iter().map(file_of).collect(),
+            files: own(snapshot).map(file_of).collect(),
+            volumes,
         };
         self.record_restore(row.id, &restore).await?;
         self.failpoints.hit("after", "restore_begun").await;
         let begun = tokio::time::Instant::now();
-        if let Err(error) = self.draft_disks(row, snapshot).await {
-            self.settle_disks(row.id).await.with_context(|| {
-                format!("{error:#}; and what was made of the new disks is not removed")
-            })?;
+        let drafted = match self.draft_disks(row, snapshot).await {
+            Ok(()) => self.draft_volumes(&restore.volumes, snapshot).await,
+            failed => failed,
+        };
+        if let Err(error) = drafted {
+            self.settle_restore(row.id, restore)
+                .await
+                .with_context(|| {
+                    format!("{error:#}; and what was made of the new disks is not removed")
+                })?;
             return Err(error);
         }
         restore.decided = true;
         self.record_restore(row.id, &restore).await?;
         self.failpoints.hit("after", "restore_decided").await;
-        self.settle_disks(row.id).await.context(
+        self.settle_restore(row.id, restore).await.context(
             "the new disks are whole and are not all in place: that is done before the next start",
         )?;
         self.metrics.snapshot_restored(begun.elapsed());
@@ -127,7 +143,7 @@ impl Engine {
 
     async fn draft_disks(&self, row: &VmRow, snapshot: &Snapshot) -> anyhow::Result<()> {
         let (dir, folder) = (self.paths.vm(row.id), self.snapshot_folder(snapshot.id));
-        for disk in &snapshot.disks {
+        for disk in own(snapshot) {
             let file = file_of(disk);
             let size = Bytes(disk.bytes).max(wanted(row, disk));
             let (source, new, owner) = (folder.join(&file), draft(&dir, &file), self.vmm_uid(row));
@@ -153,11 +169,17 @@ impl Engine {
     /// Brings a restore to its end that was cut off: its disks are put in place if it was decided, and
     /// removed if it was not. Nobody uses the disks.
     pub(in crate::engine) async fn settle_disks(&self, vm: VmId) -> anyhow::Result<()> {
-        let dir = self.paths.vm(vm);
-        let folder = dir.clone();
+        let folder = self.paths.vm(vm);
         let Some(restore) = aside(move || Restore::read(&folder)).await?? else {
             return Ok(());
         };
+        let _held = self.hold_renewed(&restore.volumes)?;
+        self.settle_restore(vm, restore).await
+    }
+
+    /// The same for one that is at hand, with its volumes.
+    async fn settle_restore(&self, vm: VmId, restore: Restore) -> anyhow::Result<()> {
+        let dir = self.paths.vm(vm);
         let disks = &self.parts.disks;
         for file in &restore.files {
             let (present, new) = (dir.join(file), draft(&dir, file));
@@ -174,6 +196,8 @@ impl Engine {
             })?;
             self.failpoints.hit("after", "restore_settled").await;
         }
+        self.settle_renewed(vm, &restore.volumes, restore.decided)
+            .await?;
         let (path, snapshot) = (dir.join(RECORD), restore.snapshot);
         aside(move || std::fs::remove_file(&path).with_context(|| format!("cannot remove {path}")))
             .await??;
@@ -181,6 +205,12 @@ impl Engine {
         tracing::info!(%vm, snapshot, replaced = restore.decided, "the replacement of its disks is over");
         Ok(())
     }
+}
+
+/// The disks of a snapshot that were the VM's own.
+fn own(snapshot: &Snapshot) -> impl Iterator<Item = &SnapshotDisk> {
+    let disks = snapshot.disks.iter();
+    disks.filter(|disk| disk.attached.is_none())
 }
 
 /// The size that the VM's specification asks for.
@@ -213,8 +243,7 @@ fn check(row: &VmRow, snapshot: &Snapshot) -> anyhow::Result<()> {
         return Err(problem.hint(hint).into());
     }
     let has = |volume: &str| {
-        let mut disks = snapshot.disks.iter();
-        disks.any(|disk| {
+        own(snapshot).any(|disk| {
             disk.volume
                 .as_ref()
                 .is_some_and(|name| name.as_str() == volume)
@@ -224,10 +253,7 @@ fn check(row: &VmRow, snapshot: &Snapshot) -> anyhow::Result<()> {
         let mut volumes = row.spec.volumes.iter();
         volumes.any(|asked| asked.name.as_str() == volume)
     };
-    let lost = snapshot
-        .disks
-        .iter()
-        .filter_map(|disk| disk.volume.as_ref());
+    let lost = own(snapshot).filter_map(|disk| disk.volume.as_ref());
     if let Some(volume) = lost.map(|name| name.as_str()).find(|name| !asks(name)) {
         let detail = format!("snapshot {name} has volume {volume}, and {vm} has it no more");
         return Err(conflict(detail).hint(clone).into());

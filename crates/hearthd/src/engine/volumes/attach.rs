@@ -113,6 +113,8 @@ impl Engine {
         }
         must_be_down(row, &format!("hearth volume detach {vm} {}", volume.name))?;
         let _unused = self.unused(row).await?;
+        // A restore that was cut off may have a new disk for it.
+        self.settle_disks(row.id).await?;
         let taken = self.parts.store.detach_volume(volume.id, row.id).await?;
         self.failpoints.hit("after", "volume_detached").await;
         self.keep_volume(volume.id).await;
@@ -183,7 +185,7 @@ impl Engine {
     }
 
     /// Takes second names out of a VM's folder.
-    async fn take_names_back(
+    pub(in crate::engine) async fn take_names_back(
         &self,
         dir: &Utf8Path,
         which: impl Fn(&str) -> bool,

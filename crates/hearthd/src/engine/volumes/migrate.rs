@@ -114,7 +114,7 @@ impl Engine {
     }
 
     /// Removes the disk of a volume that does not count.
-    pub(super) async fn drop_draft(&self, volume: &Volume) -> anyhow::Result<Volume> {
+    pub(in crate::engine) async fn drop_draft(&self, volume: &Volume) -> anyhow::Result<Volume> {
         let Some(number) = volume.draft else {
             return Ok(volume.clone());
         };
@@ -222,6 +222,7 @@ impl Engine {
             snapshot: None,
             decided: false,
             files,
+            volumes: Vec::new(),
         };
         self.record_restore(vm, &record).await?;
         self.failpoints.hit("after", "move_begun").await;
