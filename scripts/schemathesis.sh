@@ -37,6 +37,17 @@ data=$(mktemp -d)
 daemon=
 fuzzer=
 token=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')
+# Devices of the kernel are in no namespace: a pool that the fuzz has set up is the host's.
+ours_in_kernel() {
+  grep -ls "^HEARTH-${installation:-none}-" /sys/block/dm-*/dm/uuid 2>/dev/null || true
+  grep -lsF "$data/" /sys/block/loop*/loop/backing_file 2>/dev/null || true
+}
+ask_for() { # METHOD PATH: what is not there is gone
+  local answer
+  answer=$(curl -sS -X "$1" -H "Authorization: Bearer $token" -o /dev/null -w '%{http_code}' --max-time 120 "http://127.0.0.1:$port$2") || return 1
+  case $answer in 2* | 404 | 503) ;; *) echo "error: $1 $2 answers $answer" >&2; return 1 ;; esac
+}
+ids() { curl -fsS -H "Authorization: Bearer $token" "http://127.0.0.1:$port$1" 2>/dev/null | jq -r '.items[].id'; }
 leftovers() { grep -lsE "HEARTH_OWNER=${installation:-none}:" /proc/[0-9]*/environ 2>/dev/null || true; }
 # shellcheck disable=SC2317 # called by the trap
 end() {
@@ -50,7 +61,13 @@ end() {
     curl -fsS -X DELETE -H "Authorization: Bearer $token" -o /dev/null \
       "http://127.0.0.1:$port/v1/vms/$vm?force=true&wait=true&timeout=30" || status=1
   done
-  for _ in $(seq 300); do [ -n "$(leftovers)" ] || break; sleep 0.2; done
+  if [ -n "$daemon" ] && kill -0 "$daemon" 2>/dev/null; then
+    # Volumes and snapshots outlive their VMs, and may be in the pool.
+    for one in $(ids /v1/snapshots); do ask_for DELETE "/v1/snapshots/$one" || status=1; done
+    for one in $(ids /v1/volumes); do ask_for DELETE "/v1/volumes/$one" || status=1; done
+    [ -z "$(ours_in_kernel)" ] || ask_for DELETE "/v1/pool?force=true" || status=1
+  fi
+  for _ in $(seq 300); do [ -n "$(leftovers)$(ours_in_kernel)" ] || break; sleep 0.2; done
   [ -z "$daemon" ] || kill "$daemon" 2>/dev/null || true
   [ -z "$daemon" ] || wait "$daemon" 2>/dev/null || true
   local left
@@ -61,7 +78,13 @@ end() {
     for file in $left; do kill -9 "$(cut -d/ -f3 <<<"$file")" 2>/dev/null || true; done
     status=1
   fi
-  rm -rf "$data" .schemathesis
+  if [ -n "$(ours_in_kernel)" ]; then
+    echo "error: devices were left in the kernel, and their files in $data:" >&2
+    ours_in_kernel >&2
+    status=1
+    data=
+  fi
+  rm -rf ${data:+"$data"} .schemathesis
   exit "$status"
 }
 trap end EXIT

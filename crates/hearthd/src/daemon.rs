@@ -252,6 +252,9 @@ fn build(config: &Config, manager: &Manager) -> anyhow::Result<(Arc<Engine>, Thi
         downloads: config.pull_images as usize,
         ..Limits::default()
     };
+    if let Ok(Some(kind)) = crate::doctor::storage::in_memory(&config.data_dir) {
+        tracing::warn!(folder = %config.data_dir, kind, "the data folder is in memory: a reboot takes the database, images and all disks with it");
+    }
     hearth_vmm::sweep_probes(&config.data_dir);
     let guest = companion(config.guest_path.as_deref(), "hearth-guest", "GUEST_PATH")?;
     let shim = companion(config.shim_path.as_deref(), "hearth-shim", "SHIM_PATH")?;

@@ -1,6 +1,7 @@
 //! `hearth doctor`: does this host have what Hearth needs, and does it work?
 
 mod service;
+pub(crate) mod storage;
 
 use camino::Utf8Path;
 use hearth_types::api::{ConfigView, DoctorCheck, DoctorReport, DoctorStatus};
@@ -43,6 +44,7 @@ pub async fn examine(engine: &Arc<Engine>, config: &ConfigView) -> DoctorReport 
     checks.push(device("/dev/loop-control", "load the module loop"));
     checks.push(network(engine).await);
     checks.push(addresses(engine).await);
+    checks.push(storage::storage(engine.paths.data()));
     checks.push(space(engine.paths.data()));
     checks.push(init(service::systemd(), &limited(engine).await));
     checks.push(last_pass(engine));

@@ -1,4 +1,5 @@
-//! `hearth image status`, `cancel` and `retry`: pulls and imports as the daemon's jobs.
+//! `hearth image status`, `cancel` and `retry`: the daemon's jobs that make images: pulls, imports, and images of
+//! snapshots.
 
 use clap::Args;
 
@@ -16,7 +17,8 @@ use crate::output::{BAD, DIM, GOOD};
 use crate::progress;
 use crate::table::{Cell, Table};
 
-/// Shows pulls and imports: those under way, and the last fifty that have ended
+/// Shows the jobs that make images (pulls, imports, images of snapshots): those under way, and the last fifty that
+/// have ended
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// Only this one: a job's id or the end of it, or an image's name
@@ -24,7 +26,7 @@ pub(crate) struct StatusArgs {
     job: Option<String>,
 }
 
-/// Stops pulls and imports
+/// Stops jobs that make images: pulls, imports, images of snapshots
 ///
 /// What was downloaded is kept for a day: `hearth image retry` goes on with it.
 #[derive(Debug, Args)]
@@ -34,7 +36,7 @@ pub(crate) struct CancelArgs {
     jobs: Vec<String>,
 }
 
-/// Tries a pull or import again that was aborted or cancelled
+/// Tries a job again that was aborted or cancelled: a pull, an import, an image of a snapshot
 ///
 /// It goes on from the state in which it ended, with what is on the disk.
 #[derive(Debug, Args)]
