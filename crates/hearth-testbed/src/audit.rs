@@ -38,9 +38,10 @@ const KINDS: [(&str, &str); 10] = [
         "socket",
         "ss -xlH | awk '{print $5}' | grep hearth || true; ss -tulnH | awk '{print $1, $5}'",
     ),
+    // What was found out about a VMM is kept on purpose, for the daemon's next start.
     (
         "file",
-        "find /var/lib/hearth /run/hearth /etc/hearth -printf '%y %p\\n' 2>/dev/null | grep -v -e '-wal$' -e '-shm$' -e '-journal$' || true",
+        "find /var/lib/hearth /run/hearth /etc/hearth -printf '%y %p\\n' 2>/dev/null | grep -v -e '-wal$' -e '-shm$' -e '-journal$' -e '^f /var/lib/hearth/[a-z]*-probe.json$' || true",
     ),
 ];
 

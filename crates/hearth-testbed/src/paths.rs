@@ -4,10 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-/// The workspace's folder.
+/// The workspace's folder: the one that cargo runs this in. Two checkouts may share a target folder, and then
+/// this program may have been built in the other.
 #[must_use]
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let mine = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    mine.as_deref()
+        .unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")))
         .ancestors()
         .nth(2)
         .expect("the crate lies in crates/ of the workspace")

@@ -225,8 +225,5 @@ fn removed(host: &Host) -> anyhow::Result<()> {
         "the ledger has what is gone: {all}"
     );
     host.promise("volumes go with their VMs, and their blocks are free");
-    host.configure(&["STORAGE=files"])?;
-    // What was found out about KVM is kept; a daemon that starts without it finds it out again.
-    host.check("rm -f /var/lib/hearth/vmm-probe.json /var/lib/hearth/firecracker-probe.json")?;
-    Ok(())
+    host.configure(&["STORAGE=files"])
 }
