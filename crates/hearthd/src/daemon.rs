@@ -226,6 +226,9 @@ fn make_folders(config: &Config) -> anyhow::Result<()> {
     for (path, mode) in [
         (config.data_dir.clone(), 0o711),
         (config.data_dir.join("vms"), 0o711),
+        (config.data_dir.join("volumes"), 0o711),
+        // Only the daemon reads what was frozen.
+        (config.data_dir.join("snapshots"), 0o700),
         (config.run_dir.clone(), 0o711),
     ] {
         std::fs::create_dir_all(&path).with_context(|| format!("cannot make {path}"))?;
