@@ -40,7 +40,10 @@ pub(super) fn tell(host: &mut Host) -> anyhow::Result<()> {
     is_mended(host)?;
     host.check("hearth pool destroy --force")?;
     ensure!(state(host)? == "absent", "after its destruction");
-    Ok(())
+    // No VM has run since the boot, and the slice of VMs comes with the first.
+    host.start_vm("last", &[], "exec sleep 1000000")?
+        .wait_running(TOLD)?;
+    host.remove_all_vms()
 }
 
 fn pool(host: &Host) -> anyhow::Result<Value> {
