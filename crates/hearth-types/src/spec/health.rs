@@ -17,6 +17,7 @@ mod check;
 mod effective;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::fmt;
 use std::str::FromStr;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use effective::{Check, Probe};
+pub use text::Text;
 
 use crate::ids::InvalidId;
 use crate::units::Span;
@@ -121,6 +123,9 @@ pub struct CheckSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 16)]
     pub bad: Vec<String>,
+    /// `console`: `pattern` and `bad` are regular expressions, each for one line.
+    #[serde(default, skip_serializing_if = "super::is_false")]
+    pub regex: bool,
     /// As in the section above it, for this check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<Span>,
@@ -311,6 +316,7 @@ impl CheckSpec {
             command: None,
             pattern: None,
             bad: Vec::new(),
+            regex: false,
             interval: None,
             timeout: None,
             start_period: None,

@@ -9,6 +9,7 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
 use camino::Utf8Path;
+use hearth_types::spec::health::Text;
 use hearth_vmm::CONSOLE_LOG;
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,29 @@ const SIGNS: [Sign; 5] = [
         lasts: false,
     },
 ];
+
+/// What a check looks for beside the signs.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Has to appear, if there is one.
+    pattern: Option<Text>,
+    /// Must not appear.
+    bad: Vec<Text>,
+}
+
+impl Wanted {
+    /// As the specification says it.
+    ///
+    /// # Errors
+    /// When one is no regular expression and should be one.
+    pub(super) fn new(pattern: Option<&str>, bad: &[String], regex: bool) -> Result<Self, String> {
+        let text = |text: &str| Text::new(text, regex);
+        Ok(Self {
+            pattern: pattern.map(text).transpose()?,
+            bad: bad.iter().map(|it| text(it)).collect::<Result<_, _>>()?,
+        })
+    }
+}
 
 /// A place in the log: the file and how far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,13 +145,8 @@ impl Reader {
     }
 
     /// Reads what is new and judges it.
-    pub(super) fn check(
-        &mut self,
-        dir: &Utf8Path,
-        pattern: Option<&str>,
-        bad: &[String],
-    ) -> Outcome {
-        let found = match self.read_on(&dir.join(CONSOLE_LOG), pattern, bad) {
+    pub(super) fn check(&mut self, dir: &Utf8Path, wanted: &Wanted) -> Outcome {
+        let found = match self.read_on(&dir.join(CONSOLE_LOG), wanted) {
             Ok(found) => found,
             Err(error) => return Outcome::unknown(format!("the console log: {error}")),
         };
@@ -140,7 +159,7 @@ impl Reader {
         if let Some(line) = found.passing.filter(|_| !first) {
             return Outcome::fail(line);
         }
-        match pattern {
+        match wanted.pattern.as_ref().map(Text::as_str) {
             Some(pattern) if !self.came_up => {
                 Outcome::fail(format!("{pattern:?} has not appeared yet"))
             }
@@ -149,15 +168,10 @@ impl Reader {
         }
     }
 
-    fn read_on(
-        &mut self,
-        path: &Utf8Path,
-        pattern: Option<&str>,
-        bad: &[String],
-    ) -> std::io::Result<Found> {
+    fn read_on(&mut self, path: &Utf8Path, wanted: &Wanted) -> std::io::Result<Found> {
         let mut found = Found::default();
         if let Some(mut open) = self.file.take() {
-            self.read_file(&mut open, pattern, bad, &mut found)?;
+            self.read_file(&mut open, wanted, &mut found)?;
             let same = path
                 .symlink_metadata()
                 .is_ok_and(|meta| meta.ino() == open.inode);
@@ -172,7 +186,7 @@ impl Reader {
         if !self.begun {
             self.seek_begin(&mut open)?;
         }
-        self.read_file(&mut open, pattern, bad, &mut found)?;
+        self.read_file(&mut open, wanted, &mut found)?;
         self.file = Some(open);
         Ok(found)
     }
@@ -189,8 +203,7 @@ impl Reader {
     fn read_file(
         &mut self,
         open: &mut Open,
-        pattern: Option<&str>,
-        bad: &[String],
+        wanted: &Wanted,
         found: &mut Found,
     ) -> std::io::Result<()> {
         let size = open.file.metadata()?.len();
@@ -212,18 +225,19 @@ impl Reader {
             None => 0,
         };
         let said = String::from_utf8_lossy(&text);
-        if pattern.is_some_and(|pattern| said.contains(pattern)) {
+        let appears = |pattern: &Text| said.lines().any(|line| pattern.is_in(line));
+        if !self.came_up && wanted.pattern.as_ref().is_some_and(appears) {
             self.came_up = true;
         }
         let lines = String::from_utf8_lossy(&text[..whole]);
         for line in lines.lines() {
-            self.judge(line, bad, found);
+            self.judge(line, &wanted.bad, found);
         }
         self.line = text.split_off(whole);
         Ok(())
     }
 
-    fn judge(&mut self, line: &str, bad: &[String], found: &mut Found) {
+    fn judge(&mut self, line: &str, bad: &[Text], found: &mut Found) {
         let sign = SIGNS
             .iter()
             .find(|sign| sign.parts.iter().all(|part| line.contains(part)));
@@ -234,8 +248,8 @@ impl Reader {
             } else {
                 found.passing.get_or_insert(told);
             }
-        } else if let Some(bad) = bad.iter().find(|bad| line.contains(bad.as_str())) {
-            let told = format!("{bad:?} has appeared: {}", line.trim());
+        } else if let Some(bad) = bad.iter().find(|bad| bad.is_in(line)) {
+            let told = format!("{:?} has appeared: {}", bad.as_str(), line.trim());
             found.passing.get_or_insert(told);
         }
     }

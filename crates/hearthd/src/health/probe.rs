@@ -79,9 +79,14 @@ pub(super) async fn make(
             Probe::Process => process::check(engine, ward),
             Probe::VmmApi => vmm_api(engine, ward, deadline).await,
             Probe::Agent => agent(engine, ward, deadline).await,
-            Probe::Console { pattern, bad } => {
-                read_console(engine, ward, pattern.clone(), bad.clone(), memory).await
-            }
+            Probe::Console {
+                pattern,
+                bad,
+                regex,
+            } => match console::Wanted::new(pattern.as_deref(), bad, *regex) {
+                Ok(wanted) => read_console(engine, ward, wanted, memory).await,
+                Err(why) => Outcome::unknown(why),
+            },
             Probe::Unit => engine.health.units.check(ward.vm).await,
             Probe::Tcp { port } => match run.leases.ip {
                 Some(ip) => net::tcp((ip, *port).into()).await,
@@ -112,8 +117,7 @@ pub(super) async fn make(
 async fn read_console(
     engine: &Engine,
     ward: &Ward,
-    pattern: Option<String>,
-    bad: Vec<String>,
+    wanted: console::Wanted,
     memory: &mut Memory,
 ) -> Outcome {
     let dir = engine.paths.vm(ward.vm);
@@ -121,7 +125,7 @@ async fn read_console(
     let reader = memory.console.take();
     let mut reader = reader.unwrap_or_else(|| console::Reader::new(mark()));
     let read = aside(move || {
-        let outcome = reader.check(&dir, pattern.as_deref(), &bad);
+        let outcome = reader.check(&dir, &wanted);
         (outcome, reader)
     });
     match read.await {

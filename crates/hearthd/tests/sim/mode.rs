@@ -292,6 +292,34 @@ fn auto_orphans_off() {
 }
 
 #[test]
+fn auto_cleanup_off() {
+    if !root() {
+        return;
+    }
+    let mut world = World::new();
+    world.policy.auto.cleanup = false;
+    world.live(async |life| {
+        let mut once = spec("once");
+        once.restart = RestartPolicy::No;
+        let once = life.create(once, Goal::Running).await;
+        life.settled("it runs").await;
+        crash(life, once).await;
+        tokio::time::sleep(HOUR).await;
+        let taps = |host: &SimHost| host.taps.len();
+        assert_eq!(life.rooms.see(taps), 1, "its TAP stays");
+        let plan = life.engine.dry_run().await.unwrap();
+        assert!(plan.steps.is_empty(), "{plan:#?}");
+        assert!(plan.held.iter().any(|held| held.by == "AUTO_CLEANUP"));
+        // The user's word is carried out all the same.
+        life.set_goal(once, Goal::Stopped).await;
+        life.until("its TAP is gone", |_, host| taps(host) == 0)
+            .await;
+        life.set_goal(once, Goal::Absent).await;
+        life.until("it is gone", |rows, _| rows.is_empty()).await;
+    });
+}
+
+#[test]
 fn auto_bootstrap_off() {
     if !root() {
         return;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{BUILT_IN, CheckKind, CheckSpec, HealthSpec, MAX_CHECKS, OnFailure};
+use super::{BUILT_IN, CheckKind, CheckSpec, HealthSpec, MAX_CHECKS, OnFailure, Text};
 use crate::spec::{DriverChoice, FieldError, NetworkMode, RestartPolicy, VmSpec};
 use crate::units::Span;
 
@@ -190,7 +190,7 @@ impl CheckSpec {
     }
 
     /// The fields that go with some kinds only, and whether they are said.
-    const fn said(&self) -> [(&'static str, bool); 6] {
+    const fn said(&self) -> [(&'static str, bool); 7] {
         [
             ("port", self.port.is_some()),
             ("path", self.path.is_some()),
@@ -198,6 +198,7 @@ impl CheckSpec {
             ("command", self.command.is_some()),
             ("pattern", self.pattern.is_some()),
             ("bad", !self.bad.is_empty()),
+            ("regex", self.regex),
         ]
     }
 
@@ -206,7 +207,7 @@ impl CheckSpec {
             CheckKind::Tcp => &["port"],
             CheckKind::Http => &["port", "path", "status"],
             CheckKind::Exec => &["command"],
-            CheckKind::Console => &["pattern", "bad"],
+            CheckKind::Console => &["pattern", "bad", "regex"],
             CheckKind::Process
             | CheckKind::VmmApi
             | CheckKind::Agent
@@ -254,6 +255,8 @@ impl CheckSpec {
             if text.is_empty() || text.len() > MAX_PATTERN || text.contains(['\n', '\r', '\0']) {
                 let message = format!("must be a part of one line, 1 to {MAX_PATTERN} bytes");
                 refuse(field, message);
+            } else if let Err(why) = Text::new(text, self.regex) {
+                refuse(field, format!("is no regular expression: {why}"));
             }
         }
     }

@@ -48,6 +48,8 @@ pub enum Probe {
         pattern: Option<String>,
         /// Must not appear.
         bad: Vec<String>,
+        /// Both are regular expressions.
+        regex: bool,
     },
     /// [`CheckKind::Unit`].
     Unit,
@@ -156,6 +158,7 @@ impl CheckSpec {
             CheckKind::Console => Probe::Console {
                 pattern: self.pattern.clone(),
                 bad: self.bad.clone(),
+                regex: self.regex,
             },
             CheckKind::Unit => Probe::Unit,
             CheckKind::Tcp => Probe::Tcp { port },

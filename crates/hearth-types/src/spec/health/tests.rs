@@ -126,13 +126,20 @@ fn impossible_values_are_named_by_path() {
         on_failure: Some(OnFailure::Restart),
         ..CheckSpec::new(CheckKind::Console)
     };
+    let expression = CheckSpec {
+        name: Some("expression".to_owned()),
+        pattern: Some("ready in [0-9]+ ms".to_owned()),
+        bad: vec!["(".to_owned()],
+        regex: true,
+        ..CheckSpec::new(CheckKind::Console)
+    };
     let mut spec = vm(HealthSpec {
         interval: Some(Span::millis(999)),
         start_period: Some(Span::secs(86_401)),
         success_threshold: Some(101),
         on_failure: Some(OnFailure::Restart),
         without: vec![CheckKind::Tcp, CheckKind::Console],
-        checks: vec![bad, exec, empty, console],
+        checks: vec![bad, exec, empty, console, expression],
         ..HealthSpec::default()
     });
     spec.network.mode = NetworkMode::None;
@@ -156,6 +163,8 @@ fn impossible_values_are_named_by_path() {
             "health.checks[3].pattern",
             "health.checks[3].bad[1]",
             "health.checks[3].kind",
+            "health.checks[4].bad[0]",
+            "health.checks[4].kind",
             "health.on_failure",
             "health.checks[3].on_failure",
         ]

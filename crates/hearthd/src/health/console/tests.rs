@@ -37,7 +37,7 @@ impl Console {
     }
 
     fn check(&self, reader: &mut Reader) -> Verdict {
-        reader.check(&self.dir, None, &[]).verdict
+        reader.check(&self.dir, &Wanted::default()).verdict
     }
 }
 
@@ -53,7 +53,7 @@ fn a_panic_lasts_until_the_run_ends() {
     assert_eq!(console.check(&mut reader), Verdict::Pass);
     console.write(PANIC);
     for _ in 0..3 {
-        let outcome = reader.check(&console.dir, None, &[]);
+        let outcome = reader.check(&console.dir, &Wanted::default());
         assert_eq!(outcome.verdict, Verdict::Fail);
         assert!(
             outcome.message.contains("Attempted to kill init"),
@@ -102,7 +102,7 @@ fn a_daemon_that_comes_later_knows_the_run() {
     console.write("EXT4-fs (vda): Remounting filesystem read-only\n");
     let mut reader = Reader::new(Some(begin));
     // Not the panic of the run before, not the task that hung once.
-    let outcome = reader.check(&console.dir, None, &[]);
+    let outcome = reader.check(&console.dir, &Wanted::default());
     assert!(outcome.message.contains("read-only"), "{outcome:?}");
 
     let console = Console::new();
@@ -142,10 +142,8 @@ fn a_log_that_is_rotated_is_read_to_its_end() {
 fn the_pattern_has_to_appear_even_in_a_line_without_end() {
     let console = Console::new();
     let mut reader = console.reader();
-    let mut check = || {
-        let outcome = reader.check(&console.dir, Some("login:"), &[]);
-        outcome.verdict
-    };
+    let wanted = Wanted::new(Some("login:"), &[], false).unwrap();
+    let mut check = || reader.check(&console.dir, &wanted).verdict;
     assert_eq!(check(), Verdict::Fail);
     console.write("boot\nweb log");
     assert_eq!(check(), Verdict::Fail);
@@ -159,14 +157,34 @@ fn the_pattern_has_to_appear_even_in_a_line_without_end() {
 fn texts_of_ones_own_count() {
     let console = Console::new();
     let mut reader = console.reader();
-    let bad = ["DB corrupt".to_owned()];
-    let mut check = || reader.check(&console.dir, None, &bad).verdict;
+    let wanted = Wanted::new(None, &["DB corrupt".to_owned()], false).unwrap();
+    let mut check = || reader.check(&console.dir, &wanted).verdict;
     assert_eq!(check(), Verdict::Pass);
     console.write("error: DB cor");
     assert_eq!(check(), Verdict::Pass);
     console.write("rupt!\n");
     assert_eq!(check(), Verdict::Fail);
     assert_eq!(check(), Verdict::Pass);
+}
+
+#[test]
+fn expressions_of_ones_own_count_line_by_line() {
+    let console = Console::new();
+    let mut reader = console.reader();
+    let bad = ["^ERROR [0-9]{3}".to_owned()];
+    let wanted = Wanted::new(Some(r"ready in \d+ ms"), &bad, true).unwrap();
+    let mut check = || reader.check(&console.dir, &wanted);
+    assert_eq!(check().verdict, Verdict::Fail);
+    console.write("not ready in time\nready in\n12 ms\n");
+    assert_eq!(check().verdict, Verdict::Fail);
+    console.write("ready in 12 ms\nno ERROR 503\n");
+    assert_eq!(check().verdict, Verdict::Pass);
+    console.write("ERROR 503: gone\n");
+    let outcome = check();
+    assert_eq!(outcome.verdict, Verdict::Fail);
+    assert!(outcome.message.contains("ERROR 503: gone"), "{outcome:?}");
+    assert_eq!(check().verdict, Verdict::Pass);
+    assert!(Wanted::new(None, &["(".to_owned()], true).is_err());
 }
 
 #[test]
