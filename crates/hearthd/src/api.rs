@@ -17,6 +17,7 @@ pub mod image_jobs;
 pub mod images;
 pub mod kernels;
 pub mod lifecycle;
+mod linger;
 pub mod logs;
 pub mod meta;
 pub mod metrics;
@@ -233,6 +234,7 @@ pub fn router(api: Api) -> Router {
             api.clone(),
             mode::refuse_changes,
         ))
+        .layer(axum::middleware::from_fn(linger::read_on))
         .with_state(api)
 }
 
