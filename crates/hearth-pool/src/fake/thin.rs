@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -46,6 +46,8 @@ struct On {
 struct Node {
     device: Device,
     inode: u64,
+    /// Where the file system keeps it.
+    made: Option<SystemTime>,
 }
 
 impl Thin {
@@ -353,7 +355,8 @@ impl ThinGround for FakeGround {
         };
         let host = self.0.lock();
         let node = host.thin.nodes.get(path);
-        let node = node.filter(|node| node.inode == meta.ino());
+        // The number of a file that has gone may be another's by now.
+        let node = node.filter(|node| (node.inode, node.made) == (meta.ino(), meta.created().ok()));
         Ok(node.map_or(Under::File, |node| Under::Node(node.device)))
     }
 
@@ -371,8 +374,13 @@ impl ThinGround for FakeGround {
             std::os::unix::fs::chown(path, Some(owner), Some(owner))?;
             path.metadata()
         };
-        let inode = place().map_err(ThinError::io("make the node", path))?.ino();
-        let node = Node { device, inode };
+        let meta = place().map_err(ThinError::io("make the node", path))?;
+        let (inode, made) = (meta.ino(), meta.created().ok());
+        let node = Node {
+            device,
+            inode,
+            made,
+        };
         self.0.lock().thin.nodes.insert(path.to_owned(), node);
         Ok(())
     }
