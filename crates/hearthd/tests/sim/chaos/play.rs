@@ -290,6 +290,11 @@ async fn say(life: &Life, api: &Api, watch: &Watch, name: &str, word: Word) {
             ..Default::default()
         })
     };
+    // These say nothing of whether it shall run; a policy that has not spoken yet after a reboot may.
+    let speaks = !matches!(
+        word,
+        Word::Recover { .. } | Word::ResetBreaker | Word::Release
+    );
     let answered = match word {
         Word::Start => told(lifecycle::start(state, path, headers, params(false)).await),
         Word::Stop { force } => {
@@ -311,8 +316,10 @@ async fn say(life: &Life, api: &Api, watch: &Watch, name: &str, word: Word) {
     };
     let now = life.engine.now();
     if let (true, Some(row)) = (answered, life.engine.parts.store.vm(row.id).await) {
-        let held = row.status.recovery.hold.is_some();
-        watch.said(row.id, held || starts_nothing(row.goal), now);
+        let forbids = row.status.recovery.hold.is_some() || starts_nothing(row.goal);
+        if speaks || !forbids {
+            watch.said(row.id, forbids, now);
+        }
     }
 }
 
