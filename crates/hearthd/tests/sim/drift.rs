@@ -147,6 +147,7 @@ fn what_the_kernel_tells_of_is_put_back_at_once_and_a_quarrel_is_no_reason_to_lo
                     tap.attached = false;
                 }
             });
+            // How often he comes back is what this is about.
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         let looks = life.rooms.see(looks);

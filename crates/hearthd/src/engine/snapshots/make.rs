@@ -20,6 +20,7 @@ use super::attached::Sources;
 use super::still::Way;
 use super::{PATIENCE, about, conflict, disk_problem, file_of, still_worked_on};
 use crate::engine::Engine;
+use crate::engine::borrow::Borrowed;
 use crate::engine::disks::MadeDisks;
 
 /// How much of a VM's name a snapshot's own begins with: a name has 63 characters at most.
@@ -42,11 +43,7 @@ impl Engine {
         asked: CreateSnapshot,
     ) -> anyhow::Result<Snapshot> {
         let begun = Instant::now();
-        let _borrowed = self
-            .borrow(row.id, PATIENCE)
-            .await
-            .ok_or_else(|| still_worked_on(row))?;
-        let row = &self.present(row).await?;
+        let (_borrowed, row) = &self.in_hand(row).await?;
         self.settle_disks(row.id).await?;
         let (mut snapshot, sources) = self.planned(row, &asked).await?;
         let _alone = self.snapshots.alone(snapshot.id);
@@ -72,11 +69,17 @@ impl Engine {
         }
     }
 
-    /// The VM as it is now that it is borrowed.
-    pub(in crate::engine) async fn present(&self, row: &VmRow) -> anyhow::Result<VmRow> {
+    /// Borrows a VM, and looks what it is now that nobody else works on it.
+    pub(in crate::engine) async fn in_hand(
+        self: &Arc<Self>,
+        row: &VmRow,
+    ) -> anyhow::Result<(Borrowed, VmRow)> {
+        let borrowed = self.borrow(row.id, PATIENCE).await;
+        let borrowed = borrowed.ok_or_else(|| still_worked_on(row))?;
         let now = self.parts.store.vm(row.id).await;
-        now.filter(|row| row.goal != Goal::Absent)
-            .ok_or_else(|| conflict(format!("{} is being removed", row.spec.name)).into())
+        let now = now.filter(|row| row.goal != Goal::Absent);
+        let gone = || conflict(format!("{} is being removed", row.spec.name));
+        Ok((borrowed, now.ok_or_else(gone)?))
     }
 
     /// The record of a snapshot that is about to be made, and where its disks are.

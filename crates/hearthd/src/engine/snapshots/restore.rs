@@ -23,7 +23,7 @@ use hearth_types::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::attached::Renewed;
-use super::{PATIENCE, about, conflict, disk_problem, file_of, still_worked_on};
+use super::{about, conflict, disk_problem, file_of};
 use crate::engine::Engine;
 use crate::engine::launch::place_file;
 
@@ -92,11 +92,7 @@ impl Engine {
             let detail = format!("snapshot {} is being removed", snapshot.name);
             return Err(conflict(detail).into());
         };
-        let _borrowed = self
-            .borrow(row.id, PATIENCE)
-            .await
-            .ok_or_else(|| still_worked_on(row))?;
-        let row = &self.present(row).await?;
+        let (_borrowed, row) = &self.in_hand(row).await?;
         check(row, snapshot)?;
         let _unused = self.unused(row).await?;
         self.settle_disks(row.id).await?;

@@ -16,7 +16,7 @@ use hearth_vmm::Disk;
 use super::{about, in_use};
 use crate::engine::Engine;
 use crate::engine::paths::{LENT, Paths};
-use crate::engine::snapshots::{PATIENCE, conflict, disk_problem, still_worked_on};
+use crate::engine::snapshots::{conflict, disk_problem};
 
 /// A guest learns of its disks at its start.
 fn must_be_down(row: &VmRow, then: &str) -> anyhow::Result<()> {
@@ -59,11 +59,7 @@ impl Engine {
             .volumes
             .read(volume.id)
             .ok_or_else(|| in_use(&volume.name))?;
-        let _borrowed = self
-            .borrow(row.id, PATIENCE)
-            .await
-            .ok_or_else(|| still_worked_on(row))?;
-        let row = &self.present(row).await?;
+        let (_borrowed, row) = &self.in_hand(row).await?;
         let vm = &row.spec.name;
         let new = Attachment {
             volume: volume.id,
@@ -99,11 +95,7 @@ impl Engine {
         view: &VolumeView,
     ) -> anyhow::Result<VolumeView> {
         let volume = &view.volume;
-        let _borrowed = self
-            .borrow(row.id, PATIENCE)
-            .await
-            .ok_or_else(|| still_worked_on(row))?;
-        let row = &self.present(row).await?;
+        let (_borrowed, row) = &self.in_hand(row).await?;
         let vm = &row.spec.name;
         if !view.attached.iter().any(|it| it.vm == row.id) {
             let detail = format!("{vm} does not have volume {}", volume.name);

@@ -19,7 +19,7 @@ use super::{about, place};
 use crate::engine::Engine;
 use crate::engine::disks::MadeDisks;
 use crate::engine::paths::{Paths, ROOT_DISK};
-use crate::engine::snapshots::{PATIENCE, Restore, conflict, disk_problem, draft, still_worked_on};
+use crate::engine::snapshots::{Restore, conflict, disk_problem, draft};
 
 impl Engine {
     /// Moves a volume that no VM has. One that is there already is a success.
@@ -149,11 +149,7 @@ impl Engine {
     /// # Errors
     /// A [`Problem`](hearth_types::problem::Problem) where it cannot be. All disks are where they were then, or all are moved.
     pub async fn migrate_vm(self: &Arc<Self>, row: &VmRow, to: StorageKind) -> anyhow::Result<()> {
-        let _borrowed = self
-            .borrow(row.id, PATIENCE)
-            .await
-            .ok_or_else(|| still_worked_on(row))?;
-        let row = &self.present(row).await?;
+        let (_borrowed, row) = &self.in_hand(row).await?;
         let vm = &row.spec.name;
         if row.status.vmm.is_some() {
             let problem = conflict(format!("{vm} is running"));

@@ -15,9 +15,7 @@ use hearth_types::volume::{Attachment, SnapshotVolume, Volume, VolumeView, check
 use super::in_use;
 use crate::engine::Engine;
 use crate::engine::borrow::Borrowed;
-use crate::engine::snapshots::{
-    PATIENCE, Way, conflict, disk_problem, make_folder, still_worked_on,
-};
+use crate::engine::snapshots::{Way, conflict, disk_problem, make_folder};
 
 /// How much of a volume's name a snapshot's own begins with: a name has 63 characters at most.
 const NAME_PART: usize = 50;
@@ -125,10 +123,7 @@ impl Engine {
     async fn borrow_writer(self: &Arc<Self>, it: &Attachment) -> anyhow::Result<(Borrowed, VmRow)> {
         let row = self.parts.store.vm(it.vm).await;
         let row = row.ok_or_else(|| conflict(format!("{} is being removed", it.vm_name)))?;
-        let borrowed = self.borrow(row.id, PATIENCE).await;
-        let borrowed = borrowed.ok_or_else(|| still_worked_on(&row))?;
-        let row = self.present(&row).await?;
-        Ok((borrowed, row))
+        self.in_hand(&row).await
     }
 
     /// How the VM that writes to a volume is held still.
